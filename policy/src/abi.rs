@@ -1,0 +1,489 @@
+//! Every key and value of every kernel map, and the event record: the contract
+//! between the programs and the loader.
+//!
+//! All are `repr(C)` without padding, so a value is its bytes. Layouts grow
+//! only at the end, with a new [`ABI_VERSION`]: pinned maps outlive the loader
+//! that made them.
+//!
+//! | map | kind | key | value | written by | read by |
+//! |---|---|---|---|---|---|
+//! | `SETTINGS` | array of 1 | 0 | [`Settings`] | loader | programs |
+//! | `CGROUPS` | hash | cgroup id (u64) | [`SliceId`] | loader | programs |
+//! | `SLICES` | array | row | [`SliceEntry`] | loader | programs |
+//! | `STATES` | array | row | [`SliceState`] | programs | loader |
+//! | `TRAFFIC` | per-CPU array | row | [`Traffic`] | programs | loader |
+//! | `DENIALS` | array | row | [`Denials`] | programs | loader |
+//! | `RESERVED` | array | [`port_index`] | [`Reserved`] | loader | programs |
+//! | `CLAIMS` | array | [`port_index`] | [`Claim`] | programs | loader |
+//! | `ADDRESSES` | hash | [`Address`] | [`AddressEntry`] | loader | programs |
+//! | `REFUSED` | LPM trie | [`RefusedKey`] | [`RefusedPorts`] | loader | programs |
+//! | `FLOWS` | hash | [`FlowKey`] | [`SliceId`] | programs | programs, loader |
+//! | `TAGS` | socket storage | socket | [`Tag`] | programs | programs |
+//! | `EVENTS` | ring buffer | | [`Event`] | programs | loader |
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::ids::SliceId;
+use crate::verdict::REASON_ROWS;
+
+/// Version of all layouts here. The loader refuses to adopt pinned maps of
+/// another version.
+pub const ABI_VERSION: u32 = 1;
+
+/// TCP's number in the IP header; its first row in the port maps is 0.
+pub const TCP: u8 = 6;
+/// UDP's number in the IP header.
+pub const UDP: u8 = 17;
+
+/// Rows of the port maps: 65536 for TCP, then 65536 for UDP.
+pub const PORT_ROWS: u32 = 2 << 16;
+
+/// The row of a port in `RESERVED` and `CLAIMS`; `None` where the protocol has
+/// no ports of ours.
+#[inline(always)]
+pub const fn port_index(protocol: u8, port: u16) -> Option<u32> {
+    match protocol {
+        TCP => Some(port as u32),
+        UDP => Some(1 << 16 | port as u32),
+        _ => None,
+    }
+}
+
+/// An IPv6 address, or an IPv4 address as IPv4-mapped IPv6, in network order.
+pub type Address = [u8; 16];
+
+/// The IPv4-mapped form (RFC 4291, 2.5.5.2) of an address in network order.
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> Address {
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
+}
+
+macro_rules! layouts {
+    ($($(#[$doc:meta])* pub struct $name:ident [$size:literal] {
+        $($(#[$field_doc:meta])* pub $field:ident @ $offset:literal : $type:ty,)*
+    })*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(
+            Clone, Copy, PartialEq, Eq, Debug,
+            FromBytes, IntoBytes, Immutable, KnownLayout,
+        )]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+
+        const _: () = {
+            assert!(size_of::<$name>() == $size);
+            $(assert!(core::mem::offset_of!($name, $field) == $offset);)*
+        };
+    )*};
+}
+
+layouts! {
+    /// What holds for the whole node.
+    pub struct Settings [48] {
+        /// [`ABI_VERSION`] of the loader that made the maps.
+        pub abi_version @ 0: u32,
+        /// Depth of the slices' cgroups in the hierarchy: the ancestor level
+        /// at which a task's or socket's slice is found.
+        pub slices_level @ 4: u32,
+        /// Cookie of the node's network namespace; sockets of others are not
+        /// ruled (`SO_NETNS_COOKIE`).
+        pub node_netns @ 8: u64,
+        /// Raised whenever `ADDRESSES`, `REFUSED` or an own address changes:
+        /// what sockets remember of earlier checks is void then.
+        pub generation @ 16: u32,
+        /// [`REFUSES_DESTINATIONS`] or 0.
+        pub flags @ 20: u32,
+        /// First port of the range kept for loopback translation.
+        pub loopback_low @ 24: u16,
+        /// Last port of that range.
+        pub loopback_high @ 26: u16,
+        /// Zero.
+        pub reserved @ 28: u32,
+        /// How long a port stays claimed after its last socket went while TCP
+        /// may still answer for it (TIME_WAIT, orphans), in nanoseconds.
+        pub linger_ns @ 32: u64,
+        /// Bytes per second of `EVENTS` are bounded by this many events per
+        /// second for the node's row; slices have their own bound.
+        pub node_events_per_second @ 40: u32,
+        /// Rows of the per-slice maps.
+        pub rows @ 44: u32,
+    }
+
+    /// The policy of one slice as the programs need it. A zeroed row denies.
+    pub struct SliceEntry [48] {
+        /// The slice in this row; an id of another generation is a destroyed
+        /// slice.
+        pub id @ 0: SliceId,
+        /// [`LIVE`], [`CLAIM`], [`OWN_IPV4`], [`OWN_IPV6`].
+        pub flags @ 4: u32,
+        /// Most sockets open at once.
+        pub sockets_max @ 8: u32,
+        /// Most ports claimed at once.
+        pub claims_max @ 12: u32,
+        /// Most events per second.
+        pub events_per_second @ 16: u32,
+        /// Zero.
+        pub reserved @ 20: u32,
+        /// The slice's own IPv4 address, network order, with [`OWN_IPV4`].
+        pub own_ipv4 @ 24: [u8; 4],
+        /// Zero.
+        pub reserved_2 @ 28: u32,
+        /// The slice's own IPv6 address with [`OWN_IPV6`].
+        pub own_ipv6 @ 32: Address,
+    }
+
+    /// What the programs keep of one slice. Gauges go up and down, counters
+    /// only up; all are changed by atomic adds.
+    pub struct SliceState [56] {
+        /// Sockets made since the slice was created (counter).
+        pub sockets_opened @ 0: u64,
+        /// Sockets that live (gauge).
+        pub sockets_open @ 8: u64,
+        /// Ports claimed (gauge).
+        pub claims @ 16: u64,
+        /// Flows learned (gauge).
+        pub flows @ 24: u64,
+        /// Second of the monotonic clock that `events_in_second` counts.
+        pub events_second @ 32: u64,
+        /// Events in that second, those not sent included.
+        pub events_in_second @ 40: u64,
+        /// Events not sent because of the rate or because the ring was full
+        /// (counter).
+        pub events_suppressed @ 48: u64,
+    }
+
+    /// Packets and bytes of one slice on one CPU, counted at the IP layer: the
+    /// IP header is in, link headers are not.
+    pub struct Traffic [64] {
+        /// Packets sent, segments of a GSO packet counted apiece.
+        pub sent_packets @ 0: u64,
+        /// Bytes sent.
+        pub sent_bytes @ 8: u64,
+        /// Packets received.
+        pub received_packets @ 16: u64,
+        /// Bytes received.
+        pub received_bytes @ 24: u64,
+        /// The same four for traffic inside the node (device lo).
+        pub loopback_sent_packets @ 32: u64,
+        /// Bytes sent inside the node.
+        pub loopback_sent_bytes @ 40: u64,
+        /// Packets received inside the node.
+        pub loopback_received_packets @ 48: u64,
+        /// Bytes received inside the node.
+        pub loopback_received_bytes @ 56: u64,
+    }
+
+    /// Denied calls and dropped packets of one slice, by the number of the
+    /// reason.
+    pub struct Denials [256] {
+        /// Indexed by [`crate::Reason`].
+        pub counts @ 0: [u64; REASON_ROWS as usize],
+    }
+
+    /// Who a port of the shared addresses is kept for by policy, or which
+    /// older socket of the node was found on it.
+    pub struct Reserved [8] {
+        /// The owner, where `kind` is [`RESERVED_SLICE`].
+        pub owner @ 0: SliceId,
+        /// [`RESERVED_NOBODY`], [`RESERVED_SLICE`], [`RESERVED_NODE`] or
+        /// [`RESERVED_FOUND`].
+        pub kind @ 4: u32,
+    }
+
+    /// Who holds a port of the shared addresses because of its sockets.
+    pub struct Claim [24] {
+        /// `owner << 32 | sockets`: one word, so that taking and leaving a
+        /// port is one compare-and-swap.
+        pub holder @ 0: u64,
+        /// When the owner took the port, monotonic clock, nanoseconds.
+        pub since_ns @ 8: u64,
+        /// Until when the port stays the owner's after the last socket went.
+        pub linger_until_ns @ 16: u64,
+    }
+
+    /// Whose an address of the node is.
+    pub struct AddressEntry [8] {
+        /// The slice, where `kind` is [`ADDRESS_OWN`].
+        pub owner @ 0: SliceId,
+        /// [`ADDRESS_SHARED`] or [`ADDRESS_OWN`]; 0 is nobody's.
+        pub kind @ 4: u32,
+    }
+
+    /// A prefix of destinations, for one slice or (row 0) for all.
+    pub struct RefusedKey [24] {
+        /// Bits that count: 32 for `row`, then those of the address.
+        pub prefix_length @ 0: u32,
+        /// Row of the slice in network order, or 0 for all slices.
+        pub row @ 4: [u8; 4],
+        /// The prefix; IPv4 in mapped form, so its length is 32 + 96 + n.
+        pub address @ 8: Address,
+    }
+
+    /// Ports refused at the destinations of one prefix: the union of the rules
+    /// of all prefixes around it, since the longest match alone is looked at.
+    pub struct RefusedPorts [132] {
+        /// Rules in use; 0 refuses nothing (an exception).
+        pub count @ 0: u32,
+        /// The first `count` of them hold.
+        pub rules @ 4: [RefusedRange; REFUSED_RANGES],
+    }
+
+    /// One range of refused ports.
+    pub struct RefusedRange [8] {
+        /// IP protocol number; 0 is any, and then ports are not looked at
+        /// where the packet has none.
+        pub protocol @ 0: u8,
+        /// Zero.
+        pub reserved @ 1: u8,
+        /// First port.
+        pub low @ 2: u16,
+        /// Last port.
+        pub high @ 4: u16,
+        /// Zero.
+        pub reserved_2 @ 6: u16,
+    }
+
+    /// An exact TCP flow that an autobound socket started.
+    pub struct FlowKey [40] {
+        /// IP protocol number.
+        pub protocol @ 0: u8,
+        /// Zero.
+        pub reserved @ 1: u8,
+        /// Port on the node.
+        pub local_port @ 2: u16,
+        /// Port of the peer.
+        pub peer_port @ 4: u16,
+        /// Zero.
+        pub reserved_2 @ 6: u16,
+        /// Address on the node.
+        pub local @ 8: Address,
+        /// Address of the peer.
+        pub peer @ 24: Address,
+    }
+
+    /// What a socket carries: its owner, what it holds, and the last checks
+    /// that its packets passed.
+    pub struct Tag [56] {
+        /// Owner, for the socket's life.
+        pub id @ 0: SliceId,
+        /// `TAG_*` bits.
+        pub flags @ 4: u32,
+        /// [`Settings::generation`] at the last full check of a packet.
+        pub generation @ 8: u32,
+        /// Port the socket is counted for in `CLAIMS`, with [`TAG_HOLDS`].
+        pub port @ 12: u16,
+        /// Destination port that passed.
+        pub peer_port @ 14: u16,
+        /// Protocol that passed.
+        pub protocol @ 16: u32,
+        /// Local port of the learned flow, with [`TAG_FLOW`].
+        pub flow_port @ 20: u32,
+        /// Source address that passed.
+        pub source @ 24: Address,
+        /// Destination address that passed.
+        pub destination @ 40: Address,
+    }
+
+    /// One denial, for `slice events`.
+    pub struct Event [80] {
+        /// Monotonic clock, nanoseconds.
+        pub time_ns @ 0: u64,
+        /// Whose.
+        pub id @ 8: SliceId,
+        /// Process that made the call; 0 where a packet was dropped outside
+        /// of any.
+        pub pid @ 12: u32,
+        /// Number of the [`crate::Reason`].
+        pub reason @ 16: u8,
+        /// Number of the [`Moment`].
+        pub moment @ 17: u8,
+        /// IP protocol number, or the socket's protocol at `create`.
+        pub protocol @ 18: u8,
+        /// Address family (`AF_*`).
+        pub family @ 19: u8,
+        /// Port on the node, 0 where there is none.
+        pub local_port @ 20: u16,
+        /// Port of the peer, 0 where there is none.
+        pub peer_port @ 22: u16,
+        /// Address on the node, zero where there is none.
+        pub local @ 24: Address,
+        /// Address of the peer, zero where there is none.
+        pub peer @ 40: Address,
+        /// Name of the task (`comm`), zero-padded.
+        pub command @ 56: [u8; 16],
+        /// Events of this slice suppressed so far.
+        pub suppressed @ 72: u64,
+    }
+}
+
+/// Rules that one prefix can carry.
+pub const REFUSED_RANGES: usize = 16;
+
+/// In [`Settings::flags`]: `REFUSED` is not empty.
+pub const REFUSES_DESTINATIONS: u32 = 1;
+
+/// In [`SliceEntry::flags`]: the row is in use.
+pub const LIVE: u32 = 1;
+/// The slice may bind ports that are nobody's.
+pub const CLAIM: u32 = 2;
+/// The slice has an IPv4 address of its own and uses no other.
+pub const OWN_IPV4: u32 = 4;
+/// The slice has an IPv6 address of its own and uses no other.
+pub const OWN_IPV6: u32 = 8;
+
+/// In [`Reserved::kind`]: nobody's.
+pub const RESERVED_NOBODY: u32 = 0;
+/// Reserved for a slice.
+pub const RESERVED_SLICE: u32 = 1;
+/// Reserved for the node by policy.
+pub const RESERVED_NODE: u32 = 2;
+/// Held by a socket that is older than the programs and not a slice's.
+pub const RESERVED_FOUND: u32 = 3;
+
+/// In [`AddressEntry::kind`]: used by the node and all slices without an own
+/// address of that family.
+pub const ADDRESS_SHARED: u32 = 1;
+/// Used by one slice alone.
+pub const ADDRESS_OWN: u32 = 2;
+
+/// In [`Tag::flags`]: a descriptor of the socket is open.
+pub const TAG_OPEN: u32 = 1;
+/// TCP's state machine has not reached CLOSE.
+pub const TAG_RUNNING: u32 = 2;
+/// Counted in `CLAIMS` for [`Tag::port`].
+pub const TAG_HOLDS: u32 = 4;
+/// Made in another network namespace: not ruled, not counted.
+pub const TAG_ELSEWHERE: u32 = 8;
+/// The program asked for SO_REUSEADDR; it takes effect at bind.
+pub const TAG_REUSE: u32 = 16;
+/// A flow was learned for [`Tag::flow_port`] and the addresses that passed.
+pub const TAG_FLOW: u32 = 32;
+/// The last bind asked for port 0.
+pub const TAG_ANY_PORT: u32 = 64;
+/// The addresses and ports in the tag passed the checks of `generation`.
+pub const TAG_PASSED: u32 = 128;
+/// The local port was looked at when the first packet left.
+pub const TAG_LEARNED: u32 = 256;
+
+/// The moment of a socket's or packet's life at which a verdict was given.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// `socket(2)`.
+    Create = 1,
+    /// `bind(2)`.
+    Bind = 2,
+    /// `connect(2)`.
+    Connect = 3,
+    /// `sendto(2)`, `sendmsg(2)` with an address.
+    Send = 4,
+    /// `setsockopt(2)`.
+    Option = 5,
+    /// A packet on its way out.
+    Egress = 6,
+    /// A packet on its way in.
+    Ingress = 7,
+}
+
+impl Moment {
+    /// The moment with this number, if there is one.
+    pub const fn from_number(number: u8) -> Option<Moment> {
+        Some(match number {
+            1 => Moment::Create,
+            2 => Moment::Bind,
+            3 => Moment::Connect,
+            4 => Moment::Send,
+            5 => Moment::Option,
+            6 => Moment::Egress,
+            7 => Moment::Ingress,
+            _ => return None,
+        })
+    }
+
+    /// A stable lower-case name.
+    pub const fn slug(self) -> &'static str {
+        match self {
+            Moment::Create => "create",
+            Moment::Bind => "bind",
+            Moment::Connect => "connect",
+            Moment::Send => "send",
+            Moment::Option => "option",
+            Moment::Egress => "egress",
+            Moment::Ingress => "ingress",
+        }
+    }
+}
+
+impl Claim {
+    /// The word of `sockets` sockets of `owner`.
+    #[inline(always)]
+    pub const fn holder(owner: SliceId, sockets: u32) -> u64 {
+        (owner.0 as u64) << 32 | sockets as u64
+    }
+
+    /// Whose the port is or last was.
+    #[inline(always)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the upper half of a u64 fits a u32"
+    )]
+    pub const fn owner(self) -> SliceId {
+        SliceId((self.holder >> 32) as u32)
+    }
+
+    /// Sockets counted on the port.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+    pub const fn sockets(self) -> u32 {
+        self.holder as u32
+    }
+
+    /// Whether somebody holds the port at `now_ns`.
+    #[inline(always)]
+    pub const fn held(self, now_ns: u64) -> bool {
+        self.sockets() > 0 || now_ns < self.linger_until_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_of_each_protocol_has_its_own_row() {
+        assert_eq!(port_index(TCP, 0), Some(0));
+        assert_eq!(port_index(TCP, 65535), Some(65535));
+        assert_eq!(port_index(UDP, 0), Some(65536));
+        assert_eq!(port_index(UDP, 65535), Some(PORT_ROWS - 1));
+        assert_eq!(port_index(132, 80), None);
+    }
+
+    #[test]
+    fn a_claim_is_held_by_sockets_or_by_linger() {
+        let owner = SliceId(7);
+        let mut claim = Claim {
+            holder: Claim::holder(owner, 1),
+            since_ns: 0,
+            linger_until_ns: 0,
+        };
+        assert!(claim.held(u64::MAX));
+        assert_eq!((claim.owner(), claim.sockets()), (owner, 1));
+        claim.holder = Claim::holder(owner, 0);
+        assert!(!claim.held(0));
+        claim.linger_until_ns = 10;
+        assert!(claim.held(9) && !claim.held(10));
+    }
+
+    #[test]
+    fn a_zeroed_row_is_no_live_slice_and_a_zeroed_address_is_nobodys() {
+        assert_eq!(
+            SliceEntry::read_from_bytes(&[0; 48]).unwrap().flags & LIVE,
+            0
+        );
+        let entry = AddressEntry::read_from_bytes(&[0; 8]).unwrap();
+        assert_ne!(entry.kind, ADDRESS_SHARED);
+        assert_ne!(entry.kind, ADDRESS_OWN);
+    }
+}

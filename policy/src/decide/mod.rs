@@ -1,0 +1,3 @@
+//! The pure decisions. Each takes what the hook read and returns a
+//! [`crate::Verdict`]; none has effects. The programs call them in the kernel,
+//! the tests here on the host.
