@@ -9,6 +9,8 @@
 #![deny(missing_docs)]
 
 pub mod abi;
+#[cfg(feature = "std")]
+pub mod config;
 pub mod decide;
 pub mod ids;
 pub mod verdict;

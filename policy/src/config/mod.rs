@@ -1,0 +1,209 @@
+//! What the node owner wrote: `node.toml` and one `slices/NAME.toml` per slice.
+//!
+//! [`load`] reads a directory, [`parse`] texts already in memory. Both find all errors of all files
+//! at once, each with its place and a remedy. A [`Config`] is well-formed; whether its slices fit
+//! the node is the matter of [`crate::admission`].
+//!
+//! Every key is declared once, in [`keys`]: the reader, the "did you mean", and the tables in
+//! `docs/policy.md` come from there.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+mod error;
+mod name;
+mod ports;
+mod prefix;
+mod source;
+pub mod units;
+
+pub use error::{Complaint, Errors, Report};
+pub use name::{BadName, SliceName};
+pub use ports::{BadPorts, LOOPBACK_PORTS, PortRange, PortSet};
+pub use prefix::{BadPrefix, Prefix};
+pub use source::{At, Cited, Place, Source, Sources};
+use units::{Bytes, MilliCores, MilliPercent, Nanoseconds};
+
+/// The whole policy of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The texts all places refer to.
+    pub sources: Sources,
+    /// `node.toml`.
+    pub node: Node,
+    /// `slices/*.toml`, sorted by name.
+    pub slices: Vec<Slice>,
+}
+
+/// `node.toml`: what holds for the node as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Most slices the node can hold: the size of its tables. 1 to 16382.
+    pub max_slices: At<u32>,
+    /// First of the user ids that belong to slices.
+    pub uid_base: At<u32>,
+    /// How many consecutive user ids each slice gets.
+    pub uids_per_slice: At<u32>,
+    /// How long a port stays its owner's after the last socket while TCP may still answer for it.
+    pub linger: Nanoseconds,
+    /// Most events per second that the node's own processes may cause.
+    pub events_per_second: u32,
+    /// Ports the node keeps for itself on the shared addresses.
+    pub reserved: Ports,
+    /// Addresses of the node that no slice may use, unless one is a slice's own.
+    pub exclude: Vec<At<Prefix>>,
+    /// What all slices together may have.
+    pub give: Give,
+    /// Destinations refused to all slices.
+    pub refuse: Vec<Refusal>,
+}
+
+/// What all slices together may have. Absent means: as [`crate::admission`] finds it on the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Give {
+    /// CPU time.
+    pub cpu: Option<At<MilliCores>>,
+    /// Memory.
+    pub memory: Option<At<MemoryGive>>,
+    /// Processes and threads.
+    pub processes: Option<At<u32>>,
+}
+
+/// How much memory slices may have, as the owner says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryGive {
+    /// So many bytes.
+    Bytes(Bytes),
+    /// A part of the node's memory.
+    OfNode(MilliPercent),
+}
+
+/// `slices/NAME.toml`: the policy of one slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The slice's name: the file's name without `.toml`; placed at the key `name` or at the top.
+    pub name: At<SliceName>,
+    /// A line for people.
+    pub description: Option<String>,
+    /// What the slice is for.
+    pub role: Role,
+    /// Most sockets open at once.
+    pub sockets: u32,
+    /// Most events per second.
+    pub events_per_second: u32,
+    /// Most processes and threads at once.
+    pub processes: u32,
+    /// Ports on the shared addresses.
+    pub ports: SlicePorts,
+    /// Addresses of its own.
+    pub address: OwnAddress,
+    /// CPU.
+    pub cpu: Cpu,
+    /// Memory.
+    pub memory: Memory,
+    /// Destinations refused to this slice.
+    pub refuse: Vec<Refusal>,
+}
+
+/// What a slice is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A tenant.
+    Slice,
+}
+
+/// Port lists of the two protocols, as written: sorted, disjoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// TCP ports.
+    pub tcp: Vec<At<PortRange>>,
+    /// UDP ports.
+    pub udp: Vec<At<PortRange>>,
+}
+
+/// Which ports a slice has and may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePorts {
+    /// Ports reserved for the slice.
+    pub reserved: Ports,
+    /// Whether the slice may bind ports that are nobody's.
+    pub claim: bool,
+    /// Most ports claimed at once.
+    pub claims: u32,
+}
+
+/// Addresses that belong to one slice alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddress {
+    /// The slice's only IPv4 address.
+    pub ipv4: Option<At<Ipv4Addr>>,
+    /// The slice's only IPv6 address.
+    pub ipv6: Option<At<Ipv6Addr>>,
+}
+
+/// CPU of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Guaranteed while the slice wants it.
+    pub floor: At<MilliCores>,
+    /// Weight by which spare CPU time is split. 1 to 1000.
+    pub share: u32,
+    /// Never more than this.
+    pub cap: Option<At<MilliCores>>,
+}
+
+/// Memory of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Never reclaimed below this.
+    pub floor: At<Bytes>,
+    /// Never more than this.
+    pub cap: Option<At<Bytes>>,
+}
+
+/// One `[[refuse]]`: destinations that may not be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Where the table starts.
+    pub at: Place,
+    /// The destinations.
+    pub to: Vec<At<Prefix>>,
+    /// Parts of them that stay allowed as far as this rule goes.
+    pub except: Vec<At<Prefix>>,
+    /// Which protocol.
+    pub protocol: RefusedProtocol,
+    /// Which ports of the destination; empty means all.
+    pub ports: Vec<At<PortRange>>,
+}
+
+/// The protocol of a [`Refusal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RefusedProtocol {
+    /// Every protocol; with `ports`, TCP and UDP.
+    Any,
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Config {
+    /// The slice of that name.
+    #[must_use]
+    pub fn slice(&self, name: &str) -> Option<&Slice> {
+        self.slices.iter().find(|slice| slice.name.as_str() == name)
+    }
+}
+
+impl Ports {
+    /// The TCP ports as a set.
+    #[must_use]
+    pub fn tcp_set(&self) -> PortSet {
+        self.tcp.iter().map(|range| range.value).collect()
+    }
+
+    /// The UDP ports as a set.
+    #[must_use]
+    pub fn udp_set(&self) -> PortSet {
+        self.udp.iter().map(|range| range.value).collect()
+    }
+}
