@@ -93,22 +93,23 @@ layouts! {
         /// Raised whenever `ADDRESSES`, `REFUSED` or an own address changes:
         /// what sockets remember of earlier checks is void then.
         pub generation @ 16: u32,
-        /// [`REFUSES_DESTINATIONS`] or 0.
+        /// [`REFUSES_DESTINATIONS`], [`OWN_ADDRESSES`].
         pub flags @ 20: u32,
         /// First port of the range kept for loopback translation.
         pub loopback_low @ 24: u16,
         /// Last port of that range.
         pub loopback_high @ 26: u16,
-        /// Zero.
-        pub reserved @ 28: u32,
+        /// First port that the kernel picks itself (`ip_local_port_range`).
+        pub ephemeral_low @ 28: u16,
+        /// Last port that the kernel picks itself.
+        pub ephemeral_high @ 30: u16,
         /// How long a port stays claimed after its last socket went while TCP
         /// may still answer for it (TIME_WAIT, orphans), in nanoseconds.
         pub linger_ns @ 32: u64,
-        /// Bytes per second of `EVENTS` are bounded by this many events per
-        /// second for the node's row; slices have their own bound.
-        pub node_events_per_second @ 40: u32,
         /// Rows of the per-slice maps.
-        pub rows @ 44: u32,
+        pub rows @ 40: u32,
+        /// Zero.
+        pub reserved @ 44: u32,
     }
 
     /// The policy of one slice as the programs need it. A zeroed row denies.
@@ -136,7 +137,7 @@ layouts! {
 
     /// What the programs keep of one slice. Gauges go up and down, counters
     /// only up; all are changed by atomic adds.
-    pub struct SliceState [56] {
+    pub struct SliceState [64] {
         /// Sockets made since the slice was created (counter).
         pub sockets_opened @ 0: u64,
         /// Sockets that live (gauge).
@@ -152,6 +153,9 @@ layouts! {
         /// Events not sent because of the rate or because the ring was full
         /// (counter).
         pub events_suppressed @ 48: u64,
+        /// Until when ports that linger without sockets count against
+        /// [`SliceEntry::claims_max`]; see [`crate::decide::claim`].
+        pub linger_debt_ns @ 56: u64,
     }
 
     /// Packets and bytes of one slice on one CPU, counted at the IP layer: the
@@ -265,25 +269,32 @@ layouts! {
 
     /// What a socket carries: its owner, what it holds, and the last checks
     /// that its packets passed.
-    pub struct Tag [56] {
+    pub struct Tag [72] {
         /// Owner, for the socket's life.
         pub id @ 0: SliceId,
+        /// Raised by two around each change of the fields from `generation`
+        /// on; odd while one is under way.
+        pub sequence @ 4: u32,
         /// `TAG_*` bits.
-        pub flags @ 4: u32,
+        pub flags @ 8: u64,
+        /// 0, or 1 + the [`port_index`] the socket is counted on in `CLAIMS`.
+        pub held @ 16: u64,
         /// [`Settings::generation`] at the last full check of a packet.
-        pub generation @ 8: u32,
-        /// Port the socket is counted for in `CLAIMS`, with [`TAG_HOLDS`].
-        pub port @ 12: u16,
-        /// Destination port that passed.
-        pub peer_port @ 14: u16,
+        pub generation @ 24: u32,
+        /// IP version that passed, 0 where none did.
+        pub version @ 28: u8,
         /// Protocol that passed.
-        pub protocol @ 16: u32,
-        /// Local port of the learned flow, with [`TAG_FLOW`].
-        pub flow_port @ 20: u32,
+        pub protocol @ 29: u8,
+        /// Zero.
+        pub reserved @ 30: u16,
+        /// Ports that passed: the first four bytes of the transport header.
+        pub ports @ 32: [u8; 4],
+        /// Zero.
+        pub reserved_2 @ 36: u32,
         /// Source address that passed.
-        pub source @ 24: Address,
+        pub source @ 40: Address,
         /// Destination address that passed.
-        pub destination @ 40: Address,
+        pub destination @ 56: Address,
     }
 
     /// One denial, for `slice events`.
@@ -324,6 +335,9 @@ pub const REFUSED_RANGES: usize = 16;
 /// In [`Settings::flags`]: `REFUSED` is not empty.
 pub const REFUSES_DESTINATIONS: u32 = 1;
 
+/// In [`Settings::flags`]: some slice has an address of its own.
+pub const OWN_ADDRESSES: u32 = 2;
+
 /// In [`SliceEntry::flags`]: the row is in use.
 pub const LIVE: u32 = 1;
 /// The slice may bind ports that are nobody's.
@@ -349,23 +363,23 @@ pub const ADDRESS_SHARED: u32 = 1;
 pub const ADDRESS_OWN: u32 = 2;
 
 /// In [`Tag::flags`]: a descriptor of the socket is open.
-pub const TAG_OPEN: u32 = 1;
-/// TCP's state machine has not reached CLOSE.
-pub const TAG_RUNNING: u32 = 2;
-/// Counted in `CLAIMS` for [`Tag::port`].
-pub const TAG_HOLDS: u32 = 4;
+pub const TAG_OPEN: u64 = 1;
+/// TCP's state machine has not come back to CLOSE.
+pub const TAG_RUNNING: u64 = 2;
 /// Made in another network namespace: not ruled, not counted.
-pub const TAG_ELSEWHERE: u32 = 8;
+pub const TAG_ELSEWHERE: u64 = 4;
 /// The program asked for SO_REUSEADDR; it takes effect at bind.
-pub const TAG_REUSE: u32 = 16;
-/// A flow was learned for [`Tag::flow_port`] and the addresses that passed.
-pub const TAG_FLOW: u32 = 32;
+pub const TAG_REUSE: u64 = 8;
 /// The last bind asked for port 0.
-pub const TAG_ANY_PORT: u32 = 64;
-/// The addresses and ports in the tag passed the checks of `generation`.
-pub const TAG_PASSED: u32 = 128;
-/// The local port was looked at when the first packet left.
-pub const TAG_LEARNED: u32 = 256;
+pub const TAG_ANY_PORT: u64 = 16;
+/// Bound to a port that the program named.
+pub const TAG_BOUND: u64 = 32;
+/// The flow in the fields that passed is in `FLOWS`, or started when the slice
+/// had as many there as it may.
+pub const TAG_FLOW: u64 = 64;
+/// A socket of the kernel's own (resets, ICMP errors): its packets are
+/// attributed by flow and port.
+pub const TAG_KERNEL: u64 = 128;
 
 /// The moment of a socket's or packet's life at which a verdict was given.
 #[repr(u8)]

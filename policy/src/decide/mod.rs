@@ -1,3 +1,10 @@
 //! The pure decisions. Each takes what the hook read and returns a
 //! [`crate::Verdict`]; none has effects. The programs call them in the kernel,
 //! the tests here on the host.
+
+pub mod address;
+pub mod bind;
+pub mod claim;
+pub mod create;
+pub mod destination;
+pub mod option;

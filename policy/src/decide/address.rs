@@ -1,0 +1,247 @@
+//! May the slice use this address of the node?
+
+use crate::abi::{
+    ADDRESS_OWN, ADDRESS_SHARED, Address, AddressEntry, OWN_IPV4, OWN_IPV6, SliceEntry, mapped,
+};
+use crate::ids::SliceId;
+use crate::verdict::{Reason, Verdict};
+
+/// What an address is on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// 0.0.0.0 or ::.
+    Wildcard,
+    /// 127.0.0.0/8 or ::1.
+    Loopback,
+    /// A multicast group or 255.255.255.255.
+    Group,
+    /// An address that the node and all slices share.
+    Shared,
+    /// One slice's own address.
+    Own(SliceId),
+    /// Not one of the node's, as far as the loader has said.
+    Foreign,
+}
+
+/// Whether the address is an IPv4 address in mapped form.
+#[inline(always)]
+pub const fn is_ipv4(address: &Address) -> bool {
+    let mut at = 0;
+    while at < 10 {
+        if address[at] != 0 {
+            return false;
+        }
+        at += 1;
+    }
+    address[10] == 0xff && address[11] == 0xff
+}
+
+/// The place of an address that tells it by itself; `None` where `ADDRESSES`
+/// has to be asked.
+#[inline(always)]
+pub const fn by_itself(address: &Address) -> Option<Place> {
+    if is_ipv4(address) {
+        return match address[12] {
+            0 if address[13] == 0 && address[14] == 0 && address[15] == 0 => Some(Place::Wildcard),
+            127 => Some(Place::Loopback),
+            224..=239 => Some(Place::Group),
+            255 if address[13] == 255 && address[14] == 255 && address[15] == 255 => {
+                Some(Place::Group)
+            }
+            _ => None,
+        };
+    }
+    if address[0] == 0xff {
+        return Some(Place::Group);
+    }
+    let mut at = 0;
+    while at < 15 {
+        if address[at] != 0 {
+            return None;
+        }
+        at += 1;
+    }
+    match address[15] {
+        0 => Some(Place::Wildcard),
+        1 => Some(Place::Loopback),
+        _ => None,
+    }
+}
+
+/// The place that `ADDRESSES` gives; a missing or zeroed entry is foreign.
+#[inline(always)]
+pub const fn by_entry(entry: Option<AddressEntry>) -> Place {
+    match entry {
+        Some(AddressEntry {
+            kind: ADDRESS_SHARED,
+            ..
+        }) => Place::Shared,
+        Some(AddressEntry {
+            kind: ADDRESS_OWN,
+            owner,
+        }) => Place::Own(owner),
+        _ => Place::Foreign,
+    }
+}
+
+/// The address that a wildcard bind means for this slice, if it is not the
+/// wildcard itself: its own. `ipv4` is the socket's family.
+///
+/// A dual-stack socket can be bound to one address only: with an own IPv6
+/// address it is that one, with an own IPv4 address alone it is that one.
+#[inline(always)]
+pub const fn wildcard_means(slice: &SliceEntry, ipv4: bool) -> Option<Address> {
+    if !ipv4 && slice.flags & OWN_IPV6 != 0 {
+        return Some(slice.own_ipv6);
+    }
+    if slice.flags & OWN_IPV4 != 0 {
+        return Some(mapped(slice.own_ipv4));
+    }
+    None
+}
+
+/// May `who` bind to an address at `place`? `ipv4` tells the address's family,
+/// `slice` is its row (ignored for the node).
+#[inline(always)]
+pub fn bind(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdict {
+    let mine = match place {
+        Place::Own(owner) => owner.0 == who.0,
+        Place::Wildcard | Place::Loopback | Place::Group => true,
+        Place::Shared => !who.is_slice() || !has_own(slice, ipv4),
+        // The node may bind what it likes (IP_FREEBIND, an address to come).
+        Place::Foreign => !who.is_slice(),
+    };
+    Verdict::allow_if(mine, Reason::AddressForeign)
+}
+
+/// May a packet of the slice `who` leave with this source address?
+#[inline(always)]
+pub fn source(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdict {
+    let mine = match place {
+        Place::Own(owner) => owner.0 == who.0,
+        Place::Loopback => true,
+        Place::Shared => !has_own(slice, ipv4),
+        Place::Wildcard | Place::Group | Place::Foreign => false,
+    };
+    Verdict::allow_if(mine, Reason::SourceForeign)
+}
+
+#[inline(always)]
+const fn has_own(slice: &SliceEntry, ipv4: bool) -> bool {
+    slice.flags & (if ipv4 { OWN_IPV4 } else { OWN_IPV6 }) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{CLAIM, LIVE};
+    use zerocopy::FromZeros;
+
+    const A: SliceId = SliceId(2);
+    const B: SliceId = SliceId(3);
+
+    fn slice(flags: u32) -> SliceEntry {
+        SliceEntry {
+            id: A,
+            flags: LIVE | CLAIM | flags,
+            own_ipv4: [10, 0, 0, 5],
+            own_ipv6: v6("2001:db8::5"),
+            ..SliceEntry::new_zeroed()
+        }
+    }
+
+    fn v6(text: &str) -> Address {
+        text.parse::<std::net::Ipv6Addr>().unwrap().octets()
+    }
+
+    fn v4(text: &str) -> Address {
+        mapped(text.parse::<std::net::Ipv4Addr>().unwrap().octets())
+    }
+
+    #[test]
+    fn addresses_that_tell_their_place_by_themselves() {
+        for (address, place) in [
+            (v4("0.0.0.0"), Some(Place::Wildcard)),
+            (v6("::"), Some(Place::Wildcard)),
+            (v4("127.0.0.1"), Some(Place::Loopback)),
+            (v4("127.255.0.9"), Some(Place::Loopback)),
+            (v6("::1"), Some(Place::Loopback)),
+            (v4("224.0.0.1"), Some(Place::Group)),
+            (v4("239.255.255.255"), Some(Place::Group)),
+            (v4("255.255.255.255"), Some(Place::Group)),
+            (v6("ff02::1"), Some(Place::Group)),
+            (v4("10.0.0.1"), None),
+            (v4("240.0.0.1"), None),
+            (v4("0.0.0.1"), None),
+            (v6("2001:db8::1"), None),
+            (v6("::2"), None),
+            (v6("::127.0.0.1"), None),
+        ] {
+            assert_eq!(by_itself(&address), place, "{address:?}");
+        }
+    }
+
+    #[test]
+    fn a_slice_binds_shared_addresses_unless_it_has_its_own() {
+        assert_eq!(bind(A, &slice(0), Place::Shared, true), Verdict::Allow);
+        let denied = Verdict::Deny(Reason::AddressForeign);
+        assert_eq!(bind(A, &slice(OWN_IPV4), Place::Shared, true), denied);
+        assert_eq!(
+            bind(A, &slice(OWN_IPV4), Place::Shared, false),
+            Verdict::Allow
+        );
+        assert_eq!(bind(A, &slice(OWN_IPV6), Place::Shared, false), denied);
+    }
+
+    #[test]
+    fn nobody_binds_the_own_address_of_another_not_even_the_node() {
+        let denied = Verdict::Deny(Reason::AddressForeign);
+        assert_eq!(bind(A, &slice(0), Place::Own(A), true), Verdict::Allow);
+        assert_eq!(bind(B, &slice(0), Place::Own(A), true), denied);
+        assert_eq!(bind(SliceId::NODE, &slice(0), Place::Own(A), true), denied);
+    }
+
+    #[test]
+    fn an_unknown_address_is_the_nodes_only() {
+        assert_eq!(
+            bind(SliceId::NODE, &slice(0), Place::Foreign, true),
+            Verdict::Allow
+        );
+        assert_eq!(
+            bind(A, &slice(0), by_entry(None), true),
+            Verdict::Deny(Reason::AddressForeign)
+        );
+        assert_eq!(by_entry(Some(AddressEntry::new_zeroed())), Place::Foreign);
+    }
+
+    #[test]
+    fn packets_leave_with_addresses_of_the_slice_only() {
+        let denied = Verdict::Deny(Reason::SourceForeign);
+        for place in [Place::Wildcard, Place::Group, Place::Foreign, Place::Own(B)] {
+            assert_eq!(source(A, &slice(0), place, true), denied, "{place:?}");
+        }
+        for place in [Place::Shared, Place::Loopback, Place::Own(A)] {
+            assert_eq!(
+                source(A, &slice(0), place, true),
+                Verdict::Allow,
+                "{place:?}"
+            );
+        }
+        assert_eq!(source(A, &slice(OWN_IPV4), Place::Shared, true), denied);
+    }
+
+    #[test]
+    fn a_wildcard_means_the_own_address() {
+        assert_eq!(wildcard_means(&slice(0), true), None);
+        assert_eq!(wildcard_means(&slice(OWN_IPV4), true), Some(v4("10.0.0.5")));
+        assert_eq!(
+            wildcard_means(&slice(OWN_IPV4), false),
+            Some(v4("10.0.0.5"))
+        );
+        assert_eq!(wildcard_means(&slice(OWN_IPV6), true), None);
+        assert_eq!(
+            wildcard_means(&slice(OWN_IPV4 | OWN_IPV6), false),
+            Some(v6("2001:db8::5"))
+        );
+    }
+}
