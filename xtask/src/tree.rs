@@ -1,0 +1,100 @@
+//! Builds this tree: the eBPF object, and the static programs that run in
+//! the VM.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{packages, place, step, toolchain};
+
+/// The VM's target: glibc, linked statically, so that one build runs on every
+/// release.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What has been built.
+pub struct Tree {
+    /// The eBPF object.
+    pub object: PathBuf,
+    /// The one binary of the product.
+    pub slice: PathBuf,
+    /// Tests, demo and benches.
+    pub tests: PathBuf,
+}
+
+impl Tree {
+    /// The files of the tree and their place below /opt/slice in the VM.
+    pub fn files(&self) -> Vec<(PathBuf, String)> {
+        let mut files = vec![
+            (self.slice.clone(), "bin/slice".to_owned()),
+            (self.tests.clone(), "bin/slice-tests".to_owned()),
+            (self.object.clone(), "slice-ebpf.o".to_owned()),
+        ];
+        for (name, place) in [("policy/examples", "examples"), ("docs", "docs")] {
+            let path = place::project().join(name);
+            if path.is_dir() {
+                files.push((path, place.to_owned()));
+            }
+        }
+        files
+    }
+}
+
+/// Cargo as it was called for this program.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(place::project());
+    command
+}
+
+/// Builds everything.
+pub fn build() -> Result<Tree> {
+    let object = ebpf()?;
+    packages::ensure(&packages::for_host_build())?;
+    let mut command = static_cargo();
+    command
+        .args(["-p", "slice-loader", "-p", "slice-tests"])
+        .args(["--bin", "slice", "--bin", "slice-tests"])
+        .env("SLICE_EBPF_OBJECT", &object);
+    step::attached("build slice and slice-tests", &mut command)?;
+    Ok(Tree {
+        object,
+        slice: built("slice"),
+        tests: built("slice-tests"),
+    })
+}
+
+/// Builds the VM's agent alone, which needs nothing of the rest.
+pub fn agent() -> Result<PathBuf> {
+    packages::ensure(&[
+        packages::need("gcc", packages::Sign::Command("cc")),
+        packages::need("libc6-dev", packages::Sign::File("/usr/include/stdio.h")),
+    ])?;
+    let mut command = static_cargo();
+    command.args(["-p", "slice-tests", "--bin", "slice-vm"]);
+    step::attached("build the VM's agent", &mut command)?;
+    Ok(built("slice-vm"))
+}
+
+/// Builds the eBPF object.
+pub fn ebpf() -> Result<PathBuf> {
+    let toolchain = toolchain::ensure()?;
+    let mut command = cargo();
+    command.args(["build", "-q", "-p", "slice-ebpf", "--release"]);
+    toolchain.apply(&mut command);
+    step::attached("build the eBPF object", &mut command)?;
+    Ok(toolchain::target_dir().join("bpfel-unknown-none/release/slice-ebpf"))
+}
+
+fn static_cargo() -> Command {
+    let mut command = cargo();
+    command
+        .args(["build", "-q", "--profile", "vm", "--target", TARGET])
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command
+}
+
+fn built(name: &str) -> PathBuf {
+    place::target().join(TARGET).join("vm").join(name)
+}
