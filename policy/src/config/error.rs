@@ -112,6 +112,12 @@ impl Errors {
         }
     }
 
+    /// These errors, and others about files that could not be read.
+    pub(super) fn and(self, others: Vec<Complaint>) -> Self {
+        let complaints = others.into_iter().chain(self.complaints).collect();
+        Self::new(self.sources, complaints)
+    }
+
     /// The errors.
     #[must_use]
     pub fn complaints(&self) -> &[Complaint] {

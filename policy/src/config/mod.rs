@@ -4,19 +4,27 @@
 //! at once, each with its place and a remedy. A [`Config`] is well-formed; whether its slices fit
 //! the node is the matter of [`crate::admission`].
 //!
-//! Every key is declared once, in [`keys`]: the reader, the "did you mean", and the tables in
+//! Every key is declared once, in `keys`: the reader, the "did you mean", and the tables in
 //! `docs/policy.md` come from there.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+mod build;
 mod error;
+mod keys;
+mod load;
 mod name;
 mod ports;
 mod prefix;
+mod read;
 mod source;
+mod syntax;
+pub mod trust;
 pub mod units;
 
 pub use error::{Complaint, Errors, Report};
+pub use keys::{MAX_SLICES, reference};
+pub use load::{load, parse};
 pub use name::{BadName, SliceName};
 pub use ports::{BadPorts, LOOPBACK_PORTS, PortRange, PortSet};
 pub use prefix::{BadPrefix, Prefix};

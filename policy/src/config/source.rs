@@ -163,7 +163,7 @@ impl Sources {
 }
 
 /// The nearest character boundary at or before `index`, within the text.
-fn floor_boundary(text: &str, index: usize) -> usize {
+pub(super) fn floor_boundary(text: &str, index: usize) -> usize {
     let mut index = index.min(text.len());
     while !text.is_char_boundary(index) {
         index -= 1;

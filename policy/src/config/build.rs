@@ -1,0 +1,177 @@
+//! From checked values to [`Node`] and [`Slice`]: defaults, and rules between keys.
+
+use super::error::Complaint;
+use super::keys::{self, TableDef, Takes};
+use super::name::SliceName;
+use super::read::Fields;
+use super::source::{At, Place};
+use super::units::{Bytes, MilliCores, Nanoseconds};
+use super::{
+    Cpu, Give, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role, Slice, SlicePorts,
+};
+
+/// `node.toml`.
+pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
+    let node = fields.table("node");
+    let give = node.table("give");
+    let file = &keys::NODE_FILE;
+    Node {
+        max_slices: count(&node, file, "node", "max_slices"),
+        uid_base: count(&node, file, "node", "uid_base"),
+        uids_per_slice: count(&node, file, "node", "uids_per_slice"),
+        linger: time(&node, file, "node", "linger"),
+        events_per_second: count(&node, file, "node", "events_per_second").value,
+        reserved: ports(&node.table("reserved")),
+        exclude: node.table("addresses").prefixes("exclude"),
+        give: Give {
+            cpu: give.cpu("cpu"),
+            memory: give.size_or_part("memory"),
+            processes: give.count("processes"),
+        },
+        refuse: refusals(fields, complaints),
+    }
+}
+
+/// `slices/NAME.toml`.
+pub(super) fn slice(fields: &Fields, name: At<SliceName>, complaints: &mut Vec<Complaint>) -> Slice {
+    let file = &keys::SLICE_FILE;
+    let (own_ports, address) = (fields.table("ports"), fields.table("address"));
+    let (cpu, memory) = (fields.table("cpu"), fields.table("memory"));
+    let cpu = Cpu {
+        floor: cpu.cpu("floor").unwrap_or(At::default(MilliCores(0))),
+        share: count(&cpu, file, "cpu", "share").value,
+        cap: cpu.cpu("cap"),
+    };
+    let memory = Memory {
+        floor: memory.size("floor").unwrap_or(At::default(Bytes(0))),
+        cap: memory.size("cap"),
+    };
+    cap_above_floor("cpu", cpu.floor, cpu.cap, complaints);
+    cap_above_floor("memory", memory.floor, memory.cap, complaints);
+    Slice {
+        name,
+        description: fields.text("description").map(|text| text.value),
+        // The only role of this build: the declaration refuses every other word.
+        role: Role::Slice,
+        sockets: count(fields, file, "", "sockets").value,
+        events_per_second: count(fields, file, "", "events_per_second").value,
+        processes: count(fields, file, "", "processes").value,
+        ports: SlicePorts {
+            reserved: ports(&own_ports),
+            claim: own_ports.flag("claim").is_none_or(|claim| claim.value),
+            claims: count(&own_ports, file, "ports", "claims").value,
+        },
+        address: OwnAddress { ipv4: address.ipv4("ipv4"), ipv6: address.ipv6("ipv6") },
+        cpu,
+        memory,
+        refuse: refusals(fields, complaints),
+    }
+}
+
+fn cap_above_floor<T: Ord + Copy + std::fmt::Display>(
+    table: &str,
+    floor: At<T>,
+    cap: Option<At<T>>,
+    complaints: &mut Vec<Complaint>,
+) {
+    if let Some(cap) = cap
+        && cap.value < floor.value
+    {
+        let message = format!("the cap of [{table}] ({}) is below its floor ({})", cap.value, floor.value);
+        let help = "raise the cap, or lower the floor";
+        complaints.push(Complaint::maybe_at(cap.at, message, help).with_other(floor.at, "the floor"));
+    }
+}
+
+fn ports(fields: &Fields) -> Ports {
+    Ports { tcp: fields.ports("tcp"), udp: fields.ports("udp") }
+}
+
+fn refusals(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Refusal> {
+    let tables = fields.tables("refuse");
+    let refusals: Vec<Refusal> = tables.iter().map(refusal).collect();
+    for refusal in &refusals {
+        for except in &refusal.except {
+            let inside = refusal.to.iter().any(|to| to.value.covers(except.value));
+            if !inside && !refusal.to.is_empty() {
+                let message = format!("the exception {} lies in none of `to`", except.value);
+                let help = "remove it: what is not refused needs no exception";
+                let other = refusal.to.first().and_then(|to| to.at);
+                let complaint = Complaint::maybe_at(except.at, message, help);
+                complaints.push(complaint.with_other(other, "refused here"));
+            }
+        }
+    }
+    refusals
+}
+
+fn refusal(fields: &Fields) -> Refusal {
+    Refusal {
+        at: fields.at,
+        to: fields.prefixes("to"),
+        except: fields.prefixes("except"),
+        protocol: match fields.word("protocol").map(|word| word.value) {
+            Some("tcp") => RefusedProtocol::Tcp,
+            Some("udp") => RefusedProtocol::Udp,
+            _ => RefusedProtocol::Any,
+        },
+        ports: fields.ports("ports"),
+    }
+}
+
+/// A count as written, or its declared default.
+fn count(fields: &Fields, file: &'static TableDef, table: &str, key: &str) -> At<u32> {
+    fields.count(key).unwrap_or(match declared(file, table, key) {
+        Some(Takes::Count { default, .. }) => At::default(*default),
+        _ => At::default(0),
+    })
+}
+
+fn time(fields: &Fields, file: &'static TableDef, table: &str, key: &str) -> Nanoseconds {
+    fields.time(key).map_or(
+        match declared(file, table, key) {
+            Some(Takes::Time { default, .. }) => Nanoseconds(*default),
+            _ => Nanoseconds(0),
+        },
+        |time| time.value,
+    )
+}
+
+fn declared(file: &'static TableDef, table: &str, key: &str) -> Option<&'static Takes> {
+    let table = file.tables().into_iter().find(|def| def.path == table)?;
+    table.key(key).map(|key| &key.takes)
+}
+
+/// The name a slice has: its file's, which the key `name` may only confirm.
+pub(super) fn slice_name(
+    stem: &str,
+    fields: &Fields,
+    file: usize,
+    known: &dyn Fn(&str) -> bool,
+    complaints: &mut Vec<Complaint>,
+) -> Option<At<SliceName>> {
+    let top = Place::top(file);
+    let written = fields.name("name");
+    let at = written.as_ref().and_then(|name| name.at).unwrap_or(top);
+    let name = match SliceName::new(stem) {
+        Ok(name) => name,
+        Err(bad) => {
+            let message = format!("the file's name \"{stem}\" {bad}");
+            complaints.push(Complaint::at(top, message, format!("rename the file: {}", super::read::NAME_HELP)));
+            return None;
+        }
+    };
+    if let Some(written) = written
+        && written.value != name
+    {
+        let message = format!("the slice is named \"{}\" in a file named \"{stem}.toml\"", written.value);
+        let help = format!("rename the file to {}.toml, or write `name = \"{stem}\"`", written.value);
+        complaints.push(Complaint::at(at, message, help));
+    }
+    if known(stem) {
+        let message = format!("the node already has an account or group named \"{stem}\"");
+        let help = "choose another name: a slice must not be mistaken for an account of the node";
+        complaints.push(Complaint::at(at, message, help));
+    }
+    Some(At::written(name, at))
+}

@@ -1,0 +1,498 @@
+//! One file's text, checked against its [`TableDef`]: every error in it, and the values that are
+//! right.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::Complaint;
+use super::keys::{Key, TableDef, Takes};
+use super::name::SliceName;
+use super::ports::{BadPorts, PortRange};
+use super::prefix::{BadPrefix, Prefix};
+use super::source::{At, Place};
+use super::units::{Bytes, CPU, Kind, MilliCores, MilliPercent, Nanoseconds, PART, SIZE, TIME};
+use super::{MemoryGive, syntax};
+
+/// A value that passed its declaration.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Count(u32),
+    Size(Bytes),
+    SizeOrPart(MemoryGive),
+    Time(Nanoseconds),
+    Cpu(MilliCores),
+    Flag(bool),
+    Text(String),
+    Word(&'static str),
+    Name(SliceName),
+    Ports(Vec<At<PortRange>>),
+    Prefixes(Vec<At<Prefix>>),
+    Ipv4(Ipv4Addr),
+    Ipv6(Ipv6Addr),
+    Table(Fields),
+    Tables(Vec<Fields>),
+}
+
+/// The values of one table that passed.
+#[derive(Clone, Debug)]
+pub(super) struct Fields {
+    /// Where the table stands.
+    pub at: Place,
+    values: BTreeMap<&'static str, At<Value>>,
+}
+
+/// Reads one file.
+pub(super) struct Reader<'a> {
+    file: usize,
+    text: &'a str,
+    root: &'static TableDef,
+    /// The other kind of file, for keys that are written in the wrong one.
+    elsewhere: (&'static TableDef, &'static str),
+    complaints: Vec<Complaint>,
+}
+
+/// Checks a file; complains about everything that is wrong.
+pub(super) fn read(
+    file: usize,
+    text: &str,
+    root: &'static TableDef,
+    elsewhere: (&'static TableDef, &'static str),
+    complaints: &mut Vec<Complaint>,
+) -> Fields {
+    let (document, broken) = DeTable::parse_recoverable(text);
+    let syntax = syntax::Syntax::new(file, text, document.get_ref(), &broken);
+    let mut reader = Reader { file, text, root, elsewhere, complaints: Vec::new() };
+    let fields = reader.table(root, document.get_ref(), Place::top(file));
+    // What the parser guessed where it could not read would be blamed on the owner.
+    let meant = reader.complaints.into_iter().filter(|complaint| !syntax.clouds(complaint.at));
+    complaints.extend(meant);
+    complaints.extend(syntax.complaints);
+    fields
+}
+
+impl Reader<'_> {
+    fn complain(&mut self, complaint: Complaint) {
+        self.complaints.push(complaint);
+    }
+
+    fn place(&self, span: Range<usize>) -> Place {
+        Place::new(self.file, span)
+    }
+
+    fn table(&mut self, def: &'static TableDef, table: &DeTable<'_>, at: Place) -> Fields {
+        let mut values = BTreeMap::new();
+        for (name, value) in table {
+            let key_at = self.place(name.span());
+            match def.key(name.get_ref()) {
+                None => {
+                    let complaint = self.unknown(def, name.get_ref(), key_at);
+                    self.complain(complaint);
+                }
+                Some(Key { takes: Takes::Later { needs, without }, .. }) => self.complain(Complaint::at(
+                    key_at,
+                    format!("`{}` needs {needs}, which this build does not have", name.get_ref()),
+                    format!("remove it: until then {without}"),
+                )),
+                Some(key) => {
+                    let place = self.place(value.span());
+                    // Explicit tables have the span of their header, implicit ones none.
+                    let place = if place.end > place.start { place } else { key_at };
+                    if let Some(read) = self.value(key, value, place) {
+                        values.insert(key.name, At::written(read, place));
+                    }
+                }
+            }
+        }
+        for key in def.keys {
+            let missing = matches!(key.takes, Takes::Prefixes { required: true })
+                && !table.contains_key(key.name);
+            if missing {
+                self.complain(Complaint::at(
+                    at,
+                    format!("{} has no `{}`", def.title(), key.name),
+                    format!("add for example `{} = {}`", key.name, key.example),
+                ));
+            }
+        }
+        Fields { at, values }
+    }
+
+    /// A key nobody declared: what may have been meant.
+    fn unknown(&self, def: &'static TableDef, name: &str, at: Place) -> Complaint {
+        let message = format!("unknown key `{name}` in {}", def.title());
+        let near = def.keys.iter().filter_map(|key| Some((distance(name, key.name)?, key.name))).min();
+        let home = |root: &'static TableDef| {
+            root.tables().into_iter().find(|table| table.path != def.path && table.key(name).is_some())
+        };
+        let other_file = self.elsewhere.0.tables().into_iter().find(|table| table.key(name).is_some());
+        let help = if let Some((_, near)) = near {
+            format!("did you mean `{near}`?")
+        } else if let Some(table) = home(self.root) {
+            match table.path {
+                "" => format!("`{name}` belongs at the top of the file, before the first [table]"),
+                _ => format!("`{name}` belongs in {}", table.title()),
+            }
+        } else if let Some(table) = other_file {
+            format!("`{name}` belongs in {} of {}", table.title(), self.elsewhere.1)
+        } else {
+            let known: Vec<String> = def
+                .keys
+                .iter()
+                .filter(|key| !matches!(key.takes, Takes::Later { .. }))
+                .map(|key| format!("`{}`", key.name))
+                .collect();
+            format!("known here: {}", known.join(", "))
+        };
+        Complaint::at(at, message, help)
+    }
+
+    fn value(&mut self, key: &'static Key, value: &Spanned<DeValue<'_>>, at: Place) -> Option<Value> {
+        let written = value.get_ref();
+        match (&key.takes, written) {
+            (Takes::Count { low, high, .. }, DeValue::Integer(number)) => {
+                let number = i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX);
+                match u32::try_from(number) {
+                    Ok(count) if (*low..=*high).contains(&count) => Some(Value::Count(count)),
+                    _ => self.refuse(at, format!("`{}` is out of range", key.name), format!(
+                        "write {}", key.takes.describe()
+                    )),
+                }
+            }
+            (Takes::Size { low, .. }, DeValue::String(text)) => {
+                let bytes = self.quantity(key, &SIZE, text, at, *low, u64::MAX)?;
+                Some(Value::Size(Bytes(bytes)))
+            }
+            (Takes::SizeOrPart { .. }, DeValue::String(text)) if text.trim_end().ends_with('%') => {
+                let part = self.quantity(key, &PART, text, at, 1, 100_000)?;
+                let part = MilliPercent(u32::try_from(part).ok()?);
+                Some(Value::SizeOrPart(MemoryGive::OfNode(part)))
+            }
+            (Takes::SizeOrPart { low }, DeValue::String(text)) => {
+                let bytes = self.quantity(key, &SIZE, text, at, *low, u64::MAX)?;
+                Some(Value::SizeOrPart(MemoryGive::Bytes(Bytes(bytes))))
+            }
+            (Takes::Time { low, high, .. }, DeValue::String(text)) => {
+                let time = self.quantity(key, &TIME, text, at, *low, *high)?;
+                Some(Value::Time(Nanoseconds(time)))
+            }
+            (Takes::Cpu { low, high, .. }, DeValue::String(text)) => {
+                let cores = self.quantity(key, &CPU, text, at, *low, *high)?;
+                Some(Value::Cpu(MilliCores(cores)))
+            }
+            (Takes::Cpu { low, high, .. }, DeValue::Integer(number)) if number.radix() == 10 => {
+                let cores = self.quantity(key, &CPU, number.as_str(), at, *low, *high)?;
+                Some(Value::Cpu(MilliCores(cores)))
+            }
+            (Takes::Cpu { low, high, .. }, DeValue::Float(number)) => {
+                let cores = self.quantity(key, &CPU, number.as_str(), at, *low, *high)?;
+                Some(Value::Cpu(MilliCores(cores)))
+            }
+            (Takes::Flag { .. }, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
+            (Takes::Text { longest }, DeValue::String(text)) => {
+                if text.chars().any(char::is_control) || text.chars().count() > *longest {
+                    let what = key.takes.describe();
+                    return self.refuse(at, format!("`{}` is not {what}", key.name), "shorten it to one line");
+                }
+                Some(Value::Text(text.clone().into_owned()))
+            }
+            (Takes::Word { words, later }, DeValue::String(text)) => {
+                if let Some(word) = words.iter().find(|word| **word == text.as_ref()) {
+                    return Some(Value::Word(word));
+                }
+                if let Some((word, needs)) = later.iter().find(|(word, _)| *word == text.as_ref()) {
+                    let message = format!("`{} = \"{word}\"` needs {needs}, which this build does not have", key.name);
+                    return self.refuse(at, message, format!("write {}", key.takes.describe()));
+                }
+                let near = words.iter().find(|word| distance(text, word).is_some());
+                let help = near.map_or_else(
+                    || format!("write one of {}", key.takes.describe()),
+                    |word| format!("did you mean \"{word}\"?"),
+                );
+                self.refuse(at, format!("`{}` cannot be \"{text}\"", key.name), help)
+            }
+            (Takes::Name, DeValue::String(text)) => match SliceName::new(text) {
+                Ok(name) => Some(Value::Name(name)),
+                Err(bad) => self.refuse(at, format!("the name \"{text}\" {bad}"), NAME_HELP),
+            },
+            (Takes::Ports, DeValue::Array(list)) => Some(Value::Ports(self.ports(key, list))),
+            (Takes::Prefixes { required }, DeValue::Array(list)) => {
+                if *required && list.is_empty() {
+                    return self.refuse(at, format!("`{}` is empty", key.name), format!(
+                        "add for example `{} = {}`, or remove the rule", key.name, key.example
+                    ));
+                }
+                Some(Value::Prefixes(self.prefixes(key, list)))
+            }
+            (Takes::Ipv4, DeValue::String(text)) => match text.parse::<Ipv4Addr>() {
+                Ok(address) => self.unicast(IpAddr::V4(address), at).then_some(Value::Ipv4(address)),
+                Err(_) => self.no_address(key, text, at),
+            },
+            (Takes::Ipv6, DeValue::String(text)) => match text.parse::<Ipv6Addr>() {
+                Ok(address) => self.unicast(IpAddr::V6(address), at).then_some(Value::Ipv6(address)),
+                Err(_) => self.no_address(key, text, at),
+            },
+            (Takes::Table(def), DeValue::Table(table)) => Some(Value::Table(self.table(def, table, at))),
+            (Takes::Tables(def), DeValue::Array(list)) => {
+                let mut tables = Vec::new();
+                for entry in list {
+                    let entry_at = self.place(entry.span());
+                    match entry.get_ref() {
+                        DeValue::Table(table) => tables.push(self.table(def, table, entry_at)),
+                        other => self.wrong_type(key, other, entry_at),
+                    }
+                }
+                Some(Value::Tables(tables))
+            }
+            (_, other) => {
+                self.wrong_type(key, other, at);
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) -> Option<Value> {
+        self.complain(Complaint::at(at, message, help));
+        None
+    }
+
+    fn wrong_type(&mut self, key: &'static Key, value: &DeValue<'_>, at: Place) {
+        let message = format!("`{}` takes {}, and this is {}", key.name, key.takes.describe(), kind_of(value));
+        let help = match key.takes {
+            Takes::Table(table) => format!("write the header `[{}]` and the keys below it", table.path),
+            Takes::Tables(table) => format!("write `[[{}]]`, with two brackets, before each of them", table.path),
+            _ => format!("write for example `{} = {}`", key.name, key.example),
+        };
+        self.complain(Complaint::at(at, message, help));
+    }
+
+    /// A quantity within a range, in the steps of its kind.
+    fn quantity(
+        &mut self,
+        key: &'static Key,
+        kind: &'static Kind,
+        text: &str,
+        at: Place,
+        low: u64,
+        high: u64,
+    ) -> Option<u64> {
+        match kind.parse(text) {
+            Ok(steps) if (low..=high).contains(&steps) => Some(steps),
+            Ok(_) => {
+                let message = format!("`{}` is out of range", key.name);
+                self.complain(Complaint::at(at, message, format!("write {}", key.takes.describe())));
+                None
+            }
+            Err(bad) => {
+                let part = self.inside(at, text, bad.span.clone());
+                let message = format!("`{}`: {}", key.name, bad.says(text, kind));
+                self.complain(Complaint::at(part, message, kind.help(&bad)));
+                None
+            }
+        }
+    }
+
+    /// The place of a part of a string, where the string stands in the file as it is.
+    fn inside(&self, at: Place, text: &str, part: Range<usize>) -> Place {
+        let written = self.text.get(at.start..at.end).unwrap_or("");
+        let quote = usize::from(written.starts_with(['"', '\'']));
+        if written.get(quote..quote + text.len()) == Some(text) && !part.is_empty() {
+            Place::new(at.file, at.start + quote + part.start..at.start + quote + part.end)
+        } else {
+            at
+        }
+    }
+
+    fn ports(&mut self, key: &'static Key, list: &[Spanned<DeValue<'_>>]) -> Vec<At<PortRange>> {
+        let mut ports: Vec<At<PortRange>> = Vec::new();
+        for entry in list {
+            let at = self.place(entry.span());
+            let (shown, range) = match entry.get_ref() {
+                DeValue::Integer(number) => {
+                    let port = i128::from_str_radix(number.as_str(), number.radix()).ok();
+                    let port = port.and_then(|port| u16::try_from(port).ok()).ok_or(BadPorts::Number);
+                    (number.to_string(), port.and_then(|port| PortRange::new(port, port)))
+                }
+                DeValue::String(text) => (format!("\"{text}\""), PortRange::parse(text)),
+                other => {
+                    self.wrong_type(key, other, at);
+                    continue;
+                }
+            };
+            match range {
+                Err(bad) => {
+                    let help = match bad {
+                        BadPorts::Form => String::from("write a port like 80 or a range like \"8000-8010\""),
+                        BadPorts::Number => String::from("write a port from 1 to 65535"),
+                        BadPorts::Order => String::from("write the lower port first"),
+                    };
+                    self.complain(Complaint::at(at, format!("{shown} in `{}` {bad}", key.name), help));
+                }
+                Ok(range) => ports.push(At::written(range, at)),
+            }
+        }
+        ports.sort_by_key(|range| (range.value, range.at));
+        self.twice(key, &ports);
+        ports
+    }
+
+    /// Complains about each range that overlaps one before it.
+    fn twice(&mut self, key: &'static Key, sorted: &[At<PortRange>]) {
+        let mut widest: Option<At<PortRange>> = None;
+        for range in sorted {
+            if let Some(before) = widest
+                && let Some(shared) = before.value.overlap(range.value)
+            {
+                // The later one in the file is the one too many.
+                let (first, second) = if before.at <= range.at { (before, *range) } else { (*range, before) };
+                if let Some(at) = second.at {
+                    let message = format!("port {shared} is listed twice in `{}`", key.name);
+                    let complaint = Complaint::at(at, message, "remove one of the two");
+                    self.complain(complaint.with_other(first.at, "listed here"));
+                }
+            }
+            if widest.is_none_or(|before| range.value.high() > before.value.high()) {
+                widest = Some(*range);
+            }
+        }
+    }
+
+    fn prefixes(&mut self, key: &'static Key, list: &[Spanned<DeValue<'_>>]) -> Vec<At<Prefix>> {
+        let mut prefixes = Vec::new();
+        for entry in list {
+            let at = self.place(entry.span());
+            let DeValue::String(text) = entry.get_ref() else {
+                self.wrong_type(key, entry.get_ref(), at);
+                continue;
+            };
+            match Prefix::parse(text) {
+                Ok(prefix) => prefixes.push(At::written(prefix, at)),
+                Err(bad) => {
+                    let help = match bad {
+                        BadPrefix::Form => String::from("write for example \"192.0.2.1\", \"10.0.0.0/8\" or \"2001:db8::/32\""),
+                        BadPrefix::Length(longest) => format!("write a length from 0 to {longest}"),
+                        BadPrefix::HostBits(network) => format!("write \"{network}\", or a longer length"),
+                        BadPrefix::Mapped(v4) => format!("write \"{v4}\""),
+                    };
+                    self.complain(Complaint::at(at, format!("\"{text}\" {bad}"), help));
+                }
+            }
+        }
+        prefixes
+    }
+
+    fn no_address(&mut self, key: &'static Key, text: &str, at: Place) -> Option<Value> {
+        let message = format!("\"{text}\" is not {}", key.takes.describe());
+        self.refuse(at, message, format!("write for example `{} = {}`", key.name, key.example))
+    }
+
+    /// Whether the address can be one slice's own.
+    fn unicast(&mut self, address: IpAddr, at: Place) -> bool {
+        let what = match address {
+            a if a.is_loopback() => "a loopback address",
+            a if a.is_unspecified() => "the wildcard address",
+            a if a.is_multicast() => "a multicast address",
+            IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast address",
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4 address written as IPv6",
+            // Without the interface a link-local address does not say which one it is.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address",
+            _ => return true,
+        };
+        let help = "write a unicast address of the node that only this slice is to use";
+        self.complain(Complaint::at(at, format!("{address} is {what}"), help));
+        false
+    }
+}
+
+/// How to mend a bad name.
+pub(super) const NAME_HELP: &str =
+    "a name is a lower-case letter and up to 30 more of a-z, 0-9 and _; `node`, `all` and `unattributed` are taken";
+
+/// How far two words are apart, if one may be meant by the other.
+fn distance(written: &str, known: &str) -> Option<usize> {
+    let distance = strsim::damerau_levenshtein(written, known);
+    let short = written.chars().count().min(known.len());
+    (distance <= (short / 3).max(1) && distance < short).then_some(distance)
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a decimal number",
+        DeValue::Boolean(_) => "`true` or `false`",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+macro_rules! take {
+    ($($(#[$doc:meta])* $method:ident $variant:ident -> $type:ty;)*) => {$(
+        $(#[$doc])*
+        pub fn $method(&self, key: &str) -> Option<At<$type>> {
+            match self.values.get(key) {
+                Some(At { value: Value::$variant(value), at }) => {
+                    Some(At { value: value.clone(), at: *at })
+                }
+                _ => None,
+            }
+        }
+    )*};
+}
+
+impl Fields {
+    /// A table that nobody wrote.
+    pub fn absent(at: Place) -> Self {
+        Self { at, values: BTreeMap::new() }
+    }
+
+    take! {
+        count Count -> u32;
+        size Size -> Bytes;
+        size_or_part SizeOrPart -> MemoryGive;
+        time Time -> Nanoseconds;
+        cpu Cpu -> MilliCores;
+        flag Flag -> bool;
+        text Text -> String;
+        word Word -> &'static str;
+        name Name -> SliceName;
+        ipv4 Ipv4 -> Ipv4Addr;
+        ipv6 Ipv6 -> Ipv6Addr;
+    }
+
+    /// The ranges of a list of ports.
+    pub fn ports(&self, key: &str) -> Vec<At<PortRange>> {
+        match self.values.get(key) {
+            Some(At { value: Value::Ports(ports), .. }) => ports.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A list of prefixes.
+    pub fn prefixes(&self, key: &str) -> Vec<At<Prefix>> {
+        match self.values.get(key) {
+            Some(At { value: Value::Prefixes(prefixes), .. }) => prefixes.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A table within this one.
+    pub fn table(&self, key: &str) -> Self {
+        match self.values.get(key) {
+            Some(At { value: Value::Table(fields), .. }) => fields.clone(),
+            _ => Self::absent(self.at),
+        }
+    }
+
+    /// A list of tables.
+    pub fn tables(&self, key: &str) -> Vec<Self> {
+        match self.values.get(key) {
+            Some(At { value: Value::Tables(tables), .. }) => tables.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
