@@ -86,6 +86,8 @@ impl Initramfs {
 
     fn pad(&mut self, length: usize) -> Result<()> {
         let missing = length.next_multiple_of(4) - length;
-        Ok(self.out.write_all([0u8; 3].get(..missing).unwrap_or_default())?)
+        Ok(self
+            .out
+            .write_all([0u8; 3].get(..missing).unwrap_or_default())?)
     }
 }

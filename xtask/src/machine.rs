@@ -242,7 +242,9 @@ fn qemu(spec: &Spec, initramfs: &Path, log: &Path) -> Command {
     command.arg("-initrd").arg(initramfs);
     command.args(["-append", &command_line(spec)]);
 
-    command.arg("-chardev").arg(option("file,id=console,path=", log));
+    command
+        .arg("-chardev")
+        .arg(option("file,id=console,path=", log));
     command.args(["-serial", "chardev:console"]);
     command.args(["-device", "virtio-serial-pci"]);
     match spec.terminal {

@@ -5,6 +5,7 @@ mod accelerator;
 mod archive;
 mod console;
 mod debootstrap;
+mod demo;
 mod initramfs;
 mod kernel;
 mod machine;
@@ -13,6 +14,7 @@ mod place;
 mod root;
 mod session;
 mod step;
+mod test;
 mod toolchain;
 mod tree;
 mod vm;
@@ -53,6 +55,11 @@ struct Arguments {
 enum Task {
     /// Find and install all that the other commands need
     Setup(SetupOptions),
+    /// Show what a slice node does: two slices on one address, kept apart
+    Demo,
+    /// Run the host's tests and the VM's on all kernels; the last line is the
+    /// total
+    Test(test::Options),
     /// Build the eBPF object, `slice` and the VM's tests
     Build,
     /// Boot a kernel with this tree installed: a root shell, or one command
@@ -111,6 +118,8 @@ fn run(task: Task, mirror: Option<&str>) -> Result<u8> {
             }
             0
         }),
+        Task::Demo => demo::run(mirror),
+        Task::Test(options) => test::run(&options, mirror),
         Task::Vm(options) => vm::run(&options, mirror),
         Task::Assemble {
             kind,

@@ -102,9 +102,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     };
     let apt = |arguments: &[&str]| {
         let mut words = root.clone();
-        words.extend(
-            ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"].map(str::to_owned),
-        );
+        words.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"].map(str::to_owned));
         // Another apt may be at work on a machine that has just started.
         words.extend(["-o", "DPkg::Lock::Timeout=300"].map(str::to_owned));
         words.extend(arguments.iter().map(|&word| word.to_owned()));
@@ -120,9 +118,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         "apt-install",
         &mut apt(&arguments),
     )
-    .with_context(|| {
-        format!("the distribution's packages could not be installed; wanted: {list}")
-    })
+    .with_context(|| format!("the distribution's packages could not be installed; wanted: {list}"))
 }
 
 fn met(need: &Need) -> bool {

@@ -163,10 +163,7 @@ pub fn assemble(tree: &Path, out: &Path) -> Result<()> {
     // Consoles are the log and the shell, never a login.
     let generators = tree.join("etc/systemd/system-generators");
     fs::create_dir_all(&generators)?;
-    symlink(
-        "/dev/null",
-        generators.join("systemd-getty-generator"),
-    )?;
+    symlink("/dev/null", generators.join("systemd-getty-generator"))?;
     fs::write(units.join("slice-vm.service"), AGENT_UNIT)?;
     let wants = units.join("multi-user.target.wants");
     fs::create_dir_all(&wants)?;

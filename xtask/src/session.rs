@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::accelerator::{self, Accelerator};
 use crate::kernel::{self, Kernel, Ready};
 use crate::machine::{self, Event, Job, Spec, Terminal, Vm};
-use crate::tree::{self, Tree};
+use crate::tree;
 use crate::wire::Frame;
 use crate::{packages, root};
 
@@ -55,12 +55,11 @@ impl Session {
         })
     }
 
-    /// Boots with this tree installed, to run `command`.
+    /// Boots with these files below /opt/slice, to run `command`.
     pub fn boot(
         &self,
-        tree: Option<&Tree>,
+        files: Vec<(PathBuf, String)>,
         command: &[&str],
-        environment: &[String],
         terminal: Terminal,
     ) -> Result<Vm> {
         let mut job = Job {
@@ -71,9 +70,8 @@ impl Session {
                 format!("SLICE_VM_ACCELERATOR={}", self.accelerator.name()),
                 format!("SLICE_VM_TIME_SCALE={}", self.accelerator.time_scale()),
             ],
-            files: tree.map(Tree::files).unwrap_or_default(),
+            files,
         };
-        job.environment.extend_from_slice(environment);
         for name in ["CI", "TERM", "RUST_BACKTRACE"] {
             if let Ok(value) = std::env::var(name) {
                 job.environment.push(format!("{name}={value}"));

@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: a root shell in the VM, or one command.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -9,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::machine::Terminal;
 use crate::session::{Deadline, Session};
 use crate::step::{self, say};
-use crate::tree;
+use crate::tree::{self, Tree};
 use crate::wire::Frame;
 
 /// Options of `vm`.
@@ -25,6 +26,9 @@ pub struct Options {
     /// Do not build or install this tree: only Debian
     #[arg(long)]
     bare: bool,
+    /// Put this file or directory into the VM, below /opt/slice; repeatable
+    #[arg(long, value_name = "PATH")]
+    put: Vec<PathBuf>,
     /// End the VM when the command takes longer than this many seconds
     #[arg(long, value_name = "SECONDS", requires = "run")]
     timeout: Option<u64>,
@@ -38,13 +42,18 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
         Some(tree::build()?)
     };
     let session = Session::prepare(options.kernel, mirror)?;
+    let mut files = tree.as_ref().map(Tree::files).unwrap_or_default();
+    for path in &options.put {
+        let Some(name) = path.file_name() else {
+            bail!(
+                "--put {}: has no name to be known by in the VM",
+                path.display()
+            );
+        };
+        files.push((path.clone(), name.to_string_lossy().into_owned()));
+    }
     if let Some(line) = &options.run {
-        let vm = session.boot(
-            tree.as_ref(),
-            &["/bin/bash", "-c", line],
-            &[],
-            Terminal::Report,
-        )?;
+        let vm = session.boot(files, &["/bin/bash", "-c", line], Terminal::Report)?;
         let outcome = session.follow(vm, |frame, deadline| pass_on(frame, deadline, options))?;
         for line in &outcome.noted {
             say(&format!("the kernel says: {line}"));
@@ -59,24 +68,19 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
         options.kernel.label(),
         session.accelerator.name()
     ));
-    let size = step::output(
-        std::process::Command::new("stty")
-            .args(["-F", "/dev/tty", "size"]),
-    );
+    let size = step::output(std::process::Command::new("stty").args(["-F", "/dev/tty", "size"]));
     let (rows, columns) = size
         .ok()
-        .and_then(|size| size.split_once(' ').map(|(r, c)| (r.to_owned(), c.to_owned())))
+        .and_then(|size| {
+            size.split_once(' ')
+                .map(|(r, c)| (r.to_owned(), c.to_owned()))
+        })
         .unwrap_or_else(|| ("24".to_owned(), "80".to_owned()));
     let shell = format!(
         "exec setsid --ctty --wait bash -c 'stty sane rows {rows} cols {columns}; exec bash -l' \
          <>/dev/hvc0 >&0 2>&0"
     );
-    let mut vm = session.boot(
-        tree.as_ref(),
-        &["/bin/bash", "-c", &shell],
-        &[],
-        Terminal::Shell,
-    )?;
+    let mut vm = session.boot(files, &["/bin/bash", "-c", &shell], Terminal::Shell)?;
     vm.wait()?;
     Ok(0)
 }

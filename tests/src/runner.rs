@@ -1,0 +1,271 @@
+//! Runs tests, each in a process of its own, and prints what `cargo xtask
+//! test` reads:
+//!
+//! ```text
+//! start NAME (at most 240 s)
+//! test NAME ... ok (1.2s)
+//! test NAME ... FAILED: first line of the reason
+//! test NAME ... skipped: reason
+//! done: 12 passed, 1 failed, 2 skipped
+//! ```
+//! After a failure follow the test's own words, indented. A test that takes
+//! longer than its deadline is killed with all it started, and has failed.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::feature::Feature;
+use crate::node::Node;
+
+/// Exit status by which the process of one test says that it skipped.
+const SKIPPED: u8 = 77;
+/// Where that process puts the first line of its reason.
+const REASON: &str = "reason: ";
+/// The kernel on which long tests run.
+const FULL_SUITE: &str = "6.12";
+/// Deadline of a test that names none, before stretching.
+const DEADLINE_S: u32 = 60;
+
+/// One test: a sentence, and what shows that it is true.
+#[derive(Clone, Copy)]
+pub struct Test {
+    name: &'static str,
+    run: fn(&mut Node) -> Result<()>,
+    needs: &'static [Feature],
+    long: bool,
+    deadline_s: u32,
+}
+
+/// A test without special needs. The name is a sentence.
+pub const fn test(name: &'static str, run: fn(&mut Node) -> Result<()>) -> Test {
+    Test {
+        name,
+        run,
+        needs: &[],
+        long: false,
+        deadline_s: DEADLINE_S,
+    }
+}
+
+impl Test {
+    /// Skipped where the kernel lacks one of these.
+    pub const fn needs(mut self, features: &'static [Feature]) -> Test {
+        self.needs = features;
+        self
+    }
+
+    /// A long measurement, run on one kernel only.
+    #[allow(dead_code, reason = "the rate measurements come with the link")]
+    pub const fn long(mut self) -> Test {
+        self.long = true;
+        self
+    }
+
+    /// Another deadline, in seconds on a machine that does not emulate.
+    #[allow(dead_code, reason = "no test needs more than the default yet")]
+    pub const fn within(mut self, seconds: u32) -> Test {
+        self.deadline_s = seconds;
+        self
+    }
+}
+
+/// The error of a test that cannot say anything here.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+enum Verdict {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+/// Runs the tests whose names contain one of `filters`.
+///
+/// # Errors
+/// The runner itself cannot go on; a failed test is an exit code.
+pub fn run(modules: &[&[Test]], filters: &[String], list: bool) -> Result<ExitCode> {
+    let chosen: Vec<&Test> = modules
+        .iter()
+        .flat_map(|tests| tests.iter())
+        .filter(|test| filters.is_empty() || filters.iter().any(|part| test.name.contains(part)))
+        .collect();
+    if list {
+        for test in chosen {
+            println!("{}", test.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut passed, mut failed, mut skipped) = (0u32, 0u32, 0u32);
+    for test in chosen {
+        let limit = Duration::from_secs(u64::from(test.deadline_s) * time_scale());
+        println!("start {} (at most {} s)", test.name, limit.as_secs());
+        let start = Instant::now();
+        let (verdict, words) = judge(test, limit)?;
+        match verdict {
+            Verdict::Passed => {
+                passed += 1;
+                let seconds = start.elapsed().as_secs_f32();
+                println!("test {} ... ok ({seconds:.1}s)", test.name);
+            }
+            Verdict::Skipped(reason) => {
+                skipped += 1;
+                println!("test {} ... skipped: {reason}", test.name);
+            }
+            Verdict::Failed(reason) => {
+                failed += 1;
+                println!("test {} ... FAILED: {reason}", test.name);
+                for line in words.lines() {
+                    println!("    {line}");
+                }
+            }
+        }
+        io::stdout().flush()?;
+    }
+    println!("done: {passed} passed, {failed} failed, {skipped} skipped");
+    Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+/// Decides about one test; the words are what its process wrote.
+fn judge(test: &Test, limit: Duration) -> Result<(Verdict, String)> {
+    let kernel = std::env::var("SLICE_VM_KERNEL").unwrap_or_default();
+    if test.long && kernel != FULL_SUITE {
+        let reason = format!("long, runs on {FULL_SUITE} only");
+        return Ok((Verdict::Skipped(reason), String::new()));
+    }
+    if let Some(feature) = test.needs.iter().find(|feature| !feature.present()) {
+        return Ok((missing(*feature, &kernel), String::new()));
+    }
+    let (verdict, words) = run_apart(test, limit)?;
+    // Here nothing known is missing, so CI takes no excuse.
+    Ok(match verdict {
+        Verdict::Skipped(reason) if in_ci() => (
+            Verdict::Failed(format!(
+                "skipped, though nothing it needs is missing: {reason}"
+            )),
+            words,
+        ),
+        verdict => (verdict, words),
+    })
+}
+
+fn missing(feature: Feature, kernel: &str) -> Verdict {
+    let reason = format!("the kernel lacks {feature:?}");
+    if in_ci() && feature.expected_on(kernel) {
+        Verdict::Failed(format!("{reason}, which {kernel} must have"))
+    } else {
+        Verdict::Skipped(reason)
+    }
+}
+
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+fn time_scale() -> u64 {
+    std::env::var("SLICE_VM_TIME_SCALE")
+        .ok()
+        .and_then(|scale| scale.parse().ok())
+        .unwrap_or(1)
+}
+
+fn run_apart(test: &Test, limit: Duration) -> Result<(Verdict, String)> {
+    let path = "/run/slice-tests.words";
+    let mut words = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .with_context(|| format!("open {path}"))?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(["one", test.name])
+        .stdin(Stdio::null())
+        .stdout(words.try_clone()?)
+        .stderr(words.try_clone()?)
+        // A group of its own, so that what it started can be killed with it.
+        .process_group(0)
+        .spawn()
+        .context("start the test's process")?;
+    let until = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if Instant::now() > until {
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(group) = group {
+        // What a test leaves running must not disturb the next; none is fine.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    if status.is_none() {
+        child.wait()?;
+    }
+    let mut bytes = Vec::new();
+    words.rewind()?;
+    words.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let reason = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix(REASON))
+        .map(str::to_owned);
+    let verdict = match status {
+        None => Verdict::Failed(format!("no verdict within {} s", limit.as_secs())),
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(0), _) => Verdict::Passed,
+            (Some(code), _) if code == i32::from(SKIPPED) => {
+                Verdict::Skipped(reason.unwrap_or_default())
+            }
+            (_, Some(signal)) => Verdict::Failed(format!("killed by signal {signal}")),
+            (code, _) => Verdict::Failed(
+                reason.unwrap_or_else(|| format!("ended with {code:?} and no reason")),
+            ),
+        },
+    };
+    Ok((verdict, text))
+}
+
+/// Runs one test in this process.
+///
+/// # Errors
+/// There is no such test, or its directory cannot be made.
+pub fn one(modules: &[&[Test]], name: &str) -> Result<ExitCode> {
+    let mut all = modules.iter().flat_map(|tests| tests.iter());
+    let Some(test) = all.find(|test| test.name == name) else {
+        bail!("no test is called {name}");
+    };
+    let mut node = Node::new(name)?;
+    let result = (test.run)(&mut node);
+    drop(node);
+    Ok(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let reason = format!("{error:#}").replace('\n', " / ");
+            println!("{REASON}{reason}");
+            if error.is::<Skip>() {
+                ExitCode::from(SKIPPED)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
