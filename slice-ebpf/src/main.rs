@@ -1,6 +1,43 @@
-//! stub
+//! The programs that the kernel runs for a slice node: a table of contents.
+//!
+//! No rule is decided here. A hook reads its context, finds the owner, asks
+//! `policy::decide`, counts, and returns.
 #![no_std]
 #![no_main]
+#![allow(internal_features, reason = "the packaged core has no 64-bit atomics for this target")]
+#![feature(asm_experimental_arch, core_intrinsics)]
+
+mod atomic; // fetch-and-add and compare-and-swap as the BPF instruction set has them
+mod claim; // ports held by sockets, and flows
+mod ctx; // reading the contexts that the kernel hands over
+mod destination; // what the node's owner refuses
+mod event; // counting a denial and telling of it
+mod maps; // every map
+mod owner; // whose a task, socket or packet is
+mod packet; // the headers of a packet
+mod passed; // what a socket remembers of the checks its packets passed
+
+mod hooks {
+    //! One file per moment of a socket's or packet's life.
+    mod bind; // bind(2), before the kernel looks at the port
+    mod bound; // bind(2), after the kernel gave the port
+    mod connect; // connect(2)
+    mod create; // socket(2)
+    mod egress; // a packet leaves a socket
+    mod ingress; // a packet reaches a socket
+    mod option; // setsockopt(2), getsockopt(2)
+    mod release; // the last close(2)
+    mod send; // sendto(2), sendmsg(2) with an address
+    mod tcp; // TCP's states
+}
+
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// Helpers that the kernel keeps for GPL-compatible programs are in use.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

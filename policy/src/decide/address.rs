@@ -126,6 +126,20 @@ pub fn source(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Ver
     Verdict::allow_if(mine, Reason::SourceForeign)
 }
 
+/// May a packet to an address at `place` reach a socket of the slice `who`?
+/// A wildcard socket of one slice must not get what was sent to the own address
+/// of another.
+#[inline(always)]
+pub fn receive(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdict {
+    let mine = match place {
+        Place::Own(owner) => owner.0 == who.0,
+        Place::Shared => !has_own(slice, ipv4),
+        // Loopback, groups, broadcasts of a network, addresses on their way.
+        _ => true,
+    };
+    Verdict::allow_if(mine, Reason::ReceiveForeign)
+}
+
 #[inline(always)]
 const fn has_own(slice: &SliceEntry, ipv4: bool) -> bool {
     slice.flags & (if ipv4 { OWN_IPV4 } else { OWN_IPV6 }) != 0
@@ -228,6 +242,18 @@ mod tests {
             );
         }
         assert_eq!(source(A, &slice(OWN_IPV4), Place::Shared, true), denied);
+    }
+
+    #[test]
+    fn packets_for_an_own_address_reach_its_slice_only() {
+        let denied = Verdict::Deny(Reason::ReceiveForeign);
+        assert_eq!(receive(A, &slice(0), Place::Own(B), true), denied);
+        assert_eq!(receive(A, &slice(OWN_IPV4), Place::Own(A), true), Verdict::Allow);
+        assert_eq!(receive(A, &slice(OWN_IPV4), Place::Shared, true), denied);
+        assert_eq!(receive(A, &slice(OWN_IPV4), Place::Shared, false), Verdict::Allow);
+        for place in [Place::Shared, Place::Loopback, Place::Group, Place::Foreign] {
+            assert_eq!(receive(A, &slice(0), place, true), Verdict::Allow, "{place:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! A): each adds `linger / most`, and a slice whose debt reaches further ahead
 //! than `linger` has `most` of them.
 
+use crate::abi::Claim;
+use crate::ids::SliceId;
 use crate::verdict::{Reason, Verdict};
 
 /// What a slice has claimed.
@@ -44,6 +46,14 @@ pub fn debt(linger_debt_ns: u64, most: u32, now_ns: u64, linger_ns: u64) -> u64 
     from.saturating_add(if step == 0 { 1 } else { step })
 }
 
+/// May a packet for a port reach a socket of the slice `who` that does not hold
+/// it? Sockets, not the linger, count: the port's last owner is gone then.
+#[inline(always)]
+pub fn receive(who: SliceId, claim: Claim) -> Verdict {
+    let foreign = claim.sockets() > 0 && claim.owner().0 != who.0;
+    Verdict::allow_if(!foreign, Reason::ReceiveForeign)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +73,19 @@ mod tests {
         }
         assert_eq!(lingering, 11);
         assert!(one_more(&claimed, most, 5 + linger, linger).is_allow());
+    }
+
+    #[test]
+    fn a_packet_for_a_port_of_another_is_not_received() {
+        let claim = |sockets| Claim {
+            holder: Claim::holder(SliceId(2), sockets),
+            since_ns: 0,
+            linger_until_ns: u64::MAX,
+        };
+        let denied = Verdict::Deny(Reason::ReceiveForeign);
+        assert_eq!(receive(SliceId(3), claim(1)), denied);
+        assert_eq!(receive(SliceId(2), claim(1)), Verdict::Allow);
+        assert_eq!(receive(SliceId(3), claim(0)), Verdict::Allow);
     }
 
     proptest! {

@@ -1,0 +1,114 @@
+//! Counting a denial and telling of it.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_set_retval};
+use aya_ebpf::helpers::bpf_get_current_comm;
+use policy::abi::{Address, Event, Moment, SliceState};
+use policy::{Reason, SliceId};
+
+use crate::atomic;
+use crate::claim::now_ns;
+use crate::maps::{DENIALS, EVENTS};
+use crate::owner;
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+/// What was denied.
+pub struct Denial {
+    pub who: SliceId,
+    pub reason: Reason,
+    pub moment: Moment,
+    pub family: u8,
+    pub protocol: u8,
+    pub local_port: u16,
+    pub peer_port: u16,
+    pub local: Address,
+    pub peer: Address,
+}
+
+impl Denial {
+    /// A denial of which only this is known.
+    #[inline(always)]
+    pub fn new(who: SliceId, reason: Reason, moment: Moment, family: u8, protocol: u8) -> Denial {
+        Denial {
+            who,
+            reason,
+            moment,
+            family,
+            protocol,
+            local_port: 0,
+            peer_port: 0,
+            local: [0; 16],
+            peer: [0; 16],
+        }
+    }
+
+    /// Counts it and tells of it where a task made the call; the call returns
+    /// the reason's errno. The value is what the hook returns to the kernel.
+    #[inline(always)]
+    pub fn refuse(&self) -> i32 {
+        // SAFETY: the helper takes nothing.
+        let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+        self.tell(pid, bpf_get_current_comm().unwrap_or([0; 16]));
+        // SAFETY: the value is an error number, as the helper wants.
+        unsafe { bpf_set_retval(-self.reason.errno()) };
+        0
+    }
+
+    /// Counts it and tells of it where a packet is dropped.
+    #[inline(always)]
+    pub fn drop(&self) -> i32 {
+        self.tell(0, [0; 16]);
+        0
+    }
+
+    #[inline(always)]
+    fn tell(&self, pid: u32, command: [u8; 16]) {
+        if let Some(row) = DENIALS.get_ptr_mut(self.who.index()) {
+            // SAFETY: a reason's number is below REASON_ROWS, by a test.
+            let word = unsafe { (&raw mut (*row).counts).cast::<u64>().add(self.reason as usize) };
+            atomic::fetch_add(word, 1);
+        }
+        let Some(state) = owner::state(self.who) else {
+            return;
+        };
+        let now = now_ns();
+        // SAFETY: the row lies in the array for good.
+        let suppressed = unsafe { &raw mut (*state).events_suppressed };
+        let most = owner::entry(self.who).map_or(1, |entry| entry.events_per_second);
+        if !within_rate(state, now / NS_PER_SECOND, most) {
+            atomic::fetch_add(suppressed, 1);
+            return;
+        }
+        let event = Event {
+            time_ns: now,
+            id: self.who,
+            pid,
+            reason: self.reason as u8,
+            moment: self.moment as u8,
+            protocol: self.protocol,
+            family: self.family,
+            local_port: self.local_port,
+            peer_port: self.peer_port,
+            local: self.local,
+            peer: self.peer,
+            command,
+            suppressed: atomic::load(suppressed),
+        };
+        if EVENTS.output(&event, 0).is_err() {
+            atomic::fetch_add(suppressed, 1);
+        }
+    }
+}
+
+/// At most `most` events of a slice in a second of the clock.
+#[inline(always)]
+fn within_rate(state: *mut SliceState, second: u64, most: u32) -> bool {
+    // SAFETY: the row lies in the array for good.
+    let (window, count) =
+        unsafe { (&raw mut (*state).events_second, &raw mut (*state).events_in_second) };
+    let old = atomic::load(window);
+    if old != second && atomic::compare_exchange(window, old, second) == old {
+        atomic::store(count, 0);
+    }
+    atomic::fetch_add(count, 1) < most as u64
+}

@@ -1,0 +1,92 @@
+//! bind(2), after the kernel gave the port: the claim, which decides races.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
+use policy::abi::{Moment, Settings, TAG_ANY_PORT, TAG_BOUND, TAG_ELSEWHERE, Tag, port_index};
+use policy::decide::address::Place;
+use policy::{Reason, SliceId, Verdict};
+
+use super::bind::{place, port_verdict};
+use crate::atomic;
+use crate::claim;
+use crate::ctx::{Sock, in_node};
+use crate::event::Denial;
+use crate::owner;
+
+/// `BPF_CGROUP_INET4_POST_BIND`.
+#[cgroup_sock(post_bind4)]
+pub fn post_bind4(ctx: SockContext) -> i32 {
+    post_bind(ctx, true)
+}
+
+/// `BPF_CGROUP_INET6_POST_BIND`.
+#[cgroup_sock(post_bind6)]
+pub fn post_bind6(ctx: SockContext) -> i32 {
+    post_bind(ctx, false)
+}
+
+#[inline(always)]
+fn post_bind(ctx: SockContext, ipv4: bool) -> i32 {
+    let Some(settings) = owner::settings() else {
+        return 1;
+    };
+    let here = in_node(ctx.as_ptr(), settings);
+    let tag = match owner::tag(ctx.as_ptr()) {
+        Some(tag) => tag,
+        None => match owner::tag_new(ctx.as_ptr(), SliceId::NODE, if here { 0 } else { TAG_ELSEWHERE }) {
+            Some(tag) => tag,
+            None => return 1,
+        },
+    };
+    let sock = Sock(ctx.sock);
+    // SAFETY: the storage lives as long as the socket that runs the hook.
+    let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
+    let (protocol, port) = (sock.protocol(), sock.local_port());
+    if flags & TAG_ELSEWHERE != 0 || port_index(protocol, 0).is_none() {
+        return 1;
+    }
+    let local = sock.local(ipv4);
+    match claim_port(tag, settings, who, protocol, port, &local, flags & TAG_ANY_PORT != 0) {
+        Verdict::Allow => 1,
+        Verdict::Deny(reason) => {
+            let mut denial = Denial::new(who, reason, Moment::Bind, sock.family(), protocol);
+            denial.local = local;
+            denial.local_port = port;
+            denial.refuse()
+        }
+    }
+}
+
+#[inline(always)]
+fn claim_port(
+    tag: *mut Tag,
+    settings: &Settings,
+    who: SliceId,
+    protocol: u8,
+    port: u16,
+    local: &[u8; 16],
+    picked: bool,
+) -> Verdict {
+    let Some(entry) = owner::entry(who) else {
+        return Verdict::Deny(Reason::NoPolicy);
+    };
+    if !matches!(place(local), Place::Own(_)) {
+        let verdict = port_verdict(settings, who, entry, protocol, port, picked);
+        if !verdict.is_allow() {
+            return verdict;
+        }
+        let Some(index) = port_index(protocol, port) else {
+            return Verdict::Deny(Reason::NoPolicy);
+        };
+        let verdict = claim::hold(tag, who, index, settings);
+        if !verdict.is_allow() {
+            return verdict;
+        }
+    }
+    if !picked {
+        // SAFETY: as in `post_bind`.
+        atomic::fetch_or(unsafe { &raw mut (*tag).flags }, TAG_BOUND);
+    }
+    Verdict::Allow
+}

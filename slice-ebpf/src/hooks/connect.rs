@@ -1,0 +1,111 @@
+//! connect(2) of a slice's socket.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_bind;
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use policy::abi::{Address, Moment, OWN_IPV4, OWN_IPV6, SliceEntry, TAG_ELSEWHERE, mapped};
+use policy::decide::address::{Place, by_itself, is_ipv4};
+use policy::decide::create::{AF_INET, AF_INET6};
+use policy::{Reason, Verdict};
+
+use crate::atomic;
+use crate::ctx::{SockAddr, in_node};
+use crate::destination;
+use crate::event::Denial;
+use crate::owner;
+
+/// `BPF_CGROUP_INET4_CONNECT`.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connect(ctx, true)
+}
+
+/// `BPF_CGROUP_INET6_CONNECT`, IPv4-mapped destinations included.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connect(ctx, false)
+}
+
+#[inline(always)]
+fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
+    let Some(settings) = owner::settings() else {
+        return 0;
+    };
+    let call = SockAddr(ctx.sock_addr);
+    let Some(tag) = owner::tag_of_older(call.sk(), in_node(ctx.as_ptr(), settings)) else {
+        return 0;
+    };
+    // SAFETY: the storage lives as long as the socket that runs the hook.
+    let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
+    if flags & TAG_ELSEWHERE != 0 || !who.is_slice() {
+        return 1;
+    }
+    let (address, port, protocol) = (call.address(ipv4), call.port(), call.protocol());
+    let entry = owner::entry(who);
+    let verdict = match entry {
+        None => Verdict::Deny(Reason::NoPolicy),
+        Some(_) => destination::verdict(settings, who, &address, protocol, port),
+    };
+    if let Verdict::Deny(reason) = verdict {
+        let mut denial =
+            Denial::new(who, reason, Moment::Connect, if ipv4 { 2 } else { 10 }, protocol);
+        denial.peer = address;
+        denial.peer_port = port;
+        return denial.refuse();
+    }
+    if let Some(entry) = entry
+        && let Some(own) = own_source(entry, &address)
+    {
+        bind_unbound(&ctx, &call, ipv4, &own);
+    }
+    1
+}
+
+/// The slice's own address for packets to this destination, if it has one and
+/// the destination is not the loopback.
+#[inline(always)]
+pub fn own_source(entry: &SliceEntry, destination: &Address) -> Option<Address> {
+    if let Some(Place::Loopback | Place::Wildcard) = by_itself(destination) {
+        return None;
+    }
+    if is_ipv4(destination) {
+        (entry.flags & OWN_IPV4 != 0).then_some(mapped(entry.own_ipv4))
+    } else {
+        (entry.flags & OWN_IPV6 != 0).then_some(entry.own_ipv6)
+    }
+}
+
+/// Gives an unbound socket the slice's own address; the kernel still picks the
+/// port. Where it fails, the packet hook drops what has a foreign source.
+#[inline(always)]
+fn bind_unbound(ctx: &SockAddrContext, call: &SockAddr, ipv4: bool, own: &Address) {
+    let sk = call.sk();
+    // SAFETY: the pointer comes from the context; the verifier knows it.
+    if unsafe { core::ptr::read_volatile(&raw const (*sk).src_port) } != 0 {
+        return;
+    }
+    if ipv4 {
+        // struct sockaddr_in: family, port 0, address.
+        let mut address = [0u8; 16];
+        address[0] = AF_INET as u8;
+        let mut at = 0;
+        while at < 4 {
+            address[4 + at] = own[12 + at];
+            at += 1;
+        }
+        // SAFETY: a whole address on the stack, of the size given.
+        unsafe { bpf_bind(ctx.sock_addr, address.as_mut_ptr().cast(), 16) };
+    } else {
+        // struct sockaddr_in6: family, port 0, flow, address, scope.
+        let mut address = [0u8; 28];
+        address[0] = AF_INET6 as u8;
+        let mut at = 0;
+        while at < 16 {
+            address[8 + at] = own[at];
+            at += 1;
+        }
+        // SAFETY: as above.
+        unsafe { bpf_bind(ctx.sock_addr, address.as_mut_ptr().cast(), 28) };
+    }
+}

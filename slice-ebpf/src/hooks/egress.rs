@@ -1,0 +1,181 @@
+//! A packet leaves a socket.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id};
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use core::ptr::read_volatile;
+use policy::abi::{
+    FlowKey, Moment, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, port_index,
+};
+use policy::decide::address::{is_ipv4, source};
+use policy::{Reason, SliceId, Verdict};
+
+use super::bind::place;
+use crate::atomic;
+use crate::claim;
+use crate::destination;
+use crate::event::Denial;
+use crate::owner;
+use crate::packet::{self, Packet};
+use crate::passed;
+
+const SOCK_RAW: u32 = 3;
+const TCP_LISTEN: u32 = 10;
+
+/// `BPF_CGROUP_INET_EGRESS`, before fragmentation and the device's queue.
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(settings) = owner::settings() else {
+        return 1;
+    };
+    let Some(tag) = tag(skb, settings) else {
+        return 1;
+    };
+    // SAFETY: the storage lives as long as the socket that sends.
+    let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
+    if flags & TAG_ELSEWHERE != 0 {
+        return 1;
+    }
+    if !who.is_slice() {
+        let who = if flags & TAG_KERNEL != 0 { of_packet(skb) } else { who };
+        packet::count(skb, who, true);
+        return 1;
+    }
+    let Some(packet) = packet::read(skb) else {
+        return Denial::new(who, Reason::Header, Moment::Egress, 0, 0).drop();
+    };
+    let Some(entry) = owner::entry(who) else {
+        return denial(who, Reason::NoPolicy, &packet).drop();
+    };
+    if !passed::before(tag, settings, &packet) {
+        if let Verdict::Deny(reason) = verdict(settings, tag, who, entry, &packet) {
+            return denial(who, reason, &packet).drop();
+        }
+        passed::remember(tag, settings, &packet);
+        learn(skb, tag, who, entry, &packet);
+    }
+    packet::count(skb, who, true);
+    1
+}
+
+/// All that a packet is checked for.
+#[inline(always)]
+fn verdict(
+    settings: &Settings,
+    tag: *mut Tag,
+    who: SliceId,
+    entry: &SliceEntry,
+    packet: &Packet,
+) -> Verdict {
+    let verdict = source(who, entry, place(&packet.source), is_ipv4(&packet.source));
+    if !verdict.is_allow() {
+        return verdict;
+    }
+    let port = packet.destination_port();
+    let verdict = destination::verdict(settings, who, &packet.destination, packet.protocol, port);
+    if !verdict.is_allow() || packet.protocol != UDP {
+        return verdict;
+    }
+    hold_picked(settings, tag, who, entry, packet)
+}
+
+/// A UDP socket that was not bound has the port that the kernel picked from
+/// its first packet on, and another one after it was disconnected.
+#[inline(always)]
+fn hold_picked(
+    settings: &Settings,
+    tag: *mut Tag,
+    who: SliceId,
+    entry: &SliceEntry,
+    packet: &Packet,
+) -> Verdict {
+    let Some(index) = port_index(UDP, packet.source_port()) else {
+        return Verdict::Deny(Reason::Header);
+    };
+    // Ports of a slice's own address need no claim.
+    let has_own = place(&packet.source) == policy::decide::address::Place::Own(who);
+    if claim::holds(tag) == Some(index) || has_own || entry.claims_max == 0 {
+        return Verdict::Allow;
+    }
+    match claim::hold(tag, who, index, settings) {
+        Verdict::Allow => Verdict::Allow,
+        Verdict::Deny(_) => Verdict::Deny(Reason::PortForeign),
+    }
+}
+
+/// A TCP socket without a claimed port has a flow from its first packet on.
+#[inline(always)]
+fn learn(skb: *mut __sk_buff, tag: *mut Tag, who: SliceId, entry: &SliceEntry, packet: &Packet) {
+    if packet.protocol != TCP || claim::holds(tag).is_some() {
+        return;
+    }
+    // SAFETY: the pointers are the kernel's; each is compared with null.
+    let state = unsafe {
+        let sk = read_volatile(&raw const (*skb).__bindgen_anon_2.sk);
+        if sk.is_null() {
+            return;
+        }
+        let sk = bpf_sk_fullsock(sk);
+        if sk.is_null() {
+            return;
+        }
+        read_volatile(&raw const (*sk).state)
+    };
+    if state != TCP_LISTEN {
+        claim::learn_flow(tag, who, entry.sockets_max);
+    }
+}
+
+/// The tag of the sending socket; one without is older than the programs, or
+/// the kernel's own.
+#[inline(always)]
+fn tag(skb: *mut __sk_buff, settings: &Settings) -> Option<*mut Tag> {
+    // SAFETY: the pointers are the kernel's; each is compared with null.
+    unsafe {
+        let sk = read_volatile(&raw const (*skb).__bindgen_anon_2.sk);
+        if sk.is_null() {
+            return None;
+        }
+        if let Some(tag) = owner::tag(sk.cast()) {
+            return Some(tag);
+        }
+        let cgroup = bpf_skb_ancestor_cgroup_id(skb, settings.slices_level as i32);
+        let who = owner::of_cgroup(cgroup);
+        let kernel = !who.is_slice() && read_volatile(&raw const (*sk).type_) == SOCK_RAW;
+        owner::tag_new(sk.cast(), who, if kernel { TAG_KERNEL } else { 0 })
+    }
+}
+
+/// Whose a packet of the kernel's own sockets is.
+#[inline(always)]
+fn of_packet(skb: *mut __sk_buff) -> SliceId {
+    match packet::read(skb) {
+        Some(packet) => claim::owner_of(&FlowKey {
+            protocol: packet.protocol,
+            reserved: 0,
+            local_port: packet.source_port(),
+            peer_port: packet.destination_port(),
+            reserved_2: 0,
+            local: packet.source,
+            peer: packet.destination,
+        }),
+        None => SliceId::UNATTRIBUTED,
+    }
+}
+
+#[inline(always)]
+fn denial(who: SliceId, reason: Reason, packet: &Packet) -> Denial {
+    Denial {
+        who,
+        reason,
+        moment: Moment::Egress,
+        family: if packet.version == 4 { 2 } else { 10 },
+        protocol: packet.protocol,
+        local_port: packet.source_port(),
+        peer_port: packet.destination_port(),
+        local: packet.source,
+        peer: packet.destination,
+    }
+}

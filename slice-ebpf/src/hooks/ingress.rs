@@ -1,0 +1,99 @@
+//! A packet reaches a socket.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use core::ptr::read_volatile;
+use policy::abi::{
+    Moment, OWN_ADDRESSES, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
+};
+use policy::decide::address::{is_ipv4, receive};
+use policy::decide::claim::receive as receive_port;
+use policy::{Reason, SliceId, Verdict};
+
+use super::bind::place;
+use crate::atomic;
+use crate::claim;
+use crate::event::Denial;
+use crate::owner;
+use crate::packet::{self, Packet};
+
+/// `BPF_CGROUP_INET_INGRESS`: once for each socket that would receive it.
+#[cgroup_skb(ingress)]
+pub fn ingress(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let (Some(settings), Some(tag)) = (owner::settings(), tag(skb)) else {
+        packet::count(skb, SliceId::NODE, false);
+        return 1;
+    };
+    // SAFETY: the storage lives as long as the socket that receives.
+    let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
+    if flags & TAG_ELSEWHERE != 0 {
+        return 1;
+    }
+    if !who.is_slice() {
+        packet::count(skb, who, false);
+        return 1;
+    }
+    let Some(packet) = packet::read(skb) else {
+        return Denial::new(who, Reason::Header, Moment::Ingress, 0, 0).drop();
+    };
+    let verdict = match owner::entry(who) {
+        None => Verdict::Deny(Reason::NoPolicy),
+        Some(entry) => verdict(settings, tag, flags, who, entry, &packet),
+    };
+    if let Verdict::Deny(reason) = verdict {
+        return Denial {
+            who,
+            reason,
+            moment: Moment::Ingress,
+            family: if packet.version == 4 { 2 } else { 10 },
+            protocol: packet.protocol,
+            local_port: packet.destination_port(),
+            peer_port: packet.source_port(),
+            local: packet.destination,
+            peer: packet.source,
+        }
+        .drop();
+    }
+    packet::count(skb, who, false);
+    1
+}
+
+#[inline(always)]
+fn verdict(
+    settings: &Settings,
+    tag: *mut Tag,
+    flags: u64,
+    who: SliceId,
+    entry: &SliceEntry,
+    packet: &Packet,
+) -> Verdict {
+    if settings.flags & OWN_ADDRESSES != 0 {
+        let to = place(&packet.destination);
+        let verdict = receive(who, entry, to, is_ipv4(&packet.destination));
+        if !verdict.is_allow() {
+            return verdict;
+        }
+    }
+    let Some(index) = port_index(packet.protocol, packet.destination_port()) else {
+        return Verdict::Allow;
+    };
+    // A TCP flow that this socket started is its own, whoever holds the port.
+    if claim::holds(tag) == Some(index) || packet.protocol != UDP && flags & TAG_FLOW != 0 {
+        return Verdict::Allow;
+    }
+    receive_port(who, claim::read(index))
+}
+
+#[inline(always)]
+fn tag(skb: *mut __sk_buff) -> Option<*mut Tag> {
+    // SAFETY: the pointer is the kernel's and compared with null.
+    unsafe {
+        let sk = read_volatile(&raw const (*skb).__bindgen_anon_2.sk);
+        if sk.is_null() {
+            return None;
+        }
+        owner::tag(sk.cast())
+    }
+}

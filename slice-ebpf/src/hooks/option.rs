@@ -1,0 +1,132 @@
+//! setsockopt(2) and getsockopt(2) of a slice's socket.
+
+use aya_ebpf::bindings::{bpf_sock, bpf_sockopt};
+use aya_ebpf::macros::cgroup_sockopt;
+use aya_ebpf::programs::SockoptContext;
+use core::ptr::{read_volatile, write_volatile};
+use policy::abi::{Moment, TAG_BOUND, TAG_ELSEWHERE, TAG_REUSE, Tag};
+use policy::decide::create::{AF_INET, AF_INET6};
+use policy::decide::option::{OptionRule, SO_REUSEADDR, SOL_SOCKET, rule, verdict};
+use policy::Verdict;
+
+use crate::atomic;
+use crate::event::Denial;
+use crate::owner;
+
+/// The kernel hands over this much of an option's value; with a longer one it
+/// takes the value as it was only if the length is set to 0.
+const PAGE: i32 = 4096;
+/// The kernel does not set the option itself.
+const HANDLED: i32 = -1;
+
+/// `BPF_CGROUP_SETSOCKOPT`.
+#[cgroup_sockopt(setsockopt)]
+pub fn setsockopt(ctx: SockoptContext) -> i32 {
+    let call = ctx.sockopt;
+    // SAFETY: the pointer is the kernel's, the fields readable here.
+    let (sk, level, name, length) = unsafe {
+        (
+            read_volatile(&raw const (*call).__bindgen_anon_1.sk),
+            read_volatile(&raw const (*call).level),
+            read_volatile(&raw const (*call).optname),
+            read_volatile(&raw const (*call).optlen),
+        )
+    };
+    if length > PAGE {
+        // SAFETY: as above, writable here.
+        unsafe { write_volatile(&raw mut (*call).optlen, 0) };
+    }
+    let Some((tag, family)) = ruled(sk) else {
+        return 1;
+    };
+    let rule = rule(level, name);
+    if let Verdict::Deny(reason) = verdict(rule) {
+        // SAFETY: the storage lives as long as the socket that runs the hook.
+        let who = unsafe { (*tag).id };
+        return Denial::new(who, reason, Moment::Option, family as u8, 0).refuse();
+    }
+    // SAFETY: as above.
+    let flags = unsafe { &raw mut (*tag).flags };
+    if rule != OptionRule::AtBind || atomic::load(flags) & TAG_BOUND != 0 {
+        return 1;
+    }
+    // SAFETY: as above; the two pointers bound the value.
+    let value = unsafe {
+        let start = read_volatile(&raw const (*call).__bindgen_anon_2.optval);
+        let end = read_volatile(&raw const (*call).__bindgen_anon_3.optval_end);
+        if start as usize + 4 > end as usize {
+            return 1;
+        }
+        *start.cast::<u32>()
+    };
+    if value == 0 {
+        atomic::fetch_clear(flags, TAG_REUSE);
+    } else {
+        atomic::fetch_or(flags, TAG_REUSE);
+    }
+    // SAFETY: as above, writable here.
+    unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
+    1
+}
+
+/// `BPF_CGROUP_GETSOCKOPT`: SO_REUSEADDR reads as it was set.
+#[cgroup_sockopt(getsockopt)]
+pub fn getsockopt(ctx: SockoptContext) -> i32 {
+    let call = ctx.sockopt;
+    // SAFETY: as in `setsockopt`.
+    let (sk, level, name, length) = unsafe {
+        (
+            read_volatile(&raw const (*call).__bindgen_anon_1.sk),
+            read_volatile(&raw const (*call).level),
+            read_volatile(&raw const (*call).optname),
+            read_volatile(&raw const (*call).optlen),
+        )
+    };
+    if length > PAGE {
+        // SAFETY: as in `setsockopt`.
+        unsafe { write_volatile(&raw mut (*call).optlen, 0) };
+    }
+    if level != SOL_SOCKET || name != SO_REUSEADDR {
+        return 1;
+    }
+    let Some((tag, _)) = ruled(sk) else {
+        return 1;
+    };
+    // SAFETY: as in `setsockopt`.
+    let flags = atomic::load(unsafe { &raw const (*tag).flags });
+    if flags & TAG_REUSE != 0 {
+        report_set(call);
+    }
+    1
+}
+
+/// Makes the answer an int of 1.
+#[inline(always)]
+fn report_set(call: *mut bpf_sockopt) {
+    // SAFETY: as in `setsockopt`; the two pointers bound the value.
+    unsafe {
+        let start = read_volatile(&raw const (*call).__bindgen_anon_2.optval);
+        let end = read_volatile(&raw const (*call).__bindgen_anon_3.optval_end);
+        if start as usize + 4 > end as usize {
+            return;
+        }
+        *start.cast::<u32>() = 1;
+    }
+}
+
+/// The tag of a socket that the rules here are for, and its family.
+#[inline(always)]
+fn ruled(sk: *mut bpf_sock) -> Option<(*mut Tag, i32)> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: the pointer comes from the context; the verifier knows it.
+    let family = unsafe { read_volatile(&raw const (*sk).family) as i32 };
+    if family != AF_INET && family != AF_INET6 {
+        return None;
+    }
+    let tag = owner::tag(sk.cast())?;
+    // SAFETY: as in `setsockopt`.
+    let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
+    (who.is_slice() && flags & TAG_ELSEWHERE == 0).then_some((tag, family))
+}

@@ -1,0 +1,88 @@
+//! sendto(2) and sendmsg(2) with an address, on a slice's UDP socket.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use policy::abi::{Moment, Settings, TAG_ELSEWHERE};
+use policy::decide::address::{self, Place, is_ipv4};
+use policy::{Reason, SliceId, Verdict};
+
+use super::bind::place;
+use super::connect::own_source;
+use crate::atomic;
+use crate::ctx::{SockAddr, in_node};
+use crate::destination;
+use crate::event::Denial;
+use crate::owner;
+
+/// `BPF_CGROUP_UDP4_SENDMSG`.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    send(ctx, true)
+}
+
+/// `BPF_CGROUP_UDP6_SENDMSG`.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    send(ctx, false)
+}
+
+#[inline(always)]
+fn send(ctx: SockAddrContext, ipv4: bool) -> i32 {
+    let Some(settings) = owner::settings() else {
+        return 0;
+    };
+    let call = SockAddr(ctx.sock_addr);
+    let Some(tag) = owner::tag_of_older(call.sk(), in_node(ctx.as_ptr(), settings)) else {
+        return 0;
+    };
+    // SAFETY: the storage lives as long as the socket that runs the hook.
+    let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
+    if flags & TAG_ELSEWHERE != 0 || !who.is_slice() {
+        return 1;
+    }
+    let (address, port) = (call.address(ipv4), call.port());
+    let verdict = verdict(&call, settings, who, ipv4, &address, port);
+    if let Verdict::Deny(reason) = verdict {
+        let protocol = call.protocol();
+        let mut denial =
+            Denial::new(who, reason, Moment::Send, if ipv4 { 2 } else { 10 }, protocol);
+        denial.local = call.source(ipv4);
+        denial.peer = address;
+        denial.peer_port = port;
+        return denial.refuse();
+    }
+    1
+}
+
+#[inline(always)]
+fn verdict(
+    call: &SockAddr,
+    settings: &Settings,
+    who: SliceId,
+    ipv4: bool,
+    destination: &[u8; 16],
+    port: u16,
+) -> Verdict {
+    let Some(entry) = owner::entry(who) else {
+        return Verdict::Deny(Reason::NoPolicy);
+    };
+    let source = call.source(ipv4);
+    match place(&source) {
+        // The kernel picks the source, or the slice has its own.
+        Place::Wildcard => {
+            if let Some(own) = own_source(entry, destination)
+                && is_ipv4(&own) == ipv4
+            {
+                call.set_source(ipv4, &own);
+            }
+        }
+        place => {
+            let verdict = address::source(who, entry, place, is_ipv4(&source));
+            if !verdict.is_allow() {
+                return Verdict::Deny(Reason::AddressForeign);
+            }
+        }
+    }
+    destination::verdict(settings, who, destination, call.protocol(), port)
+}

@@ -1,0 +1,118 @@
+//! TCP's states: a port is held as long as TCP may answer for it, which is
+//! longer than a descriptor is open.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSING,
+    BPF_TCP_FIN_WAIT2, bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::bpf_sock_ops_cb_flags_set;
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use core::ptr::read_volatile;
+use policy::abi::{Settings, TAG_ELSEWHERE, TAG_RUNNING, TCP, Tag, port_index};
+
+use crate::atomic;
+use crate::claim;
+use crate::owner;
+
+/// `BPF_CGROUP_SOCK_OPS`.
+#[sock_ops]
+pub fn tcp_state(ctx: SockOpsContext) -> u32 {
+    let call: *mut bpf_sock_ops = ctx.as_ptr().cast();
+    // SAFETY: the pointer is the kernel's, the fields readable here.
+    let (event, sk) = unsafe {
+        (
+            read_volatile(&raw const (*call).op),
+            read_volatile(&raw const (*call).__bindgen_anon_2.sk),
+        )
+    };
+    if sk.is_null() {
+        return 1;
+    }
+    let (Some(settings), Some(tag)) = (owner::settings(), owner::tag(sk.cast())) else {
+        return 1;
+    };
+    match event {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => run(call, tag),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            run(call, tag);
+            hold_picked(call, tag, settings);
+        }
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            accepted(tag);
+            run(call, tag);
+        }
+        BPF_SOCK_OPS_STATE_CB => {
+            // SAFETY: as above; in this event these are the two states.
+            let (old, new) = unsafe {
+                (
+                    read_volatile(&raw const (*call).__bindgen_anon_1.args[0]),
+                    read_volatile(&raw const (*call).__bindgen_anon_1.args[1]),
+                )
+            };
+            if new == BPF_TCP_CLOSE {
+                closed(tag, old, settings);
+            }
+        }
+        _ => {}
+    }
+    1
+}
+
+/// TCP runs the socket from now on; its way back to CLOSE will be told.
+#[inline(always)]
+fn run(call: *mut bpf_sock_ops, tag: *mut Tag) {
+    // SAFETY: the context is passed on as the kernel gave it.
+    let told = unsafe { bpf_sock_ops_cb_flags_set(call, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
+    if told == 0 {
+        // SAFETY: the storage lives as long as the socket that runs the hook.
+        atomic::fetch_or(unsafe { &raw mut (*tag).flags }, TAG_RUNNING);
+    }
+}
+
+/// listen(2) without bind(2): the kernel picked the port and no bind hook ran.
+#[inline(always)]
+fn hold_picked(call: *mut bpf_sock_ops, tag: *mut Tag, settings: &Settings) {
+    // SAFETY: as in `tcp_state` and `run`.
+    let (port, who, flags) = unsafe {
+        (
+            read_volatile(&raw const (*call).local_port) as u16,
+            (*tag).id,
+            atomic::load(&raw const (*tag).flags),
+        )
+    };
+    if flags & TAG_ELSEWHERE != 0 || claim::holds(tag).is_some() {
+        return;
+    }
+    if let Some(index) = port_index(TCP, port) {
+        // Where another owner holds it, the packets for this listener are
+        // dropped: see ingress.
+        let _ = claim::hold(tag, who, index, settings);
+    }
+}
+
+/// A connection came in: its tag is a copy of the listener's, which held the
+/// port for itself.
+#[inline(always)]
+fn accepted(tag: *mut Tag) {
+    // SAFETY: as in `run`; nobody else knows the new socket's storage yet.
+    let (who, flags, held) =
+        unsafe { ((*tag).id, &raw mut (*tag).flags, &raw mut (*tag).held) };
+    atomic::store(flags, atomic::load(flags) & TAG_ELSEWHERE | TAG_RUNNING);
+    claim::begin(who);
+    if let Some(index) = claim::holds(tag)
+        && !claim::take(index, who).is_allow()
+    {
+        atomic::store(held, 0);
+    }
+}
+
+/// TCP is done with the socket, or left its port in TIME_WAIT.
+#[inline(always)]
+fn closed(tag: *mut Tag, old: u32, settings: &Settings) {
+    let time_wait = old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING;
+    claim::forget_flow(tag);
+    claim::end(tag, TAG_RUNNING, time_wait, settings);
+}

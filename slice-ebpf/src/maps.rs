@@ -1,0 +1,77 @@
+//! Every map; the table in `policy::abi` says who writes and who reads each.
+//! The loader sets the sizes of those with a row per slice.
+
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use policy::SliceId;
+use policy::abi::{
+    Address, AddressEntry, Claim, Denials, Event, FlowKey, PORT_ROWS, RefusedPorts, Reserved,
+    Settings, SliceEntry, SliceState, Tag, Traffic,
+};
+
+/// Rows where the loader does not say otherwise.
+const ROWS: usize = 1026;
+const NO_PREALLOC: usize = 1;
+
+#[btf_map]
+pub static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+pub static CGROUPS: HashMap<u64, SliceId, 16384> = HashMap::new();
+#[btf_map]
+pub static SLICES: Array<SliceEntry, ROWS> = Array::new();
+#[btf_map]
+pub static STATES: Array<SliceState, ROWS> = Array::new();
+#[btf_map]
+pub static TRAFFIC: PerCpuArray<Traffic, ROWS> = PerCpuArray::new();
+#[btf_map]
+pub static DENIALS: Array<Denials, ROWS> = Array::new();
+#[btf_map]
+pub static RESERVED: Array<Reserved, { PORT_ROWS as usize }> = Array::new();
+#[btf_map]
+pub static CLAIMS: Array<Claim, { PORT_ROWS as usize }> = Array::new();
+#[btf_map]
+pub static ADDRESSES: HashMap<Address, AddressEntry, 32768> = HashMap::new();
+#[btf_map]
+pub static REFUSED: LpmTrie<[u8; 20], RefusedPorts, 65536> = LpmTrie::new();
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, SliceId, 262144, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
+#[btf_map]
+pub static TAGS: SocketStorage<Tag> = SocketStorage::new();
+
+/// Socket storage that accepted sockets inherit: the library's own type lacks
+/// the flag BPF_F_CLONE, and takes one kind of context only.
+#[repr(C)]
+pub struct SocketStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; NO_PREALLOC | CLONE],
+}
+
+/// `BPF_F_CLONE`.
+const CLONE: usize = 512;
+
+// SAFETY: the pointers are never followed; they carry types for the loader.
+unsafe impl<T> Sync for SocketStorage<T> {}
+
+impl<T> SocketStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+
+    /// The map as the helpers take it.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut core::ffi::c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}

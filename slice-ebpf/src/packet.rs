@@ -1,0 +1,155 @@
+//! The headers of a packet at the cgroup hooks, where data starts at the IP
+//! header.
+
+use aya_ebpf::bindings::__sk_buff;
+use core::ptr::read_volatile;
+use policy::SliceId;
+use policy::abi::{Address, TCP, UDP, mapped};
+
+use crate::atomic;
+use crate::maps::TRAFFIC;
+
+/// The number of the device lo in every network namespace.
+const LOOPBACK_DEVICE: u32 = 1;
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// What the rules need of a packet's headers.
+pub struct Packet {
+    pub version: u8,
+    pub protocol: u8,
+    /// The first four bytes of the transport header: the ports, or ICMP's type,
+    /// code and checksum, which are then cleared.
+    pub ports: [u8; 4],
+    pub source: Address,
+    pub destination: Address,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub fn source_port(&self) -> u16 {
+        u16::from_be_bytes([self.ports[0], self.ports[1]])
+    }
+
+    #[inline(always)]
+    pub fn destination_port(&self) -> u16 {
+        u16::from_be_bytes([self.ports[2], self.ports[3]])
+    }
+}
+
+/// Bounds of the packet's linear part.
+#[inline(always)]
+fn bounds(skb: *mut __sk_buff) -> (usize, usize) {
+    // SAFETY: the pointer is the kernel's; both fields are readable here.
+    unsafe {
+        (
+            read_volatile(&raw const (*skb).data) as usize,
+            read_volatile(&raw const (*skb).data_end) as usize,
+        )
+    }
+}
+
+/// Reads the headers. `None` where they do not tell whose the packet is: IPv4
+/// options (source routes), IPv6 extension headers, fragments, protocols
+/// without an owner, runts.
+#[inline(always)]
+pub fn read(skb: *mut __sk_buff) -> Option<Packet> {
+    let (start, end) = bounds(skb);
+    // The smallest header, with the first four bytes behind it.
+    if start + 24 > end {
+        return None;
+    }
+    let first = byte(start, 0);
+    if first == 0x45 {
+        // No fragment: neither an offset nor "more".
+        if byte(start, 6) & 0x3f != 0 || byte(start, 7) != 0 {
+            return None;
+        }
+        let protocol = byte(start, 9);
+        Some(Packet {
+            version: 4,
+            protocol,
+            ports: ports(start, 20, protocol)?,
+            source: mapped(word(start, 12)),
+            destination: mapped(word(start, 16)),
+        })
+    } else if first >> 4 == 6 {
+        if start + 44 > end {
+            return None;
+        }
+        let protocol = byte(start, 6);
+        Some(Packet {
+            version: 6,
+            protocol,
+            ports: ports(start, 40, protocol)?,
+            source: address(start, 8),
+            destination: address(start, 24),
+        })
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn ports(start: usize, offset: usize, protocol: u8) -> Option<[u8; 4]> {
+    match protocol {
+        TCP | UDP => Some(word(start, offset)),
+        ICMP | ICMPV6 => Some([0; 4]),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn byte(start: usize, offset: usize) -> u8 {
+    // SAFETY: the caller compared `start + offset` with the packet's end, and
+    // the verifier checks that it did.
+    unsafe { *((start + offset) as *const u8) }
+}
+
+#[inline(always)]
+fn word(start: usize, offset: usize) -> [u8; 4] {
+    // SAFETY: as in `byte`; the array has no alignment.
+    unsafe { *((start + offset) as *const [u8; 4]) }
+}
+
+#[inline(always)]
+fn address(start: usize, offset: usize) -> Address {
+    // SAFETY: as in `word`.
+    unsafe { *((start + offset) as *const Address) }
+}
+
+/// Whether the packet stays inside the node.
+#[inline(always)]
+pub fn is_loopback(skb: *mut __sk_buff) -> bool {
+    // SAFETY: as in `bounds`.
+    unsafe { read_volatile(&raw const (*skb).ifindex) == LOOPBACK_DEVICE }
+}
+
+/// Counts a packet of `who` that was let through.
+#[inline(always)]
+pub fn count(skb: *mut __sk_buff, who: SliceId, sent: bool) {
+    let Some(row) = TRAFFIC.get_ptr_mut(who.index()) else {
+        return;
+    };
+    // SAFETY: as in `bounds`; the row is this CPU's.
+    unsafe {
+        let bytes = read_volatile(&raw const (*skb).len) as u64;
+        let segments = read_volatile(&raw const (*skb).gso_segs) as u64;
+        let packets = if segments == 0 { 1 } else { segments };
+        // Atomic although the row is this CPU's: a task that sends can be
+        // interrupted by the softirq that sends for the same slice.
+        let (packets_row, bytes_row) = match (is_loopback(skb), sent) {
+            (false, true) => (&raw mut (*row).sent_packets, &raw mut (*row).sent_bytes),
+            (false, false) => (&raw mut (*row).received_packets, &raw mut (*row).received_bytes),
+            (true, true) => {
+                (&raw mut (*row).loopback_sent_packets, &raw mut (*row).loopback_sent_bytes)
+            }
+            (true, false) => {
+                (&raw mut (*row).loopback_received_packets, &raw mut (*row).loopback_received_bytes)
+            }
+        };
+        atomic::fetch_add(packets_row, packets);
+        atomic::fetch_add(bytes_row, bytes);
+    }
+}

@@ -1,0 +1,53 @@
+//! What a socket remembers of the checks its packets passed, so that the next
+//! packet of the same flow is compared and not looked up.
+//!
+//! Two threads may send on one socket to two destinations. A sequence lock
+//! keeps a reader from a mixture of both, which might be a destination that
+//! neither passed.
+
+use policy::abi::{Settings, Tag};
+
+use crate::atomic;
+use crate::packet::Packet;
+
+/// Whether a packet like this one passed since the policy last changed.
+#[inline(always)]
+pub fn before(tag: *mut Tag, settings: &Settings, packet: &Packet) -> bool {
+    // SAFETY: the storage lives as long as the socket that runs the hook; what
+    // is read in the middle of a change is thrown away below.
+    unsafe {
+        let sequence = atomic::load(&raw const (*tag).sequence);
+        atomic::barrier();
+        let same = (*tag).version == packet.version
+            && (*tag).protocol == packet.protocol
+            && (*tag).generation == settings.generation
+            && (*tag).ports == packet.ports
+            && (*tag).source == packet.source
+            && (*tag).destination == packet.destination;
+        atomic::barrier();
+        same && sequence & 1 == 0 && atomic::load(&raw const (*tag).sequence) == sequence
+    }
+}
+
+/// Remembers that this packet passed, unless another CPU is about to.
+#[inline(always)]
+pub fn remember(tag: *mut Tag, settings: &Settings, packet: &Packet) {
+    // SAFETY: as in `before`; the swap lets one writer in.
+    unsafe {
+        let sequence = atomic::load(&raw const (*tag).sequence);
+        if sequence & 1 != 0
+            || !atomic::swap_u32(&raw mut (*tag).sequence, sequence, sequence.wrapping_add(1))
+        {
+            return;
+        }
+        atomic::barrier();
+        (*tag).version = packet.version;
+        (*tag).protocol = packet.protocol;
+        (*tag).generation = settings.generation;
+        (*tag).ports = packet.ports;
+        (*tag).source = packet.source;
+        (*tag).destination = packet.destination;
+        atomic::barrier();
+        atomic::store(&raw mut (*tag).sequence, sequence.wrapping_add(2));
+    }
+}
