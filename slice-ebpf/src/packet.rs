@@ -5,6 +5,7 @@ use aya_ebpf::bindings::__sk_buff;
 use core::ptr::read_volatile;
 use policy::SliceId;
 use policy::abi::{Address, TCP, UDP, mapped};
+use policy::decide::create::{AF_INET, AF_INET6};
 
 use crate::atomic;
 use crate::maps::TRAFFIC;
@@ -27,6 +28,12 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// AF_INET or AF_INET6.
+    #[inline(always)]
+    pub fn family(&self) -> u8 {
+        if self.version == 4 { AF_INET as u8 } else { AF_INET6 as u8 }
+    }
+
     #[inline(always)]
     pub fn source_port(&self) -> u16 {
         u16::from_be_bytes([self.ports[0], self.ports[1]])

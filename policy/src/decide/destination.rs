@@ -1,6 +1,6 @@
 //! Does the node's owner refuse this destination?
 
-use crate::abi::{REFUSED_RANGES, RefusedPorts, TCP, UDP};
+use crate::abi::{REFUSED_RANGES, RefusedPorts, RefusedRange, TCP, UDP};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides by the rules of the longest prefix that matched; `None` where no
@@ -10,22 +10,31 @@ pub fn refused(rules: Option<&RefusedPorts>, protocol: u8, port: u16) -> Verdict
     let Some(rules) = rules else {
         return Verdict::Allow;
     };
-    let has_ports = protocol == TCP || protocol == UDP;
-    let mut at = 0;
+    let (mut all_miss, mut at) = (-1, 0);
     while at < REFUSED_RANGES {
-        if at as u32 >= rules.count {
-            break;
-        }
-        let rule = &rules.rules[at];
-        let all_ports = rule.low == 0 && rule.high == u16::MAX;
-        let protocol_fits = rule.protocol == 0 || rule.protocol == protocol;
-        let port_fits = all_ports || has_ports && port >= rule.low && port <= rule.high;
-        if protocol_fits && port_fits {
-            return Verdict::Deny(Reason::Destination);
-        }
+        let unused = (rules.count as i64 - 1 - at as i64) >> 63;
+        all_miss &= unused | misses(&rules.rules[at], protocol, port);
         at += 1;
     }
-    Verdict::Allow
+    Verdict::allow_if(all_miss != 0, Reason::Destination)
+}
+
+/// 0 where the rule is for this protocol and port, else -1. Without branches:
+/// the verifier would follow each of them in each round of the loop.
+#[inline(always)]
+fn misses(rule: &RefusedRange, protocol: u8, port: u16) -> i64 {
+    let (low, high, port) = (rule.low as i64, rule.high as i64, port as i64);
+    let other_protocol = nonzero(rule.protocol as i64) & nonzero((rule.protocol ^ protocol) as i64);
+    let has_ports = !(nonzero((protocol ^ TCP) as i64) & nonzero((protocol ^ UDP) as i64));
+    let other_port = ((high - port) | (port - low)) >> 63;
+    let not_all_ports = nonzero(low | (high ^ u16::MAX as i64));
+    other_protocol | (other_port & has_ports) | (not_all_ports & !has_ports)
+}
+
+/// -1 where `value`, which is not negative, is not 0.
+#[inline(always)]
+fn nonzero(value: i64) -> i64 {
+    -value >> 63
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use core::ptr::read_volatile;
 use policy::abi::{
     FlowKey, Moment, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, port_index,
 };
-use policy::decide::address::{is_ipv4, source};
+use policy::decide::address::{Place, is_ipv4, source};
 use policy::{Reason, SliceId, Verdict};
 
 use super::bind::place;
@@ -43,21 +43,38 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
         packet::count(skb, who, true);
         return 1;
     }
-    let Some(packet) = packet::read(skb) else {
-        return Denial::new(who, Reason::Header, Moment::Egress, 0, 0).drop();
+    let packet = packet::read(skb);
+    let verdict = match (&packet, owner::entry(who)) {
+        (None, _) => Verdict::Deny(Reason::Header),
+        (_, None) => Verdict::Deny(Reason::NoPolicy),
+        (Some(packet), Some(_)) if passed::before(tag, settings, packet) => Verdict::Allow,
+        (Some(packet), Some(entry)) => first(skb, settings, tag, who, entry, packet),
     };
-    let Some(entry) = owner::entry(who) else {
-        return denial(who, Reason::NoPolicy, &packet).drop();
-    };
-    if !passed::before(tag, settings, &packet) {
-        if let Verdict::Deny(reason) = verdict(settings, tag, who, entry, &packet) {
-            return denial(who, reason, &packet).drop();
+    match verdict {
+        Verdict::Allow => {
+            packet::count(skb, who, true);
+            1
         }
-        passed::remember(tag, settings, &packet);
-        learn(skb, tag, who, entry, &packet);
+        Verdict::Deny(reason) => denial(who, reason, &packet).drop(),
     }
-    packet::count(skb, who, true);
-    1
+}
+
+/// The first packet of a flow, or the first after a change of policy.
+#[inline(always)]
+fn first(
+    skb: *mut __sk_buff,
+    settings: &Settings,
+    tag: *mut Tag,
+    who: SliceId,
+    entry: &SliceEntry,
+    packet: &Packet,
+) -> Verdict {
+    let verdict = verdict(settings, tag, who, entry, packet);
+    if verdict.is_allow() {
+        passed::remember(tag, settings, packet);
+        learn(skb, tag, who, entry, packet);
+    }
+    verdict
 }
 
 /// All that a packet is checked for.
@@ -69,40 +86,32 @@ fn verdict(
     entry: &SliceEntry,
     packet: &Packet,
 ) -> Verdict {
-    let verdict = source(who, entry, place(&packet.source), is_ipv4(&packet.source));
+    let from = place(&packet.source);
+    let verdict = source(who, entry, from, is_ipv4(&packet.source));
     if !verdict.is_allow() {
         return verdict;
     }
     let port = packet.destination_port();
     let verdict = destination::verdict(settings, who, &packet.destination, packet.protocol, port);
-    if !verdict.is_allow() || packet.protocol != UDP {
+    // Ports of a slice's own address need no claim.
+    if !verdict.is_allow() || packet.protocol != UDP || matches!(from, Place::Own(_)) {
         return verdict;
     }
-    hold_picked(settings, tag, who, entry, packet)
+    hold_picked(settings, tag, who, packet)
 }
 
 /// A UDP socket that was not bound has the port that the kernel picked from
 /// its first packet on, and another one after it was disconnected.
 #[inline(always)]
-fn hold_picked(
-    settings: &Settings,
-    tag: *mut Tag,
-    who: SliceId,
-    entry: &SliceEntry,
-    packet: &Packet,
-) -> Verdict {
+fn hold_picked(settings: &Settings, tag: *mut Tag, who: SliceId, packet: &Packet) -> Verdict {
     let Some(index) = port_index(UDP, packet.source_port()) else {
         return Verdict::Deny(Reason::Header);
     };
-    // Ports of a slice's own address need no claim.
-    let has_own = place(&packet.source) == policy::decide::address::Place::Own(who);
-    if claim::holds(tag) == Some(index) || has_own || entry.claims_max == 0 {
+    if claim::holds(tag) == Some(index) {
         return Verdict::Allow;
     }
-    match claim::hold(tag, who, index, settings) {
-        Verdict::Allow => Verdict::Allow,
-        Verdict::Deny(_) => Verdict::Deny(Reason::PortForeign),
-    }
+    let taken = claim::hold(tag, who, index, settings);
+    Verdict::allow_if(taken.is_allow(), Reason::PortForeign)
 }
 
 /// A TCP socket without a claimed port has a flow from its first packet on.
@@ -143,7 +152,10 @@ fn tag(skb: *mut __sk_buff, settings: &Settings) -> Option<*mut Tag> {
         }
         let cgroup = bpf_skb_ancestor_cgroup_id(skb, settings.slices_level as i32);
         let who = owner::of_cgroup(cgroup);
-        let kernel = !who.is_slice() && read_volatile(&raw const (*sk).type_) == SOCK_RAW;
+        let full = bpf_sk_fullsock(sk);
+        let kernel = !who.is_slice()
+            && !full.is_null()
+            && read_volatile(&raw const (*full).type_) == SOCK_RAW;
         owner::tag_new(sk.cast(), who, if kernel { TAG_KERNEL } else { 0 })
     }
 }
@@ -166,16 +178,15 @@ fn of_packet(skb: *mut __sk_buff) -> SliceId {
 }
 
 #[inline(always)]
-fn denial(who: SliceId, reason: Reason, packet: &Packet) -> Denial {
-    Denial {
-        who,
-        reason,
-        moment: Moment::Egress,
-        family: if packet.version == 4 { 2 } else { 10 },
-        protocol: packet.protocol,
-        local_port: packet.source_port(),
-        peer_port: packet.destination_port(),
-        local: packet.source,
-        peer: packet.destination,
+fn denial(who: SliceId, reason: Reason, packet: &Option<Packet>) -> Denial {
+    let mut denial = Denial::new(who, reason, Moment::Egress, 0, 0);
+    if let Some(packet) = packet {
+        denial.family = packet.family();
+        denial.protocol = packet.protocol;
+        denial.local_port = packet.source_port();
+        denial.peer_port = packet.destination_port();
+        denial.local = packet.source;
+        denial.peer = packet.destination;
     }
+    denial
 }

@@ -35,29 +35,19 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
         packet::count(skb, who, false);
         return 1;
     }
-    let Some(packet) = packet::read(skb) else {
-        return Denial::new(who, Reason::Header, Moment::Ingress, 0, 0).drop();
+    let packet = packet::read(skb);
+    let verdict = match (&packet, owner::entry(who)) {
+        (None, _) => Verdict::Deny(Reason::Header),
+        (_, None) => Verdict::Deny(Reason::NoPolicy),
+        (Some(packet), Some(entry)) => verdict(settings, tag, flags, who, entry, packet),
     };
-    let verdict = match owner::entry(who) {
-        None => Verdict::Deny(Reason::NoPolicy),
-        Some(entry) => verdict(settings, tag, flags, who, entry, &packet),
-    };
-    if let Verdict::Deny(reason) = verdict {
-        return Denial {
-            who,
-            reason,
-            moment: Moment::Ingress,
-            family: if packet.version == 4 { 2 } else { 10 },
-            protocol: packet.protocol,
-            local_port: packet.destination_port(),
-            peer_port: packet.source_port(),
-            local: packet.destination,
-            peer: packet.source,
+    match verdict {
+        Verdict::Allow => {
+            packet::count(skb, who, false);
+            1
         }
-        .drop();
+        Verdict::Deny(reason) => denial(who, reason, &packet).drop(),
     }
-    packet::count(skb, who, false);
-    1
 }
 
 #[inline(always)]
@@ -96,4 +86,18 @@ fn tag(skb: *mut __sk_buff) -> Option<*mut Tag> {
         }
         owner::tag(sk.cast())
     }
+}
+
+#[inline(always)]
+fn denial(who: SliceId, reason: Reason, packet: &Option<Packet>) -> Denial {
+    let mut denial = Denial::new(who, reason, Moment::Ingress, 0, 0);
+    if let Some(packet) = packet {
+        denial.family = packet.family();
+        denial.protocol = packet.protocol;
+        denial.local_port = packet.destination_port();
+        denial.peer_port = packet.source_port();
+        denial.local = packet.destination;
+        denial.peer = packet.source;
+    }
+    denial
 }
