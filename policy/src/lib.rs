@@ -10,9 +10,15 @@
 
 pub mod abi;
 #[cfg(feature = "std")]
+pub mod admission;
+#[cfg(feature = "std")]
+pub mod compile;
+#[cfg(feature = "std")]
 pub mod config;
 pub mod decide;
 pub mod ids;
+#[cfg(feature = "std")]
+pub mod ledger;
 pub mod verdict;
 
 pub use ids::SliceId;

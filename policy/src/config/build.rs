@@ -33,7 +33,11 @@ pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
 }
 
 /// `slices/NAME.toml`.
-pub(super) fn slice(fields: &Fields, name: At<SliceName>, complaints: &mut Vec<Complaint>) -> Slice {
+pub(super) fn slice(
+    fields: &Fields,
+    name: At<SliceName>,
+    complaints: &mut Vec<Complaint>,
+) -> Slice {
     let file = &keys::SLICE_FILE;
     let (own_ports, address) = (fields.table("ports"), fields.table("address"));
     let (cpu, memory) = (fields.table("cpu"), fields.table("memory"));
@@ -61,7 +65,10 @@ pub(super) fn slice(fields: &Fields, name: At<SliceName>, complaints: &mut Vec<C
             claim: own_ports.flag("claim").is_none_or(|claim| claim.value),
             claims: count(&own_ports, file, "ports", "claims").value,
         },
-        address: OwnAddress { ipv4: address.ipv4("ipv4"), ipv6: address.ipv6("ipv6") },
+        address: OwnAddress {
+            ipv4: address.ipv4("ipv4"),
+            ipv6: address.ipv6("ipv6"),
+        },
         cpu,
         memory,
         refuse: refusals(fields, complaints),
@@ -77,14 +84,21 @@ fn cap_above_floor<T: Ord + Copy + std::fmt::Display>(
     if let Some(cap) = cap
         && cap.value < floor.value
     {
-        let message = format!("the cap of [{table}] ({}) is below its floor ({})", cap.value, floor.value);
+        let message = format!(
+            "the cap of [{table}] ({}) is below its floor ({})",
+            cap.value, floor.value
+        );
         let help = "raise the cap, or lower the floor";
-        complaints.push(Complaint::maybe_at(cap.at, message, help).with_other(floor.at, "the floor"));
+        complaints
+            .push(Complaint::maybe_at(cap.at, message, help).with_other(floor.at, "the floor"));
     }
 }
 
 fn ports(fields: &Fields) -> Ports {
-    Ports { tcp: fields.ports("tcp"), udp: fields.ports("udp") }
+    Ports {
+        tcp: fields.ports("tcp"),
+        udp: fields.ports("udp"),
+    }
 }
 
 fn refusals(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Refusal> {
@@ -121,10 +135,12 @@ fn refusal(fields: &Fields) -> Refusal {
 
 /// A count as written, or its declared default.
 fn count(fields: &Fields, file: &'static TableDef, table: &str, key: &str) -> At<u32> {
-    fields.count(key).unwrap_or(match declared(file, table, key) {
-        Some(Takes::Count { default, .. }) => At::default(*default),
-        _ => At::default(0),
-    })
+    fields
+        .count(key)
+        .unwrap_or(match declared(file, table, key) {
+            Some(Takes::Count { default, .. }) => At::default(*default),
+            _ => At::default(0),
+        })
 }
 
 fn time(fields: &Fields, file: &'static TableDef, table: &str, key: &str) -> Nanoseconds {
@@ -157,15 +173,25 @@ pub(super) fn slice_name(
         Ok(name) => name,
         Err(bad) => {
             let message = format!("the file's name \"{stem}\" {bad}");
-            complaints.push(Complaint::at(top, message, format!("rename the file: {}", super::read::NAME_HELP)));
+            complaints.push(Complaint::at(
+                top,
+                message,
+                format!("rename the file: {}", super::read::NAME_HELP),
+            ));
             return None;
         }
     };
     if let Some(written) = written
         && written.value != name
     {
-        let message = format!("the slice is named \"{}\" in a file named \"{stem}.toml\"", written.value);
-        let help = format!("rename the file to {}.toml, or write `name = \"{stem}\"`", written.value);
+        let message = format!(
+            "the slice is named \"{}\" in a file named \"{stem}.toml\"",
+            written.value
+        );
+        let help = format!(
+            "rename the file to {}.toml, or write `name = \"{stem}\"`",
+            written.value
+        );
         complaints.push(Complaint::at(at, message, help));
     }
     if known(stem) {

@@ -57,7 +57,11 @@ fn slice_files(slices: &Path, me: u32, sources: &mut Sources, complaints: &mut V
         }
         if !name.ends_with(".toml") {
             let message = format!("{name} is not the policy of a slice");
-            complaints.push(Complaint::of(&path, message, "name it NAME.toml, or move it out of `slices`"));
+            complaints.push(Complaint::of(
+                &path,
+                message,
+                "name it NAME.toml, or move it out of `slices`",
+            ));
         } else if let Some(text) = trust::file(&path, me, complaints) {
             sources.add(&path, text);
         }
@@ -75,7 +79,11 @@ pub fn parse(sources: Sources, known: &dyn Fn(&str) -> bool) -> Result<Config, E
     let mut slices = Vec::new();
     let mut names = BTreeSet::new();
     for (file, source) in sources.iter() {
-        if source.path.file_name().is_some_and(|name| name == "node.toml") {
+        if source
+            .path
+            .file_name()
+            .is_some_and(|name| name == "node.toml")
+        {
             let other = (&SLICE_FILE, "slices/NAME.toml");
             let fields = read::read(file, &source.text, &NODE_FILE, other, &mut complaints);
             node = Some(build::node(&fields, &mut complaints));
@@ -83,7 +91,11 @@ pub fn parse(sources: Sources, known: &dyn Fn(&str) -> bool) -> Result<Config, E
         }
         let other = (&NODE_FILE, "node.toml");
         let fields = read::read(file, &source.text, &SLICE_FILE, other, &mut complaints);
-        let stem = source.path.file_stem().unwrap_or_default().to_string_lossy();
+        let stem = source
+            .path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy();
         let name = build::slice_name(&stem, &fields, file, known, &mut complaints);
         if let Some(name) = name {
             if !names.insert(name.value.clone()) {
@@ -94,13 +106,20 @@ pub fn parse(sources: Sources, known: &dyn Fn(&str) -> bool) -> Result<Config, E
         }
     }
     if slices.len() > MAX_SLICES as usize {
-        let message = format!("there are {} slices, and a node holds at most {MAX_SLICES}", slices.len());
+        let message = format!(
+            "there are {} slices, and a node holds at most {MAX_SLICES}",
+            slices.len()
+        );
         complaints.push(Complaint::of("slices", message, "remove some"));
     }
     match node {
         Some(node) if complaints.is_empty() => {
             slices.sort_by(|a, b| a.name.value.cmp(&b.name.value));
-            Ok(Config { sources, node, slices })
+            Ok(Config {
+                sources,
+                node,
+                slices,
+            })
         }
         _ => Err(Errors::new(sources, complaints)),
     }

@@ -65,10 +65,19 @@ pub(super) fn read(
 ) -> Fields {
     let (document, broken) = DeTable::parse_recoverable(text);
     let syntax = syntax::Syntax::new(file, text, document.get_ref(), &broken);
-    let mut reader = Reader { file, text, root, elsewhere, complaints: Vec::new() };
+    let mut reader = Reader {
+        file,
+        text,
+        root,
+        elsewhere,
+        complaints: Vec::new(),
+    };
     let fields = reader.table(root, document.get_ref(), Place::top(file));
     // What the parser guessed where it could not read would be blamed on the owner.
-    let meant = reader.complaints.into_iter().filter(|complaint| !syntax.clouds(complaint.at));
+    let meant = reader
+        .complaints
+        .into_iter()
+        .filter(|complaint| !syntax.clouds(complaint.at));
     complaints.extend(meant);
     complaints.extend(syntax.complaints);
     fields
@@ -89,18 +98,29 @@ impl Reader<'_> {
             let key_at = self.place(name.span());
             match def.key(name.get_ref()) {
                 None => {
-                    let complaint = self.unknown(def, name.get_ref(), key_at);
+                    let table = value.get_ref().is_table();
+                    let complaint = self.unknown(def, name.get_ref(), table, key_at);
                     self.complain(complaint);
                 }
-                Some(Key { takes: Takes::Later { needs, without }, .. }) => self.complain(Complaint::at(
+                Some(Key {
+                    takes: Takes::Later { needs, without },
+                    ..
+                }) => self.complain(Complaint::at(
                     key_at,
-                    format!("`{}` needs {needs}, which this build does not have", name.get_ref()),
+                    format!(
+                        "`{}` needs {needs}, which this build does not have",
+                        name.get_ref()
+                    ),
                     format!("remove it: until then {without}"),
                 )),
                 Some(key) => {
                     let place = self.place(value.span());
                     // Explicit tables have the span of their header, implicit ones none.
-                    let place = if place.end > place.start { place } else { key_at };
+                    let place = if place.end > place.start {
+                        place
+                    } else {
+                        key_at
+                    };
                     if let Some(read) = self.value(key, value, place) {
                         values.insert(key.name, At::written(read, place));
                     }
@@ -122,22 +142,35 @@ impl Reader<'_> {
     }
 
     /// A key nobody declared: what may have been meant.
-    fn unknown(&self, def: &'static TableDef, name: &str, at: Place) -> Complaint {
-        let message = format!("unknown key `{name}` in {}", def.title());
-        let near = def.keys.iter().filter_map(|key| Some((distance(name, key.name)?, key.name))).min();
-        let home = |root: &'static TableDef| {
-            root.tables().into_iter().find(|table| table.path != def.path && table.key(name).is_some())
+    fn unknown(&self, def: &'static TableDef, name: &str, is_table: bool, at: Place) -> Complaint {
+        let message = format!("unknown key `{name}` {}", def.place());
+        let near = def
+            .keys
+            .iter()
+            .filter_map(|key| Some((distance(name, key.name)?, key.name)))
+            .min();
+        // A table belongs where a table of that name is, not where a value is called so.
+        let fits = |table: &&'static TableDef| {
+            table
+                .key(name)
+                .is_some_and(|key| is_table == matches!(key.takes, Takes::Table(_)))
         };
-        let other_file = self.elsewhere.0.tables().into_iter().find(|table| table.key(name).is_some());
+        let home = self
+            .root
+            .tables()
+            .into_iter()
+            .filter(|table| table.path != def.path)
+            .find(fits);
+        let other_file = self.elsewhere.0.tables().into_iter().find(fits);
         let help = if let Some((_, near)) = near {
             format!("did you mean `{near}`?")
-        } else if let Some(table) = home(self.root) {
+        } else if let Some(table) = home {
             match table.path {
                 "" => format!("`{name}` belongs at the top of the file, before the first [table]"),
                 _ => format!("`{name}` belongs in {}", table.title()),
             }
         } else if let Some(table) = other_file {
-            format!("`{name}` belongs in {} of {}", table.title(), self.elsewhere.1)
+            format!("`{name}` belongs {} of {}", table.place(), self.elsewhere.1)
         } else {
             let known: Vec<String> = def
                 .keys
@@ -150,16 +183,24 @@ impl Reader<'_> {
         Complaint::at(at, message, help)
     }
 
-    fn value(&mut self, key: &'static Key, value: &Spanned<DeValue<'_>>, at: Place) -> Option<Value> {
+    fn value(
+        &mut self,
+        key: &'static Key,
+        value: &Spanned<DeValue<'_>>,
+        at: Place,
+    ) -> Option<Value> {
         let written = value.get_ref();
         match (&key.takes, written) {
             (Takes::Count { low, high, .. }, DeValue::Integer(number)) => {
-                let number = i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX);
+                let number =
+                    i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX);
                 match u32::try_from(number) {
                     Ok(count) if (*low..=*high).contains(&count) => Some(Value::Count(count)),
-                    _ => self.refuse(at, format!("`{}` is out of range", key.name), format!(
-                        "write {}", key.takes.describe()
-                    )),
+                    _ => self.refuse(
+                        at,
+                        format!("`{}` is out of range", key.name),
+                        format!("write {}", key.takes.describe()),
+                    ),
                 }
             }
             (Takes::Size { low, .. }, DeValue::String(text)) => {
@@ -195,7 +236,11 @@ impl Reader<'_> {
             (Takes::Text { longest }, DeValue::String(text)) => {
                 if text.chars().any(char::is_control) || text.chars().count() > *longest {
                     let what = key.takes.describe();
-                    return self.refuse(at, format!("`{}` is not {what}", key.name), "shorten it to one line");
+                    return self.refuse(
+                        at,
+                        format!("`{}` is not {what}", key.name),
+                        "shorten it to one line",
+                    );
                 }
                 Some(Value::Text(text.clone().into_owned()))
             }
@@ -204,7 +249,10 @@ impl Reader<'_> {
                     return Some(Value::Word(word));
                 }
                 if let Some((word, needs)) = later.iter().find(|(word, _)| *word == text.as_ref()) {
-                    let message = format!("`{} = \"{word}\"` needs {needs}, which this build does not have", key.name);
+                    let message = format!(
+                        "`{} = \"{word}\"` needs {needs}, which this build does not have",
+                        key.name
+                    );
                     return self.refuse(at, message, format!("write {}", key.takes.describe()));
                 }
                 let near = words.iter().find(|word| distance(text, word).is_some());
@@ -221,21 +269,33 @@ impl Reader<'_> {
             (Takes::Ports, DeValue::Array(list)) => Some(Value::Ports(self.ports(key, list))),
             (Takes::Prefixes { required }, DeValue::Array(list)) => {
                 if *required && list.is_empty() {
-                    return self.refuse(at, format!("`{}` is empty", key.name), format!(
-                        "add for example `{} = {}`, or remove the rule", key.name, key.example
-                    ));
+                    return self.refuse(
+                        at,
+                        format!("`{}` is empty", key.name),
+                        format!(
+                            "add for example `{} = {}`, or remove the rule",
+                            key.name, key.example
+                        ),
+                    );
                 }
-                Some(Value::Prefixes(self.prefixes(key, list)))
+                // With a part of the list unread, what depends on it would be blamed wrongly.
+                self.prefixes(key, list).map(Value::Prefixes)
             }
             (Takes::Ipv4, DeValue::String(text)) => match text.parse::<Ipv4Addr>() {
-                Ok(address) => self.unicast(IpAddr::V4(address), at).then_some(Value::Ipv4(address)),
+                Ok(address) => self
+                    .unicast(IpAddr::V4(address), at)
+                    .then_some(Value::Ipv4(address)),
                 Err(_) => self.no_address(key, text, at),
             },
             (Takes::Ipv6, DeValue::String(text)) => match text.parse::<Ipv6Addr>() {
-                Ok(address) => self.unicast(IpAddr::V6(address), at).then_some(Value::Ipv6(address)),
+                Ok(address) => self
+                    .unicast(IpAddr::V6(address), at)
+                    .then_some(Value::Ipv6(address)),
                 Err(_) => self.no_address(key, text, at),
             },
-            (Takes::Table(def), DeValue::Table(table)) => Some(Value::Table(self.table(def, table, at))),
+            (Takes::Table(def), DeValue::Table(table)) => {
+                Some(Value::Table(self.table(def, table, at)))
+            }
             (Takes::Tables(def), DeValue::Array(list)) => {
                 let mut tables = Vec::new();
                 for entry in list {
@@ -254,16 +314,31 @@ impl Reader<'_> {
         }
     }
 
-    fn refuse(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) -> Option<Value> {
+    fn refuse(
+        &mut self,
+        at: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<Value> {
         self.complain(Complaint::at(at, message, help));
         None
     }
 
     fn wrong_type(&mut self, key: &'static Key, value: &DeValue<'_>, at: Place) {
-        let message = format!("`{}` takes {}, and this is {}", key.name, key.takes.describe(), kind_of(value));
+        let message = format!(
+            "`{}` takes {}, and this is {}",
+            key.name,
+            key.takes.describe(),
+            kind_of(value)
+        );
         let help = match key.takes {
-            Takes::Table(table) => format!("write the header `[{}]` and the keys below it", table.path),
-            Takes::Tables(table) => format!("write `[[{}]]`, with two brackets, before each of them", table.path),
+            Takes::Table(table) => {
+                format!("write the header `[{}]` and the keys below it", table.path)
+            }
+            Takes::Tables(table) => format!(
+                "write `[[{}]]`, with two brackets, before each of them",
+                table.path
+            ),
             _ => format!("write for example `{} = {}`", key.name, key.example),
         };
         self.complain(Complaint::at(at, message, help));
@@ -283,7 +358,11 @@ impl Reader<'_> {
             Ok(steps) if (low..=high).contains(&steps) => Some(steps),
             Ok(_) => {
                 let message = format!("`{}` is out of range", key.name);
-                self.complain(Complaint::at(at, message, format!("write {}", key.takes.describe())));
+                self.complain(Complaint::at(
+                    at,
+                    message,
+                    format!("write {}", key.takes.describe()),
+                ));
                 None
             }
             Err(bad) => {
@@ -300,7 +379,10 @@ impl Reader<'_> {
         let written = self.text.get(at.start..at.end).unwrap_or("");
         let quote = usize::from(written.starts_with(['"', '\'']));
         if written.get(quote..quote + text.len()) == Some(text) && !part.is_empty() {
-            Place::new(at.file, at.start + quote + part.start..at.start + quote + part.end)
+            Place::new(
+                at.file,
+                at.start + quote + part.start..at.start + quote + part.end,
+            )
         } else {
             at
         }
@@ -313,8 +395,13 @@ impl Reader<'_> {
             let (shown, range) = match entry.get_ref() {
                 DeValue::Integer(number) => {
                     let port = i128::from_str_radix(number.as_str(), number.radix()).ok();
-                    let port = port.and_then(|port| u16::try_from(port).ok()).ok_or(BadPorts::Number);
-                    (number.to_string(), port.and_then(|port| PortRange::new(port, port)))
+                    let port = port
+                        .and_then(|port| u16::try_from(port).ok())
+                        .ok_or(BadPorts::Number);
+                    (
+                        number.to_string(),
+                        port.and_then(|port| PortRange::new(port, port)),
+                    )
                 }
                 DeValue::String(text) => (format!("\"{text}\""), PortRange::parse(text)),
                 other => {
@@ -325,11 +412,17 @@ impl Reader<'_> {
             match range {
                 Err(bad) => {
                     let help = match bad {
-                        BadPorts::Form => String::from("write a port like 80 or a range like \"8000-8010\""),
+                        BadPorts::Form => {
+                            String::from("write a port like 80 or a range like \"8000-8010\"")
+                        }
                         BadPorts::Number => String::from("write a port from 1 to 65535"),
                         BadPorts::Order => String::from("write the lower port first"),
                     };
-                    self.complain(Complaint::at(at, format!("{shown} in `{}` {bad}", key.name), help));
+                    self.complain(Complaint::at(
+                        at,
+                        format!("{shown} in `{}` {bad}", key.name),
+                        help,
+                    ));
                 }
                 Ok(range) => ports.push(At::written(range, at)),
             }
@@ -347,7 +440,11 @@ impl Reader<'_> {
                 && let Some(shared) = before.value.overlap(range.value)
             {
                 // The later one in the file is the one too many.
-                let (first, second) = if before.at <= range.at { (before, *range) } else { (*range, before) };
+                let (first, second) = if before.at <= range.at {
+                    (before, *range)
+                } else {
+                    (*range, before)
+                };
                 if let Some(at) = second.at {
                     let message = format!("port {shared} is listed twice in `{}`", key.name);
                     let complaint = Complaint::at(at, message, "remove one of the two");
@@ -360,8 +457,13 @@ impl Reader<'_> {
         }
     }
 
-    fn prefixes(&mut self, key: &'static Key, list: &[Spanned<DeValue<'_>>]) -> Vec<At<Prefix>> {
+    fn prefixes(
+        &mut self,
+        key: &'static Key,
+        list: &[Spanned<DeValue<'_>>],
+    ) -> Option<Vec<At<Prefix>>> {
         let mut prefixes = Vec::new();
+        let before = self.complaints.len();
         for entry in list {
             let at = self.place(entry.span());
             let DeValue::String(text) = entry.get_ref() else {
@@ -372,21 +474,29 @@ impl Reader<'_> {
                 Ok(prefix) => prefixes.push(At::written(prefix, at)),
                 Err(bad) => {
                     let help = match bad {
-                        BadPrefix::Form => String::from("write for example \"192.0.2.1\", \"10.0.0.0/8\" or \"2001:db8::/32\""),
+                        BadPrefix::Form => String::from(
+                            "write for example \"192.0.2.1\", \"10.0.0.0/8\" or \"2001:db8::/32\"",
+                        ),
                         BadPrefix::Length(longest) => format!("write a length from 0 to {longest}"),
-                        BadPrefix::HostBits(network) => format!("write \"{network}\", or a longer length"),
+                        BadPrefix::HostBits(network) => {
+                            format!("write \"{network}\", or a longer length")
+                        }
                         BadPrefix::Mapped(v4) => format!("write \"{v4}\""),
                     };
                     self.complain(Complaint::at(at, format!("\"{text}\" {bad}"), help));
                 }
             }
         }
-        prefixes
+        (self.complaints.len() == before).then_some(prefixes)
     }
 
     fn no_address(&mut self, key: &'static Key, text: &str, at: Place) -> Option<Value> {
         let message = format!("\"{text}\" is not {}", key.takes.describe());
-        self.refuse(at, message, format!("write for example `{} = {}`", key.name, key.example))
+        self.refuse(
+            at,
+            message,
+            format!("write for example `{} = {}`", key.name, key.example),
+        )
     }
 
     /// Whether the address can be one slice's own.
@@ -408,8 +518,7 @@ impl Reader<'_> {
 }
 
 /// How to mend a bad name.
-pub(super) const NAME_HELP: &str =
-    "a name is a lower-case letter and up to 30 more of a-z, 0-9 and _; `node`, `all` and `unattributed` are taken";
+pub(super) const NAME_HELP: &str = "a name is a lower-case letter and up to 30 more of a-z, 0-9 and _; `node`, `all` and `unattributed` are taken";
 
 /// How far two words are apart, if one may be meant by the other.
 fn distance(written: &str, known: &str) -> Option<usize> {
@@ -447,7 +556,10 @@ macro_rules! take {
 impl Fields {
     /// A table that nobody wrote.
     pub fn absent(at: Place) -> Self {
-        Self { at, values: BTreeMap::new() }
+        Self {
+            at,
+            values: BTreeMap::new(),
+        }
     }
 
     take! {
@@ -467,7 +579,10 @@ impl Fields {
     /// The ranges of a list of ports.
     pub fn ports(&self, key: &str) -> Vec<At<PortRange>> {
         match self.values.get(key) {
-            Some(At { value: Value::Ports(ports), .. }) => ports.clone(),
+            Some(At {
+                value: Value::Ports(ports),
+                ..
+            }) => ports.clone(),
             _ => Vec::new(),
         }
     }
@@ -475,7 +590,10 @@ impl Fields {
     /// A list of prefixes.
     pub fn prefixes(&self, key: &str) -> Vec<At<Prefix>> {
         match self.values.get(key) {
-            Some(At { value: Value::Prefixes(prefixes), .. }) => prefixes.clone(),
+            Some(At {
+                value: Value::Prefixes(prefixes),
+                ..
+            }) => prefixes.clone(),
             _ => Vec::new(),
         }
     }
@@ -483,7 +601,10 @@ impl Fields {
     /// A table within this one.
     pub fn table(&self, key: &str) -> Self {
         match self.values.get(key) {
-            Some(At { value: Value::Table(fields), .. }) => fields.clone(),
+            Some(At {
+                value: Value::Table(fields),
+                ..
+            }) => fields.clone(),
             _ => Self::absent(self.at),
         }
     }
@@ -491,7 +612,10 @@ impl Fields {
     /// A list of tables.
     pub fn tables(&self, key: &str) -> Vec<Self> {
         match self.values.get(key) {
-            Some(At { value: Value::Tables(tables), .. }) => tables.clone(),
+            Some(At {
+                value: Value::Tables(tables),
+                ..
+            }) => tables.clone(),
             _ => Vec::new(),
         }
     }

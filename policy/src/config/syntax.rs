@@ -18,40 +18,95 @@ pub(super) struct Syntax {
 /// Remedies by the parser's words; the first that is part of its message holds.
 const REMEDIES: [(&str, &str, &str); 8] = [
     ("duplicate key", "", "keep one of the two"),
-    ("unclosed table", "the table header has no closing bracket", "write `[NAME]`, or `[[NAME]]` for a list of tables"),
-    ("array", "a list is not closed, or a comma is missing in it", "write `[A, B]`"),
-    ("string values must be quoted", "this value is not quoted", "write text, quantities and addresses in double quotes"),
-    ("invalid multi-line", "the text has no closing quotes", "close it with three quotes, or write it on one line"),
-    ("invalid basic string", "the text has no closing quote, or a character that must be escaped", "close it with a double quote on the same line"),
-    ("key with no value", "a key has no value", "write `KEY = VALUE`, or put # before a comment"),
-    ("invalid boolean", "this is neither `true` nor `false`, nor quoted", "write `true` or `false`, or put text in double quotes"),
+    (
+        "unclosed table",
+        "the table header has no closing bracket",
+        "write `[NAME]`, or `[[NAME]]` for a list of tables",
+    ),
+    (
+        "array",
+        "a list is not closed, or a comma is missing in it",
+        "write `[A, B]`",
+    ),
+    (
+        "string values must be quoted",
+        "this value is not quoted",
+        "write text, quantities and addresses in double quotes",
+    ),
+    (
+        "invalid multi-line",
+        "the text has no closing quotes",
+        "close it with three quotes, or write it on one line",
+    ),
+    (
+        "invalid basic string",
+        "the text has no closing quote, or a character that must be escaped",
+        "close it with a double quote on the same line",
+    ),
+    (
+        "key with no value",
+        "a key has no value",
+        "write `KEY = VALUE`, or put # before a comment",
+    ),
+    (
+        "invalid boolean",
+        "this is neither `true` nor `false`, nor quoted",
+        "write `true` or `false`, or put text in double quotes",
+    ),
 ];
 
 impl Syntax {
     pub(super) fn new(file: usize, text: &str, document: &DeTable<'_>, broken: &[Error]) -> Self {
-        let mut errors: Vec<(Range<usize>, &str)> =
-            broken.iter().map(|error| (error.span().unwrap_or(0..0), error.message())).collect();
+        let mut errors: Vec<(Range<usize>, &str)> = broken
+            .iter()
+            .map(|error| (error.span().unwrap_or(0..0), error.message()))
+            .collect();
         errors.sort_by_key(|(span, _)| (span.start, span.end));
-        let mut syntax = Self { complaints: Vec::new(), clouded: Vec::new() };
+        let mut syntax = Self {
+            complaints: Vec::new(),
+            clouded: Vec::new(),
+        };
         let runs_on = errors.iter().any(|(_, message)| runs_on(message));
         for (span, message) in errors {
             let span = visible(text, span);
-            if syntax.clouded.iter().any(|cloud| cloud.contains(&span.start)) {
+            if syntax
+                .clouded
+                .iter()
+                .any(|cloud| cloud.contains(&span.start))
+            {
                 continue;
             }
-            let (says, help) = REMEDIES.iter().find(|(words, ..)| message.contains(words)).map_or_else(
-                || (format!("this is not TOML: {message}"), "compare it with the examples in docs/policy.md"),
-                |(_, says, help)| ((*says).to_owned(), *help),
-            );
+            let (says, help) = REMEDIES
+                .iter()
+                .find(|(words, ..)| message.contains(words))
+                .map_or_else(
+                    || {
+                        (
+                            format!("this is not TOML: {message}"),
+                            "compare it with the examples in docs/policy.md",
+                        )
+                    },
+                    |(_, says, help)| ((*says).to_owned(), *help),
+                );
             let place = Place::new(file, span.clone());
             if message.contains("duplicate key") {
                 let name = text.get(span.clone()).unwrap_or_default();
                 let first = first_before(document, name, span.start);
                 let complaint = Complaint::at(place, format!("`{name}` is written twice"), help);
                 let first = first.map(|first| Place::new(file, first));
-                syntax.complaints.push(complaint.with_other(first, "first here"));
+                syntax
+                    .complaints
+                    .push(complaint.with_other(first, "first here"));
             } else {
-                let says = if says.contains("not quoted") && span.is_empty() { "a value is missing" } else { &says };
+                let missing = says.contains("not quoted") && span.is_empty();
+                let (says, help) = if missing {
+                    (
+                        "a value is missing",
+                        "write `KEY = VALUE`, or remove the key",
+                    )
+                } else {
+                    (says.as_str(), help)
+                };
                 syntax.complaints.push(Complaint::at(place, says, help));
             }
             let swallows = runs_on && message.contains("array") || message.contains("multi-line");
@@ -63,7 +118,9 @@ impl Syntax {
     /// Whether an error at this place may only follow from a syntax error.
     pub(super) fn clouds(&self, at: Option<Place>) -> bool {
         at.is_some_and(|at| {
-            self.clouded.iter().any(|cloud| at.start < cloud.end && cloud.start <= at.end)
+            self.clouded
+                .iter()
+                .any(|cloud| at.start < cloud.end && cloud.start <= at.end)
         })
     }
 }
@@ -76,7 +133,10 @@ fn runs_on(message: &str) -> bool {
 /// An empty span at the beginning of a line says that something is missing at the end of an
 /// earlier one: the reader should look there.
 fn visible(text: &str, span: Range<usize>) -> Range<usize> {
-    let (start, end) = (floor_boundary(text, span.start), floor_boundary(text, span.end));
+    let (start, end) = (
+        floor_boundary(text, span.start),
+        floor_boundary(text, span.end),
+    );
     if start < end {
         return start..end;
     }
@@ -92,13 +152,21 @@ fn visible(text: &str, span: Range<usize>) -> Range<usize> {
 /// The stretch that an error makes unsure: its line; after a broken header all to the next header;
 /// after what runs on, all.
 fn cloud(text: &str, span: &Range<usize>, swallows: bool) -> Range<usize> {
-    let line_start = text[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
+    let line_start = text[..span.start]
+        .rfind('\n')
+        .map_or(0, |newline| newline + 1);
     if swallows {
         return line_start..text.len() + 1;
     }
     let rest = &text[line_start..];
     let header = rest.trim_start().starts_with('[');
-    let end = if header { rest.find("\n[") } else { text[span.end..].find('\n').map(|end| end + span.end - line_start) };
+    let end = if header {
+        rest.find("\n[")
+    } else {
+        text[span.end..]
+            .find('\n')
+            .map(|end| end + span.end - line_start)
+    };
     line_start..end.map_or(text.len() + 1, |end| line_start + end + 1)
 }
 
@@ -115,10 +183,14 @@ fn first_before(table: &DeTable<'_>, name: &str, start: usize) -> Option<Range<u
             keep(key.span());
         }
         match value.get_ref() {
-            DeValue::Table(inner) => first_before(inner, name, start).into_iter().for_each(&mut keep),
+            DeValue::Table(inner) => first_before(inner, name, start)
+                .into_iter()
+                .for_each(&mut keep),
             DeValue::Array(list) => {
                 let tables = list.iter().filter_map(|entry| entry.get_ref().as_table());
-                tables.filter_map(|inner| first_before(inner, name, start)).for_each(&mut keep);
+                tables
+                    .filter_map(|inner| first_before(inner, name, start))
+                    .for_each(&mut keep);
             }
             _ => {}
         }

@@ -110,7 +110,9 @@ impl Distrust {
     fn help(self, path: &Path) -> String {
         let path = path.display();
         match self {
-            Self::Link => String::from("put the file or directory itself there, and name it without links"),
+            Self::Link => {
+                String::from("put the file or directory itself there, and name it without links")
+            }
             Self::Kind(Part::File) => format!("remove {path}, or make it a regular file"),
             Self::Kind(_) => format!("remove {path}, or make it a directory"),
             Self::Owner(_) => format!("chown root {path}"),
@@ -128,7 +130,12 @@ impl From<&Metadata> for Seen {
             kind if kind.is_file() => SeenKind::File,
             _ => SeenKind::Other,
         };
-        Self { kind, uid: metadata.uid(), mode: metadata.mode() & 0o7777, links: metadata.nlink() }
+        Self {
+            kind,
+            uid: metadata.uid(),
+            mode: metadata.mode() & 0o7777,
+            links: metadata.nlink(),
+        }
     }
 }
 
@@ -146,7 +153,11 @@ pub(super) fn directory(directory: &Path, me: u32, complaints: &mut Vec<Complain
     };
     let steps: Vec<&Path> = absolute.ancestors().collect();
     for (depth, step) in steps.iter().enumerate().rev() {
-        let part = if depth == 0 { Part::Directory } else { Part::Above };
+        let part = if depth == 0 {
+            Part::Directory
+        } else {
+            Part::Above
+        };
         match fs::symlink_metadata(step) {
             Ok(metadata) => {
                 if let Err(distrust) = judge(part, Seen::from(&metadata), me) {
@@ -177,11 +188,19 @@ pub(super) fn file(path: &Path, me: u32, complaints: &mut Vec<Complaint>) -> Opt
         let file = File::open(path)?;
         let opened = file.metadata()?;
         if (opened.dev(), opened.ino()) != (named.dev(), named.ino()) {
-            return Ok(Err(Complaint::of(path, "the file changed while it was opened", "try again")));
+            return Ok(Err(Complaint::of(
+                path,
+                "the file changed while it was opened",
+                "try again",
+            )));
         }
         if opened.len() > LARGEST {
             let message = format!("the file has {} bytes", opened.len());
-            return Ok(Err(Complaint::of(path, message, "a policy file has at most 1 MiB")));
+            return Ok(Err(Complaint::of(
+                path,
+                message,
+                "a policy file has at most 1 MiB",
+            )));
         }
         let mut bytes = Vec::new();
         file.take(LARGEST).read_to_end(&mut bytes)?;
@@ -194,7 +213,11 @@ pub(super) fn file(path: &Path, me: u32, complaints: &mut Vec<Complaint>) -> Opt
             Ok(text) => return Some(text),
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
-                let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+                let line = error.as_bytes()[..valid]
+                    .iter()
+                    .filter(|byte| **byte == b'\n')
+                    .count()
+                    + 1;
                 let message = format!("line {line} is not UTF-8 text");
                 complaints.push(Complaint::of(path, message, "save the file as UTF-8"));
             }
@@ -206,7 +229,9 @@ pub(super) fn file(path: &Path, me: u32, complaints: &mut Vec<Complaint>) -> Opt
 /// The names in a directory, sorted.
 pub(super) fn names(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory)?;
-    let mut names = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    let mut names = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()?;
     names.sort();
     Ok(names)
 }
@@ -227,7 +252,11 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn distrusted(path: &Path, distrust: Distrust) -> Complaint {
-    Complaint::of(path, format!("{} {distrust}", path.display()), distrust.help(path))
+    Complaint::of(
+        path,
+        format!("{} {distrust}", path.display()),
+        distrust.help(path),
+    )
 }
 
 pub(super) fn unreadable(path: &Path, verb: &str, error: &io::Error) -> Complaint {
@@ -236,7 +265,11 @@ pub(super) fn unreadable(path: &Path, verb: &str, error: &io::Error) -> Complain
         io::ErrorKind::PermissionDenied => "run this as root",
         _ => "see whether the file system is sound",
     };
-    Complaint::of(path, format!("cannot {verb} {}: {error}", path.display()), help)
+    Complaint::of(
+        path,
+        format!("cannot {verb} {}: {error}", path.display()),
+        help,
+    )
 }
 
 #[cfg(test)]
@@ -246,7 +279,12 @@ mod tests {
     const ME: u32 = 1000;
 
     fn seen(kind: SeenKind, uid: u32, mode: u32) -> Seen {
-        Seen { kind, uid, mode, links: 1 }
+        Seen {
+            kind,
+            uid,
+            mode,
+            links: 1,
+        }
     }
 
     #[test]
@@ -255,21 +293,68 @@ mod tests {
         for (part, it, verdict) in [
             (File, seen(SeenKind::File, 0, 0o644), Ok(())),
             (File, seen(SeenKind::File, ME, 0o600), Ok(())),
-            (File, seen(SeenKind::File, 1001, 0o644), Err(Distrust::Owner(1001))),
-            (File, seen(SeenKind::File, 0, 0o664), Err(Distrust::Writable(0o664))),
-            (File, seen(SeenKind::File, 0, 0o646), Err(Distrust::Writable(0o646))),
+            (
+                File,
+                seen(SeenKind::File, 1001, 0o644),
+                Err(Distrust::Owner(1001)),
+            ),
+            (
+                File,
+                seen(SeenKind::File, 0, 0o664),
+                Err(Distrust::Writable(0o664)),
+            ),
+            (
+                File,
+                seen(SeenKind::File, 0, 0o646),
+                Err(Distrust::Writable(0o646)),
+            ),
             // A sticky bit on a file protects nothing.
-            (File, seen(SeenKind::File, 0, 0o1646), Err(Distrust::Writable(0o1646))),
+            (
+                File,
+                seen(SeenKind::File, 0, 0o1646),
+                Err(Distrust::Writable(0o1646)),
+            ),
             (File, seen(SeenKind::Link, 0, 0o777), Err(Distrust::Link)),
-            (File, seen(SeenKind::Other, 0, 0o600), Err(Distrust::Kind(File))),
-            (File, seen(SeenKind::Directory, 0, 0o755), Err(Distrust::Kind(File))),
-            (File, Seen { links: 2, ..seen(SeenKind::File, 0, 0o600) }, Err(Distrust::Names(2))),
+            (
+                File,
+                seen(SeenKind::Other, 0, 0o600),
+                Err(Distrust::Kind(File)),
+            ),
+            (
+                File,
+                seen(SeenKind::Directory, 0, 0o755),
+                Err(Distrust::Kind(File)),
+            ),
+            (
+                File,
+                Seen {
+                    links: 2,
+                    ..seen(SeenKind::File, 0, 0o600)
+                },
+                Err(Distrust::Names(2)),
+            ),
             (Directory, seen(SeenKind::Directory, 0, 0o755), Ok(())),
-            (Directory, seen(SeenKind::Directory, 0, 0o1777), Err(Distrust::Writable(0o1777))),
-            (Directory, seen(SeenKind::File, 0, 0o755), Err(Distrust::Kind(Directory))),
+            (
+                Directory,
+                seen(SeenKind::Directory, 0, 0o1777),
+                Err(Distrust::Writable(0o1777)),
+            ),
+            (
+                Directory,
+                seen(SeenKind::File, 0, 0o755),
+                Err(Distrust::Kind(Directory)),
+            ),
             (Above, seen(SeenKind::Directory, 0, 0o1777), Ok(())),
-            (Above, seen(SeenKind::Directory, 0, 0o777), Err(Distrust::Writable(0o777))),
-            (Above, seen(SeenKind::Directory, 1001, 0o755), Err(Distrust::Owner(1001))),
+            (
+                Above,
+                seen(SeenKind::Directory, 0, 0o777),
+                Err(Distrust::Writable(0o777)),
+            ),
+            (
+                Above,
+                seen(SeenKind::Directory, 1001, 0o755),
+                Err(Distrust::Owner(1001)),
+            ),
             (Above, seen(SeenKind::Link, 0, 0o777), Err(Distrust::Link)),
         ] {
             assert_eq!(judge(part, it, ME), verdict, "{part:?} {it:?}");
@@ -278,7 +363,10 @@ mod tests {
 
     #[test]
     fn dots_are_taken_out_of_a_path() {
-        assert_eq!(absolute(Path::new("/a/./b/../c")).unwrap(), Path::new("/a/c"));
+        assert_eq!(
+            absolute(Path::new("/a/./b/../c")).unwrap(),
+            Path::new("/a/c")
+        );
         assert_eq!(absolute(Path::new("/../a")).unwrap(), Path::new("/a"));
     }
 }

@@ -1,0 +1,404 @@
+//! From an admitted policy to everything the loader writes: entries of maps, attributes of
+//! cgroups, sysctls; and from two of these to the difference. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+use zerocopy::FromZeros;
+
+use crate::abi::{
+    ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, Address, AddressEntry, CLAIM, LIVE, OWN_ADDRESSES,
+    OWN_IPV4, OWN_IPV6, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE, RESERVED_SLICE,
+    RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP, UDP, mapped, port_index,
+};
+use crate::admission::{Admitted, rows, shared_addresses};
+use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Slice, SliceName};
+use crate::ids::SliceId;
+
+mod changes;
+pub mod refused;
+mod weight;
+
+pub use changes::{Changes, MapChanges, Step};
+
+/// Everything an admitted policy makes the loader write. Two compilations of the same input are
+/// equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// `SETTINGS`, with `generation` 0: the loader counts it.
+    pub settings: Settings,
+    /// `SLICES`, by row: the two fixed rows and one per slice.
+    pub slices: BTreeMap<u32, SliceEntry>,
+    /// `RESERVED`, by [`port_index`]: rows that are somebody's.
+    pub reserved: BTreeMap<u32, Reserved>,
+    /// `ADDRESSES`.
+    pub addresses: BTreeMap<Address, AddressEntry>,
+    /// `REFUSED`.
+    pub refused: BTreeMap<RefusedAt, RefusedPorts>,
+    /// Attributes of cgroups, the parent's before its children's.
+    pub cgroups: Vec<CgroupWrite>,
+    /// `net.ipv4.ip_local_reserved_ports`: what the node had, and every port that must not be
+    /// picked by the kernel.
+    pub reserved_ports: PortSet,
+}
+
+/// A key of `REFUSED` in the order of the map: row, address, length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RefusedAt {
+    /// Row of the slice, 0 for all slices.
+    pub row: u32,
+    /// The prefix.
+    pub address: Address,
+    /// Bits of the address that count, in mapped form: 0 to 128.
+    pub length: u32,
+}
+
+/// A cgroup that the policy has something to say about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Cgroup {
+    /// The one that holds everything of ours. Where it is systemd's (a delegated unit) it is set by
+    /// the unit's properties of the same meaning: `cpu.weight` CPUWeight, `memory.min` MemoryMin.
+    Holder,
+    /// `slices`, the parent of all slices.
+    Slices,
+    /// `slices/NAME`.
+    Slice(SliceName),
+}
+
+/// One attribute of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct CgroupWrite {
+    /// Which cgroup.
+    pub cgroup: Cgroup,
+    /// The file.
+    pub file: &'static str,
+    /// What is written to it, without newline; the kernel reads it back the same.
+    pub value: String,
+}
+
+/// Compiles an admitted policy.
+#[must_use]
+pub fn compile(admitted: &Admitted<'_>) -> Plan {
+    let refused: BTreeMap<RefusedAt, RefusedPorts> = admitted
+        .refused()
+        .iter()
+        .map(|(key, ports)| (RefusedAt::from(key), *ports))
+        .collect();
+    let addresses = addresses(admitted);
+    Plan {
+        settings: settings(admitted, &addresses, !refused.is_empty()),
+        slices: slices(admitted),
+        reserved: reserved(admitted),
+        addresses,
+        refused,
+        cgroups: cgroups(admitted),
+        reserved_ports: reserved_ports(admitted),
+    }
+}
+
+fn settings(
+    admitted: &Admitted<'_>,
+    addresses: &BTreeMap<Address, AddressEntry>,
+    refuses: bool,
+) -> Settings {
+    let (node, facts) = (&admitted.config().node, admitted.facts());
+    let own = addresses.values().any(|entry| entry.kind == ADDRESS_OWN);
+    Settings {
+        abi_version: ABI_VERSION,
+        slices_level: facts.slices_level,
+        node_netns: facts.node_netns,
+        flags: if refuses { REFUSES_DESTINATIONS } else { 0 } | if own { OWN_ADDRESSES } else { 0 },
+        loopback_low: LOOPBACK_PORTS.low(),
+        loopback_high: LOOPBACK_PORTS.high(),
+        ephemeral_low: facts.ephemeral.low(),
+        ephemeral_high: facts.ephemeral.high(),
+        linger_ns: node.linger.0,
+        rows: rows(admitted.config()),
+        ..Settings::new_zeroed()
+    }
+}
+
+fn slices(admitted: &Admitted<'_>) -> BTreeMap<u32, SliceEntry> {
+    let fixed = [SliceId::NODE, SliceId::UNATTRIBUTED].map(|id| SliceEntry {
+        id,
+        // The node has no limits; its events are bounded like everybody's.
+        flags: LIVE | CLAIM,
+        sockets_max: u32::MAX,
+        claims_max: u32::MAX,
+        events_per_second: admitted.config().node.events_per_second,
+        ..SliceEntry::new_zeroed()
+    });
+    let slices = admitted.slices().map(|(id, slice)| slice_entry(id, slice));
+    fixed
+        .into_iter()
+        .chain(slices)
+        .map(|entry| (entry.id.index(), entry))
+        .collect()
+}
+
+fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    let (ipv4, ipv6) = (slice.address.ipv4, slice.address.ipv6);
+    SliceEntry {
+        id,
+        flags: LIVE
+            | flag(slice.ports.claim, CLAIM)
+            | flag(ipv4.is_some(), OWN_IPV4)
+            | flag(ipv6.is_some(), OWN_IPV6),
+        sockets_max: slice.sockets,
+        claims_max: slice.ports.claims,
+        events_per_second: slice.events_per_second,
+        own_ipv4: ipv4.map_or([0; 4], |address| address.octets()),
+        own_ipv6: ipv6.map_or([0; 16], |address| address.octets()),
+        ..SliceEntry::new_zeroed()
+    }
+}
+
+fn reserved(admitted: &Admitted<'_>) -> BTreeMap<u32, Reserved> {
+    let facts = admitted.facts();
+    let mut rows = BTreeMap::new();
+    let mut keep = |protocol: u8, ports: &PortSet, entry: Reserved| {
+        rows.extend(
+            ports
+                .iter()
+                .filter_map(|port| Some((port_index(protocol, port)?, entry))),
+        );
+    };
+    // In this order policy goes over what was found.
+    let found = Reserved {
+        owner: SliceId::NODE,
+        kind: RESERVED_FOUND,
+    };
+    keep(TCP, &facts.found_tcp, found);
+    keep(UDP, &facts.found_udp, found);
+    let of_node = (
+        SliceId::NODE,
+        RESERVED_NODE,
+        &admitted.config().node.reserved,
+    );
+    let of_slices = admitted
+        .slices()
+        .map(|(id, slice)| (id, RESERVED_SLICE, &slice.ports.reserved));
+    for (owner, kind, ports) in [of_node].into_iter().chain(of_slices) {
+        keep(TCP, &ports.tcp_set(), Reserved { owner, kind });
+        keep(UDP, &ports.udp_set(), Reserved { owner, kind });
+    }
+    rows
+}
+
+fn addresses(admitted: &Admitted<'_>) -> BTreeMap<Address, AddressEntry> {
+    let shared = AddressEntry {
+        owner: SliceId::NODE,
+        kind: ADDRESS_SHARED,
+    };
+    let mut entries: BTreeMap<Address, AddressEntry> =
+        shared_addresses(admitted.config(), admitted.facts())
+            .into_iter()
+            .map(|address| (in_map(address), shared))
+            .collect();
+    for (owner, slice) in admitted.slices() {
+        let own = AddressEntry {
+            owner,
+            kind: ADDRESS_OWN,
+        };
+        let ipv4 = slice.address.ipv4.map(|address| IpAddr::V4(address.value));
+        let ipv6 = slice.address.ipv6.map(|address| IpAddr::V6(address.value));
+        entries.extend(
+            ipv4.into_iter()
+                .chain(ipv6)
+                .map(|address| (in_map(address), own)),
+        );
+    }
+    entries
+}
+
+/// An address as the maps have it.
+fn in_map(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn reserved_ports(admitted: &Admitted<'_>) -> PortSet {
+    let of = |ports: &Ports| ports.tcp_set().union(&ports.udp_set());
+    // The sysctl knows no protocols.
+    let loopback: PortSet = [LOOPBACK_PORTS].into_iter().collect();
+    let before = admitted
+        .facts()
+        .reserved_ports
+        .union(&loopback)
+        .union(&of(&admitted.config().node.reserved));
+    admitted.slices().fold(before, |ports, (_, slice)| {
+        ports.union(&of(&slice.ports.reserved))
+    })
+}
+
+/// Period of the CPU bandwidth controller in microseconds: the kernel's default.
+const CPU_PERIOD: u64 = 100_000;
+
+fn cgroups(admitted: &Admitted<'_>) -> Vec<CgroupWrite> {
+    let (given, facts) = (admitted.given(), admitted.facts());
+    let page = facts.page_size.max(1);
+    // A floor is kept whole, a cap is not exceeded.
+    let floor = |bytes: u64| bytes.div_ceil(page).saturating_mul(page).to_string();
+    let cap = |bytes: u64| (bytes / page * page).to_string();
+    let quota = |milli_cores: u64| {
+        format!(
+            "{} {CPU_PERIOD}",
+            milli_cores.saturating_mul(CPU_PERIOD) / 1000
+        )
+    };
+    let most = || String::from("max");
+
+    let floors: Vec<(u64, u64)> = admitted
+        .slices()
+        .map(|(_, slice)| (slice.cpu.floor.0, slice.memory.floor.0))
+        .collect();
+    let cpu_floor: u64 = floors.iter().map(|(cpu, _)| cpu).sum();
+    let memory_floor: u64 = floors
+        .iter()
+        .map(|(_, memory)| memory.div_ceil(page).saturating_mul(page))
+        .sum();
+    let shares: Vec<(u64, u32)> = admitted
+        .slices()
+        .map(|(_, slice)| (slice.cpu.floor.0, slice.cpu.share))
+        .collect();
+    let weights = weight::of_slices(&shares, given.cpu.0);
+
+    let mut writes = vec![
+        (
+            Cgroup::Holder,
+            "cpu.weight",
+            weight::of_holder(cpu_floor, u64::from(facts.cpus) * 1000).to_string(),
+        ),
+        (Cgroup::Holder, "memory.min", memory_floor.to_string()),
+        (Cgroup::Slices, "cpu.max", quota(given.cpu.0)),
+        (Cgroup::Slices, "memory.min", memory_floor.to_string()),
+        (Cgroup::Slices, "memory.max", cap(given.memory.0)),
+        (Cgroup::Slices, "pids.max", given.processes.to_string()),
+    ];
+    for ((_, slice), weight) in admitted.slices().zip(weights) {
+        let of = || Cgroup::Slice(slice.name.value.clone());
+        writes.extend([
+            (of(), "cpu.weight", weight.to_string()),
+            (
+                of(),
+                "cpu.max",
+                slice
+                    .cpu
+                    .cap
+                    .map_or_else(|| format!("max {CPU_PERIOD}"), |cap| quota(cap.0)),
+            ),
+            (of(), "memory.min", floor(slice.memory.floor.0)),
+            (
+                of(),
+                "memory.max",
+                slice.memory.cap.map_or_else(most, |bytes| cap(bytes.0)),
+            ),
+            (of(), "pids.max", slice.processes.to_string()),
+        ]);
+    }
+    writes
+        .into_iter()
+        .map(|(cgroup, file, value)| CgroupWrite {
+            cgroup,
+            file,
+            value,
+        })
+        .collect()
+}
+
+impl From<&RefusedKey> for RefusedAt {
+    fn from(key: &RefusedKey) -> Self {
+        let row = u32::from_be_bytes(key.row);
+        Self {
+            row,
+            address: key.address,
+            length: key.prefix_length.saturating_sub(32),
+        }
+    }
+}
+
+impl RefusedAt {
+    /// The key as the kernel's map has it.
+    #[must_use]
+    pub fn key(&self) -> RefusedKey {
+        RefusedKey {
+            prefix_length: 32 + self.length,
+            row: self.row.to_be_bytes(),
+            address: self.address,
+        }
+    }
+}
+
+/// One entry per line, in the order of the maps: for snapshots, and for people who compare.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = |address: &Address| std::net::Ipv6Addr::from(*address).to_canonical();
+        writeln!(f, "SETTINGS 0 {:?}", self.settings)?;
+        for (row, entry) in &self.slices {
+            writeln!(
+                f,
+                "SLICES {row} id={} flags={} sockets={} claims={} events={} ipv4={} ipv6={}",
+                entry.id.0,
+                entry.flags,
+                entry.sockets_max,
+                entry.claims_max,
+                entry.events_per_second,
+                std::net::Ipv4Addr::from(entry.own_ipv4),
+                std::net::Ipv6Addr::from(entry.own_ipv6),
+            )?;
+        }
+        for (index, entry) in &self.reserved {
+            let protocol = if *index < 1 << 16 { "tcp" } else { "udp" };
+            writeln!(
+                f,
+                "RESERVED {protocol} {} owner={} kind={}",
+                index & 0xffff,
+                entry.owner.0,
+                entry.kind
+            )?;
+        }
+        for (key, entry) in &self.addresses {
+            writeln!(
+                f,
+                "ADDRESSES {} owner={} kind={}",
+                address(key),
+                entry.owner.0,
+                entry.kind
+            )?;
+        }
+        for (key, ports) in &self.refused {
+            let ranges: Vec<String> = ports
+                .rules
+                .iter()
+                .take(ports.count as usize)
+                .map(|rule| format!("{}:{}-{}", rule.protocol, rule.low, rule.high))
+                .collect();
+            let prefix = std::net::Ipv6Addr::from(key.address);
+            writeln!(
+                f,
+                "REFUSED row={} {prefix}/{} [{}]",
+                key.row,
+                key.length,
+                ranges.join(" ")
+            )?;
+        }
+        for write in &self.cgroups {
+            let cgroup = match &write.cgroup {
+                Cgroup::Holder => String::from("."),
+                Cgroup::Slices => String::from("slices"),
+                Cgroup::Slice(name) => format!("slices/{name}"),
+            };
+            writeln!(f, "cgroup {cgroup}/{} {}", write.file, write.value)?;
+        }
+        writeln!(
+            f,
+            "sysctl net.ipv4.ip_local_reserved_ports {}",
+            self.reserved_ports
+        )
+    }
+}
