@@ -3,12 +3,16 @@
 
 mod accelerator;
 mod archive;
+mod bench;
 mod console;
 mod debootstrap;
 mod demo;
 mod initramfs;
 mod kernel;
+mod lint;
 mod machine;
+#[path = "../../tests/src/bench/measure.rs"]
+mod measure;
 mod packages;
 mod place;
 mod root;
@@ -62,6 +66,10 @@ enum Task {
     Test(test::Options),
     /// Build the eBPF object, `slice` and the VM's tests
     Build,
+    /// Check format, lints, documentation, the eBPF object and file names
+    Lint,
+    /// Measure, natively and in the VM; a table, or a line of JSON each
+    Bench(bench::Options),
     /// Boot a kernel with this tree installed: a root shell, or one command
     Vm(vm::Options),
     #[command(hide = true)]
@@ -120,6 +128,8 @@ fn run(task: Task, mirror: Option<&str>) -> Result<u8> {
         }),
         Task::Demo => demo::run(mirror),
         Task::Test(options) => test::run(&options, mirror),
+        Task::Lint => lint::run(),
+        Task::Bench(options) => bench::run(&options, mirror),
         Task::Vm(options) => vm::run(&options, mirror),
         Task::Assemble {
             kind,

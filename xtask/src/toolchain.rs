@@ -54,6 +54,18 @@ impl Toolchain {
         }
     }
 
+    /// The clippy of the eBPF compiler.
+    ///
+    /// # Errors
+    /// It is missing and cannot be installed.
+    pub fn clippy(&self) -> Result<PathBuf> {
+        let driver = self.rustc.with_file_name("clippy-driver");
+        if !driver.exists() {
+            packages::ensure(&[need("rust-web-clippy", Sign::Installed)])?;
+        }
+        Ok(driver)
+    }
+
     /// A tool of the LLVM that made the object, such as `llvm-objdump`.
     pub fn llvm_tool(&self, name: &str) -> PathBuf {
         llvm_prefix(self.llvm).join("bin").join(name)
