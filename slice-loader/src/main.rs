@@ -1,2 +1,5 @@
-//! stub
-fn main() {}
+//! The command `slice`.
+
+fn main() -> std::process::ExitCode {
+    slice_loader::cli::main()
+}

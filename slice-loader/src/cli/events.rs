@@ -1,0 +1,108 @@
+//! `slice events`: denials as the daemon saw them.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::Context;
+
+use super::exit::{Exit, Failure};
+use super::screen::Screen;
+use super::table::printable;
+use super::{EventsArgs, client, quantity};
+use crate::daemon::EventsQuery;
+use crate::report::Event;
+use crate::report::event::{Cursor, Item};
+
+pub(super) fn run(args: &EventsArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
+    runtime.block_on(show(args, screen))?;
+    Ok(Exit::Ok.into())
+}
+
+async fn show(args: &EventsArgs, screen: &Screen) -> anyhow::Result<()> {
+    let query = EventsQuery {
+        follow: args.follow,
+        after: args.after,
+        slice: args.slice.clone(),
+        reason: args.reason.clone(),
+    };
+    let mut lines = client::get("/v1/events", &query).await?;
+    let mut out = screen.out();
+    let mut last = args.after;
+    while let Some(line) = lines.next().await? {
+        let item: Item = serde_json::from_str(&line)
+            .with_context(|| format!("understand the daemon's event: {}", printable(&line)))?;
+        if let Item::Event(event) = &item {
+            last = Some(event.cursor);
+        }
+        if screen.json() {
+            writeln!(out, "{line}")?;
+        } else {
+            write_item(&mut out, &item, screen.verbose())?;
+        }
+        // Each event is shown when it happens, to a pipe too.
+        out.flush()?;
+    }
+    if args.follow { Err(ended(last).into()) } else { Ok(()) }
+}
+
+fn ended(last: Option<Cursor>) -> Failure {
+    let again = match last {
+        Some(cursor) => format!("; go on with: slice events -f --after {cursor}"),
+        None => String::new(),
+    };
+    Failure::new(Exit::NoDaemon, "follow the events: the daemon ended").remedy(format!("start it again{again}"))
+}
+
+/// One event, one line; with `verbose` the reason's sentence below it.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_item(out: &mut impl Write, item: &Item, verbose: bool) -> io::Result<()> {
+    match item {
+        Item::Event(event) => write_event(out, event, verbose),
+        Item::Lost(count) => {
+            let warn = AnsiColor::Yellow.on_default();
+            writeln!(out, "{warn}{count} events passed unseen: they came faster than they were read{warn:#}")
+        }
+    }
+}
+
+fn write_event(out: &mut impl Write, event: &Event, verbose: bool) -> io::Result<()> {
+    let (dim, bold, bad) = (Style::new().dimmed(), Style::new().bold(), AnsiColor::Yellow.on_default());
+    let time = quantity::time_exact(event.time);
+    let slice = event.slice.label();
+    write!(out, "{dim}{time}{dim:#}  {bold}{slice:<12}{bold:#}")?;
+    write!(out, "  {:<7}  {bad}{:<16}{bad:#}", event.moment, event.reason)?;
+    writeln!(out, "  {}", [what(event), ends(event), who(event)].into_iter().flatten().collect::<Vec<_>>().join("  "))?;
+    if verbose {
+        writeln!(out, "    {}", event.sentence)?;
+    }
+    Ok(())
+}
+
+/// The protocol, or where the kernel tells none, the family.
+fn what(event: &Event) -> Option<String> {
+    Some(if event.protocol == "0" { event.family.clone() } else { event.protocol.clone() })
+}
+
+fn ends(event: &Event) -> Option<String> {
+    match (event.local, event.peer) {
+        (Some(local), Some(peer)) => Some(format!("{local} -> {peer}")),
+        (Some(local), None) => Some(local.to_string()),
+        (None, Some(peer)) => Some(format!("-> {peer}")),
+        (None, None) => None,
+    }
+}
+
+fn who(event: &Event) -> Option<String> {
+    let command = printable(&event.command);
+    match event.pid {
+        Some(pid) => Some(format!("{command}[{pid}]")),
+        None => (!command.is_empty()).then_some(command),
+    }
+}

@@ -1,0 +1,245 @@
+//! The command line: what may be typed, and one file per command.
+//!
+//! Completions, man pages and `docs/cli.md` come from the definitions here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::report::ports::Protocol;
+
+mod check;
+mod client;
+mod daemon;
+mod doctor;
+mod down;
+mod events;
+pub mod exit;
+mod manual;
+mod ports;
+pub mod quantity;
+mod reload;
+mod run;
+pub mod screen;
+mod status;
+pub mod table;
+mod up;
+
+use exit::Exit;
+use screen::{Color, Format, Screen};
+
+/// Slices of one machine: ports, addresses and resources with an owner.
+#[derive(Parser, Debug)]
+#[command(name = "slice", version, propagate_version = true, after_long_help = exit_codes())]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Args, Debug)]
+struct Global {
+    /// The directory with node.toml and slices/*.toml.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/etc/slice",
+        env = "SLICE_POLICY",
+        help_heading = "Global options"
+    )]
+    policy: PathBuf,
+    /// Text for people, or JSON for programs.
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        help_heading = "Global options"
+    )]
+    output: Format,
+    /// When to colour text; `auto` is on a terminal, unless NO_COLOR is set.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        help_heading = "Global options"
+    )]
+    color: Color,
+    /// Say only what was asked for and what went wrong.
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    quiet: bool,
+    /// Say more: all reasons, their sentences; twice, what the daemon does.
+    #[arg(
+        short,
+        long,
+        global = true,
+        action = clap::ArgAction::Count,
+        help_heading = "Global options"
+    )]
+    verbose: u8,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Read the policy and tell what it would give, or all that is wrong with it.
+    ///
+    /// Changes nothing and needs neither root nor a running node.
+    Check,
+    /// Tell what of the kernel and the system is there and what is missing.
+    Doctor,
+    /// Put the policy in force. Twice is once; what runs is adopted.
+    Up,
+    /// Apply what changed in the policy, as a whole or not at all.
+    Reload,
+    /// Take everything back: programs, cgroups, settings. Ends what runs in the slices.
+    Down,
+    /// Tell what each owner uses, sends, receives and was denied.
+    Status(StatusArgs),
+    /// Tell whose each port is.
+    Ports(PortsArgs),
+    /// Show denials as the daemon saw them.
+    Events(EventsArgs),
+    /// Run a command in a slice, under the slice's limits.
+    ///
+    /// Ends with the command's own exit code, 128 + N if signal N ended it, 127 if there is no
+    /// such command, 126 if it cannot be run, and 125 if the slice cannot be entered.
+    Run(RunArgs),
+    /// Keep the node's knowledge fresh and serve its status to others.
+    ///
+    /// Runs in the foreground. The slices' rules hold without it.
+    Daemon(DaemonArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the man pages into a directory.
+    Man {
+        /// The directory; made if it is not there.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Keep a cgroup from being empty. For the node's own unit.
+    #[command(hide = true)]
+    Hold {
+        /// The cgroup's directory.
+        leaf: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Only this slice; also `node` and `unattributed`.
+    #[arg(value_name = "SLICE")]
+    pub(crate) slice: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PortsArgs {
+    /// Only ports of this slice; also `node`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) slice: Option<String>,
+    /// Only ports of this protocol.
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    pub(crate) protocol: Option<Protocol>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EventsArgs {
+    /// Go on showing events as they happen.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only events of this slice; also `node`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) slice: Option<String>,
+    /// Only events of this reason, by its short name (`port_reserved`).
+    #[arg(long, value_name = "REASON", value_parser = reasons())]
+    pub(crate) reason: Option<String>,
+    /// Only events after this one: the field `cursor` of `-o json`.
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<crate::report::event::Cursor>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The slice.
+    #[arg(value_name = "SLICE")]
+    pub(crate) slice: String,
+    /// The command and its arguments.
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DaemonArgs {
+    /// Denials kept for `slice events`.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) keep: u32,
+}
+
+/// Parses the command line, runs the command and picks the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let screen = Screen {
+        format: cli.global.output,
+        color: cli.global.color,
+        verbosity: if cli.global.quiet { -1 } else { i8::try_from(cli.global.verbose).unwrap_or(i8::MAX) },
+    };
+    match cli.run(&screen) {
+        Ok(code) => code,
+        Err(error) => exit::report(&error, &screen).into(),
+    }
+}
+
+impl Cli {
+    fn run(&self, screen: &Screen) -> anyhow::Result<ExitCode> {
+        let (policy, json) = (&self.global.policy, screen.json());
+        match &self.command {
+            Command::Check => check::run(policy, screen),
+            Command::Doctor => doctor::run(json),
+            Command::Up => up::run(policy, json),
+            Command::Reload => reload::run(policy, json),
+            Command::Down => down::run(json),
+            Command::Status(args) => status::run(args, screen),
+            Command::Ports(args) => ports::run(args, screen),
+            Command::Events(args) => events::run(args, screen),
+            Command::Run(args) => run::run(&args.slice, &args.command),
+            Command::Daemon(args) => daemon::run(args, policy, screen),
+            Command::Completions { shell } => manual::completions(*shell),
+            Command::Man { directory } => manual::pages(directory, screen),
+            Command::Hold { leaf } => run::hold(leaf),
+        }
+    }
+}
+
+/// The definition of the whole command line.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The exit codes as they stand at the end of `slice --help` and in the man page.
+fn exit_codes() -> String {
+    let rows = Exit::ALL.iter().map(|exit| format!("  {}  {}", *exit as u8, exit.meaning()));
+    let rows: Vec<String> = rows.collect();
+    format!("Exit codes:\n{}", rows.join("\n"))
+}
+
+fn reasons() -> clap::builder::PossibleValuesParser {
+    policy::Reason::ALL
+        .iter()
+        .map(|reason| clap::builder::PossibleValue::new(reason.slug()).help(reason.sentence()))
+        .collect::<Vec<_>>()
+        .into()
+}

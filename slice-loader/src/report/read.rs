@@ -1,0 +1,119 @@
+//! Reads the running node into reports. The only file here that touches maps
+//! and cgroups; works with the daemon dead.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use nix::sys::socket::{getsockopt, sockopt};
+use policy::SliceId;
+use policy::abi::SliceEntry;
+use zerocopy::FromZeros;
+
+use super::ports::Protocol;
+use super::status::{Cpu, Daemon, Reading};
+use super::{Clock, Names, Ports, Status, Used, status};
+use crate::node::Node;
+
+/// The names of the owners there are now.
+#[must_use]
+pub fn names(node: &Node) -> Names {
+    Names::new(node.slices().map(|(name, id)| (id, name)))
+}
+
+/// The report of `slice status`.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn status(node: &Node) -> anyhow::Result<Status> {
+    let clock = Clock::now().context("read the clock")?;
+    let host = nix::sys::utsname::uname().context("ask the kernel for its name")?;
+    let fixed = [("", SliceId::NODE), ("", SliceId::UNATTRIBUTED)];
+    let readings = fixed
+        .into_iter()
+        .chain(node.slices())
+        .map(|(name, id)| reading(node, name, id))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let settings = node.settings()?;
+    let record = node.record();
+    let slices = readings.len() - fixed.len();
+    let about = status::Node {
+        name: host.nodename().to_string_lossy().into_owned(),
+        kernel: host.release().to_string_lossy().into_owned(),
+        version: record.version.clone(),
+        abi_version: settings.abi_version,
+        policy: record.policy.clone(),
+        since: Timestamp::from_second(i64::try_from(record.since)?)?,
+        slices: Used {
+            usage: u64::try_from(slices)?,
+            limit: Some(u64::from(settings.rows.saturating_sub(policy::ids::FIRST_SLICE_ROW))),
+        },
+        daemon: daemon(),
+    };
+    Ok(Status::new(clock.time(), about, readings))
+}
+
+/// The report of `slice ports`.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn ports(node: &Node) -> anyhow::Result<Ports> {
+    let place = |protocol, port| {
+        Protocol::ALL.into_iter().find(|p| p.number() == protocol).map(|protocol| (protocol, port))
+    };
+    let reserved = node.reserved()?;
+    let claims = node.claims()?;
+    // After the maps: a claim must not seem to lie ahead of the clock.
+    let clock = Clock::now().context("read the clock")?;
+    Ok(Ports::new(
+        clock,
+        &names(node),
+        reserved.into_iter().filter_map(|(protocol, port, value)| Some((place(protocol, port)?, value))),
+        claims.into_iter().filter_map(|(protocol, port, value)| Some((place(protocol, port)?, value))),
+    ))
+}
+
+fn reading(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Reading> {
+    let cgroup = id.is_slice().then(|| node.cgroup(name));
+    let used = |usage, limit| {
+        let cgroup = cgroup.as_deref()?;
+        Some(Used { usage: number(cgroup, usage)?, limit: number(cgroup, limit) })
+    };
+    Ok(Reading {
+        id,
+        name: name.to_owned(),
+        entry: node.entry(id)?.unwrap_or_else(SliceEntry::new_zeroed),
+        state: node.state(id)?,
+        traffic: node.traffic(id)?,
+        denials: node.denials(id)?,
+        processes: used("pids.current", "pids.max"),
+        memory: used("memory.current", "memory.max"),
+        cpu: cgroup.as_deref().and_then(cpu),
+    })
+}
+
+/// A file with one number; `None` where it says `max` or is not there, as for
+/// a controller that this node does not have.
+fn number(cgroup: &Path, file: &str) -> Option<u64> {
+    fs::read_to_string(cgroup.join(file)).ok()?.trim().parse().ok()
+}
+
+fn cpu(cgroup: &Path) -> Option<Cpu> {
+    let stat = fs::read_to_string(cgroup.join("cpu.stat")).ok()?;
+    let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+    let cap = fs::read_to_string(cgroup.join("cpu.max")).ok().and_then(|text| {
+        let (quota, period) = text.trim().split_once(' ')?;
+        let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+        quota.checked_mul(1000)?.checked_div(period)
+    });
+    Some(Cpu { used_us: used.parse().ok()?, cap_millicores: cap })
+}
+
+/// The daemon, if one answers at its socket.
+fn daemon() -> Option<Daemon> {
+    let stream = UnixStream::connect(crate::daemon::SOCKET).ok()?;
+    let peer = getsockopt(&stream, sockopt::PeerCredentials).ok()?;
+    Some(Daemon { pid: u32::try_from(peer.pid()).ok()? })
+}

@@ -1,0 +1,332 @@
+//! `slice status`: what each owner uses, sends, receives and was denied.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use policy::SliceId;
+use policy::abi::{CLAIM, Denials, LIVE, OWN_IPV4, OWN_IPV6, SliceEntry, SliceState, Traffic};
+use policy::verdict::Reason;
+use serde::{Deserialize, Serialize};
+
+use super::{NODE, UNATTRIBUTED, Used};
+
+/// The answer to `slice status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// When the maps were read.
+    pub time: Timestamp,
+    /// The machine.
+    pub node: Node,
+    /// The node's row, the slices by name, the row of the unattributed.
+    pub rows: Vec<Row>,
+    /// The sum of all rows.
+    pub total: Total,
+}
+
+/// The machine and what runs on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its host name.
+    pub name: String,
+    /// Its kernel, as `uname -r` says it.
+    pub kernel: String,
+    /// Version of `slice` that put the policy in force.
+    pub version: String,
+    /// Version of the map layouts.
+    pub abi_version: u32,
+    /// The directory the policy was read from.
+    pub policy: PathBuf,
+    /// When the node came up.
+    pub since: Timestamp,
+    /// Slices there are and that fit the maps.
+    pub slices: Used,
+    /// The daemon; absent where none runs.
+    pub daemon: Option<Daemon>,
+}
+
+/// The running daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Its process.
+    pub pid: u32,
+}
+
+/// Which kind of owner a row is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowKind {
+    /// Every process outside the slices.
+    Node,
+    /// A tenant.
+    Slice,
+    /// Packets whose owner the kernel does not tell.
+    Unattributed,
+}
+
+/// Whether the programs let the owner do anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowState {
+    /// In force.
+    Live,
+    /// Everything is denied: the row holds no live entry of this owner.
+    Denied,
+}
+
+/// One owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The number of its [`SliceId`].
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: RowKind,
+    /// Whether it is in force.
+    pub state: RowState,
+    /// Addresses of its own, as text; empty where it uses the node's.
+    pub addresses: Vec<String>,
+    /// Whether it may bind ports that are nobody's.
+    pub claim: bool,
+    /// Sockets open.
+    pub sockets: Used,
+    /// Sockets made since it was created.
+    pub sockets_opened: u64,
+    /// Ports claimed.
+    pub claims: Used,
+    /// Flows learned.
+    pub flows: u64,
+    /// Processes and threads; absent where they are not counted.
+    pub processes: Option<Used>,
+    /// Bytes of memory; absent where they are not counted.
+    pub memory: Option<Used>,
+    /// CPU time; absent where it is not counted.
+    pub cpu: Option<Cpu>,
+    /// To and from other machines.
+    pub external: Way,
+    /// Inside the node.
+    pub loopback: Way,
+    /// Denied calls and dropped packets.
+    pub denials: Denied,
+    /// Events not sent because of the rate or because the ring was full.
+    pub events_suppressed: u64,
+}
+
+/// CPU time of one owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Used since the slice was created, in microseconds.
+    pub used_us: u64,
+    /// Most it may use at a time, in thousandths of a core; absent where
+    /// nothing bounds it.
+    pub cap_millicores: Option<u64>,
+}
+
+/// Traffic of one kind, both directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Out.
+    pub sent: Volume,
+    /// In.
+    pub received: Volume,
+}
+
+/// Packets and bytes, counted at the IP layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Packets; segments of a GSO packet apiece.
+    pub packets: u64,
+    /// Bytes, IP headers included.
+    pub bytes: u64,
+}
+
+/// Denials of one owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// All of them.
+    pub total: u64,
+    /// By the slug of the reason, every reason listed.
+    pub by_reason: BTreeMap<String, u64>,
+}
+
+/// Sums over all rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Total {
+    /// Sockets open.
+    pub sockets: u64,
+    /// Ports claimed.
+    pub claims: u64,
+    /// To and from other machines.
+    pub external: Way,
+    /// Inside the node.
+    pub loopback: Way,
+    /// Denied calls and dropped packets.
+    pub denials: u64,
+}
+
+/// What was read of one row.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Whose.
+    pub id: SliceId,
+    /// The slice's name; not looked at for the two fixed rows.
+    pub name: String,
+    /// `SLICES`.
+    pub entry: SliceEntry,
+    /// `STATES`.
+    pub state: SliceState,
+    /// `TRAFFIC`, all CPUs together.
+    pub traffic: Traffic,
+    /// `DENIALS`.
+    pub denials: Denials,
+    /// Processes of its cgroup.
+    pub processes: Option<Used>,
+    /// Memory of its cgroup.
+    pub memory: Option<Used>,
+    /// CPU time of its cgroup.
+    pub cpu: Option<Cpu>,
+}
+
+impl Status {
+    /// The report about these rows: node first, slices by name, unattributed last.
+    #[must_use]
+    pub fn new(time: Timestamp, node: Node, readings: Vec<Reading>) -> Self {
+        let mut rows: Vec<Row> = readings.into_iter().map(Row::from).collect();
+        rows.sort_by(|a, b| (a.kind.place(), &a.name).cmp(&(b.kind.place(), &b.name)));
+        let total = Total::of(&rows);
+        Self { time, node, rows, total }
+    }
+
+    /// The same report about one owner; `None` if there is none of that name.
+    #[must_use]
+    pub fn only(mut self, name: &str) -> Option<Self> {
+        self.rows.retain(|row| row.name == name);
+        if self.rows.is_empty() {
+            return None;
+        }
+        self.total = Total::of(&self.rows);
+        Some(self)
+    }
+}
+
+impl RowKind {
+    /// What the row of this id is about.
+    #[must_use]
+    pub fn of(id: SliceId) -> Self {
+        match id {
+            SliceId::NODE => Self::Node,
+            SliceId::UNATTRIBUTED => Self::Unattributed,
+            _ => Self::Slice,
+        }
+    }
+
+    const fn place(self) -> u8 {
+        match self {
+            Self::Node => 0,
+            Self::Slice => 1,
+            Self::Unattributed => 2,
+        }
+    }
+}
+
+impl From<Reading> for Row {
+    fn from(reading: Reading) -> Self {
+        let Reading { id, entry, state, .. } = reading;
+        let kind = RowKind::of(id);
+        // The row of the unattributed makes no calls: it has no entry to be live.
+        let live = kind == RowKind::Unattributed || (entry.flags & LIVE != 0 && entry.id == id);
+        let traffic = reading.traffic;
+        let limit = |most: u32| match kind {
+            RowKind::Slice if live => Some(u64::from(most)),
+            _ => None,
+        };
+        let volume = |packets, bytes| Volume { packets, bytes };
+        Self {
+            id: id.0,
+            name: match kind {
+                RowKind::Node => NODE.to_owned(),
+                RowKind::Slice => reading.name,
+                RowKind::Unattributed => UNATTRIBUTED.to_owned(),
+            },
+            kind,
+            state: if live { RowState::Live } else { RowState::Denied },
+            addresses: own_addresses(&entry),
+            claim: kind != RowKind::Slice || entry.flags & CLAIM != 0,
+            sockets: Used { usage: state.sockets_open, limit: limit(entry.sockets_max) },
+            sockets_opened: state.sockets_opened,
+            claims: Used { usage: state.claims, limit: limit(entry.claims_max) },
+            flows: state.flows,
+            processes: reading.processes,
+            memory: reading.memory,
+            cpu: reading.cpu,
+            external: Way {
+                sent: volume(traffic.sent_packets, traffic.sent_bytes),
+                received: volume(traffic.received_packets, traffic.received_bytes),
+            },
+            loopback: Way {
+                sent: volume(traffic.loopback_sent_packets, traffic.loopback_sent_bytes),
+                received: volume(traffic.loopback_received_packets, traffic.loopback_received_bytes),
+            },
+            denials: Denied::from(&reading.denials),
+            events_suppressed: state.events_suppressed,
+        }
+    }
+}
+
+impl From<&Denials> for Denied {
+    fn from(denials: &Denials) -> Self {
+        // A newer object may count reasons that this loader has no name for:
+        // they are part of the total.
+        Self {
+            total: denials.counts.iter().fold(0, |sum, count| sum.saturating_add(*count)),
+            by_reason: Reason::ALL
+                .iter()
+                .map(|reason| (reason.slug().to_owned(), denials.counts[*reason as usize]))
+                .collect(),
+        }
+    }
+}
+
+impl Denied {
+    /// The reasons that were ever given, the most frequent first.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<(Reason, u64)> {
+        let mut given: Vec<(Reason, u64)> = Reason::ALL
+            .iter()
+            .filter_map(|reason| Some((*reason, *self.by_reason.get(reason.slug())?)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        given.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
+        given
+    }
+}
+
+impl Total {
+    fn of(rows: &[Row]) -> Self {
+        let mut total = Self::default();
+        for row in rows {
+            total.sockets += row.sockets.usage;
+            total.claims += row.claims.usage;
+            total.external.add(&row.external);
+            total.loopback.add(&row.loopback);
+            total.denials += row.denials.total;
+        }
+        total
+    }
+}
+
+impl Way {
+    fn add(&mut self, other: &Self) {
+        for (sum, part) in [(&mut self.sent, other.sent), (&mut self.received, other.received)] {
+            sum.packets += part.packets;
+            sum.bytes += part.bytes;
+        }
+    }
+}
+
+fn own_addresses(entry: &SliceEntry) -> Vec<String> {
+    let v4 = (entry.flags & OWN_IPV4 != 0).then(|| std::net::Ipv4Addr::from(entry.own_ipv4).to_string());
+    let v6 = (entry.flags & OWN_IPV6 != 0).then(|| std::net::Ipv6Addr::from(entry.own_ipv6).to_string());
+    v4.into_iter().chain(v6).collect()
+}
