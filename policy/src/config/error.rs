@@ -202,7 +202,11 @@ impl Errors {
             cited.column
         )?;
         writeln!(f, "{gutter} |")?;
-        writeln!(f, "{number} | {}", printable(cited.text))?;
+        writeln!(
+            f,
+            "{}",
+            format!("{number} | {}", printable(cited.text)).trim_end()
+        )?;
         // Tabs stay tabs under the line, so that the caret stands where the reader sees the text.
         let indent: String = cited
             .text

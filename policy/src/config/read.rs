@@ -170,7 +170,14 @@ impl Reader<'_> {
                 _ => format!("`{name}` belongs in {}", table.title()),
             }
         } else if let Some(table) = other_file {
-            format!("`{name}` belongs {} of {}", table.place(), self.elsewhere.1)
+            match table.path {
+                "" => format!("`{name}` belongs in {}", self.elsewhere.1),
+                _ => format!(
+                    "`{name}` belongs in {} of {}",
+                    table.title(),
+                    self.elsewhere.1
+                ),
+            }
         } else {
             let known: Vec<String> = def
                 .keys

@@ -91,7 +91,13 @@ impl Syntax {
             let place = Place::new(file, span.clone());
             if message.contains("duplicate key") {
                 let name = text.get(span.clone()).unwrap_or_default();
-                let first = first_before(document, name, span.start);
+                let header = header_before(text, name, span.start);
+                let help = if header.is_some() {
+                    "put the keys of both below one header"
+                } else {
+                    help
+                };
+                let first = header.or_else(|| first_before(document, name, span.start));
                 let complaint = Complaint::at(place, format!("`{name}` is written twice"), help);
                 let first = first.map(|first| Place::new(file, first));
                 syntax
@@ -168,6 +174,23 @@ fn cloud(text: &str, span: &Range<usize>, swallows: bool) -> Range<usize> {
             .map(|end| end + span.end - line_start)
     };
     line_start..end.map_or(text.len() + 1, |end| line_start + end + 1)
+}
+
+/// The last header `[name]` before the one at `start`: the document keeps one of equal tables.
+fn header_before(text: &str, name: &str, start: usize) -> Option<Range<usize>> {
+    let before = text[..start].strip_suffix('[')?;
+    let indent_only = |at: &usize| {
+        let indented = before[..*at].trim_end_matches([' ', '\t']);
+        indented.is_empty() || indented.ends_with('\n')
+    };
+    let headers = before
+        .match_indices(&format!("[{name}]"))
+        .map(|(at, _)| at)
+        .filter(indent_only);
+    headers
+        .last()
+        .map(|at| at + 1..at + 1 + name.len())
+        .filter(|_| !name.is_empty())
 }
 
 /// The last key of that name that begins before `start`, in any table.

@@ -186,9 +186,6 @@ impl Kind {
     }
 
     fn blame(&self, unit: &str) -> Why {
-        let near = |name: &&'static str| {
-            name.eq_ignore_ascii_case(unit) || strsim::damerau_levenshtein(name, unit) <= 1
-        };
         let names = |kind: &'static Kind| kind.units.iter().map(|(name, _)| *name);
         if let Some(kind) = KINDS
             .iter()
@@ -196,9 +193,20 @@ impl Kind {
         {
             return Why::OtherKind(kind.name);
         }
-        let own = self.units.iter().map(|(name, _)| *name);
-        let same_letters = own.clone().find(|name| name.eq_ignore_ascii_case(unit));
-        Why::Unit(same_letters.or(own.clone().find(near)))
+        // From the surest guess to the boldest: another case, an abbreviation, a slip, a long form.
+        let lower = unit.to_lowercase();
+        let guesses: [&dyn Fn(&str) -> bool; 4] = [
+            &|name| name.to_lowercase() == lower,
+            &|name| name.to_lowercase().starts_with(&lower),
+            &|name| name.chars().count() > 1 && strsim::damerau_levenshtein(name, unit) == 1,
+            &|name| lower.starts_with(&name.to_lowercase()),
+        ];
+        let own = || self.units.iter().map(|(name, _)| *name);
+        Why::Unit(
+            guesses
+                .iter()
+                .find_map(|guess| own().find(|name| guess(name))),
+        )
     }
 
     /// What to do about a bad quantity.
@@ -338,6 +346,9 @@ mod tests {
             (&SIZE, "512", Why::NoUnit, "512"),
             (&SIZE, "512 Mib", Why::Unit(Some("MiB")), "Mib"),
             (&SIZE, "512 M", Why::Unit(Some("MB")), "M"),
+            (&TIME, "5 minutes", Why::Unit(Some("min")), "minutes"),
+            (&TIME, "5 sec", Why::Unit(Some("s")), "sec"),
+            (&RATE, "5 Mbits/s", Why::Unit(Some("Mbit/s")), "Mbits/s"),
             (&SIZE, "512 zettabytes", Why::Unit(None), "zettabytes"),
             (&SIZE, "512 Mbit/s", Why::OtherKind("rate"), "Mbit/s"),
             (&TIME, "5 %", Why::OtherKind("number of cores"), "%"),

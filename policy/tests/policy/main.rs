@@ -1,0 +1,22 @@
+//! The policy language and what becomes of it, as the node's owner meets it.
+
+// What each test stands on.
+mod node;
+
+// Text -> Config: what is refused, in which words.
+mod malformed;
+// mod permissions;
+
+// Config -> Admitted: what does not fit, and by how much.
+// mod fit;
+
+// Admitted -> Plan: golden files, and the way from one plan to the next.
+// mod examples;
+// mod plans;
+
+// Laws that hold for every input.
+// mod laws;
+// mod robust;
+
+// docs/policy.md says what the code does.
+// mod manual;

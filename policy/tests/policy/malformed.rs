@@ -1,0 +1,728 @@
+//! Malformed policies, and word for word what the owner reads.
+
+use crate::node::read;
+
+/// Reads the texts, which must be wrong in this way and no other.
+#[track_caller]
+fn refused(node: &str, slices: &[(&str, &str)], said: &str) {
+    let errors = read(node, slices).expect_err("the policy is malformed");
+    assert_eq!(format!("\n{errors}"), said);
+}
+
+#[test]
+fn a_key_that_nobody_knows() {
+    refused(
+        "[node]\nmax_slice = 10\n",
+        &[],
+        r#"
+error: unknown key `max_slice` in [node]
+  --> node.toml:2:1
+  |
+2 | max_slice = 10
+  | ^^^^^^^^^
+  help: did you mean `max_slices`?
+"#,
+    );
+}
+
+#[test]
+fn a_key_that_is_unlike_any() {
+    refused(
+        "[node]\ncolour = 1\n",
+        &[],
+        r#"
+error: unknown key `colour` in [node]
+  --> node.toml:2:1
+  |
+2 | colour = 1
+  | ^^^^^^
+  help: known here: `max_slices`, `uid_base`, `uids_per_slice`, `linger`, `events_per_second`, `reserved`, `addresses`, `give`
+"#,
+    );
+}
+
+#[test]
+fn a_key_in_the_wrong_table() {
+    refused(
+        "",
+        &[("a", "[cpu]\nprocesses = 7\n")],
+        r#"
+error: unknown key `processes` in [cpu]
+  --> slices/a.toml:2:1
+  |
+2 | processes = 7
+  | ^^^^^^^^^
+  help: `processes` belongs at the top of the file, before the first [table]
+"#,
+    );
+}
+
+#[test]
+fn a_key_in_the_wrong_file() {
+    refused(
+        "[ports]\ntcp = [80]\n",
+        &[],
+        r#"
+error: unknown key `ports` at the top of the file
+  --> node.toml:1:2
+  |
+1 | [ports]
+  |  ^^^^^
+  help: `ports` belongs in slices/NAME.toml
+"#,
+    );
+}
+
+#[test]
+fn a_key_written_twice() {
+    refused(
+        "[node]\nlinger = \"60 s\"\nmax_slices = 4\nlinger = \"61 s\"\n",
+        &[],
+        r#"
+error: `linger` is written twice
+  --> node.toml:4:1
+  |
+4 | linger = "61 s"
+  | ^^^^^^
+  --> node.toml:2:1
+  |
+2 | linger = "60 s"
+  | ^^^^^^ first here
+  help: keep one of the two
+"#,
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type() {
+    refused(
+        "[node]\nmax_slices = \"ten\"\n",
+        &[],
+        r#"
+error: `max_slices` takes a whole number from 1 to 16382, and this is text
+  --> node.toml:2:14
+  |
+2 | max_slices = "ten"
+  |              ^^^^^
+  help: write for example `max_slices = 1024`
+"#,
+    );
+}
+
+#[test]
+fn a_count_out_of_range() {
+    refused(
+        "[node]\nmax_slices = 16383\n",
+        &[],
+        r#"
+error: `max_slices` is out of range
+  --> node.toml:2:14
+  |
+2 | max_slices = 16383
+  |              ^^^^^
+  help: write a whole number from 1 to 16382
+"#,
+    );
+}
+
+#[test]
+fn a_negative_count() {
+    refused(
+        "",
+        &[("a", "processes = -1\n")],
+        r#"
+error: `processes` is out of range
+  --> slices/a.toml:1:13
+  |
+1 | processes = -1
+  |             ^^
+  help: write a whole number from 1 to 4194304
+"#,
+    );
+}
+
+#[test]
+fn a_size_without_unit() {
+    refused(
+        "",
+        &[("a", "[memory]\ncap = \"512\"\n")],
+        r#"
+error: `cap`: "512" has no unit
+  --> slices/a.toml:2:8
+  |
+2 | cap = "512"
+  |        ^^^
+  help: write for example "512 MiB"; units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB
+"#,
+    );
+}
+
+#[test]
+fn a_bare_number_as_a_size() {
+    refused(
+        "",
+        &[("a", "[memory]\ncap = 512\n")],
+        r#"
+error: `cap` takes a size from 1 MiB, and this is a whole number
+  --> slices/a.toml:2:7
+  |
+2 | cap = 512
+  |       ^^^
+  help: write for example `cap = "512 MiB"`
+"#,
+    );
+}
+
+#[test]
+fn a_unit_of_the_wrong_case() {
+    refused(
+        "",
+        &[("a", "[memory]\n\tcap = \"512 Mib\"\n")],
+        r#"
+error: `cap`: `Mib` is not a unit of a size
+  --> slices/a.toml:2:13
+  |
+2 | 	cap = "512 Mib"
+  | 	           ^^^
+  help: did you mean `MiB`? Units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB
+"#,
+    );
+}
+
+#[test]
+fn a_unit_of_another_kind() {
+    refused(
+        "[node.give]\ncpu = \"2 GiB\"\n",
+        &[],
+        r#"
+error: `cpu`: `GiB` is the unit of a size, not of a number of cores
+  --> node.toml:2:10
+  |
+2 | cpu = "2 GiB"
+  |          ^^^
+  help: write for example "1.5"; units are cores, core, %
+"#,
+    );
+}
+
+#[test]
+fn a_time_out_of_range() {
+    refused(
+        "[node]\nlinger = \"2 h\"\n",
+        &[],
+        r#"
+error: `linger` is out of range
+  --> node.toml:2:10
+  |
+2 | linger = "2 h"
+  |          ^^^^^
+  help: write a time from 0 ns to 1 h
+"#,
+    );
+}
+
+#[test]
+fn cores_out_of_range() {
+    refused(
+        "",
+        &[("a", "[cpu]\ncap = 0.001\n")],
+        r#"
+error: `cap` is out of range
+  --> slices/a.toml:2:7
+  |
+2 | cap = 0.001
+  |       ^^^^^
+  help: write CPU time from 0.01 cores to 8192 cores
+"#,
+    );
+}
+
+#[test]
+fn port_zero_a_backward_range_and_no_port_at_all() {
+    refused(
+        "[node.reserved]\ntcp = [0, \"30-20\", \"http\", 65536]\n",
+        &[],
+        r#"
+error: 0 in `tcp` is out of range: ports are 1 to 65535
+  --> node.toml:2:8
+  |
+2 | tcp = [0, "30-20", "http", 65536]
+  |        ^
+  help: write a port from 1 to 65535
+
+error: "30-20" in `tcp` begins above its end
+  --> node.toml:2:11
+  |
+2 | tcp = [0, "30-20", "http", 65536]
+  |           ^^^^^^^
+  help: write the lower port first
+
+error: "http" in `tcp` is neither a port nor a range of ports
+  --> node.toml:2:20
+  |
+2 | tcp = [0, "30-20", "http", 65536]
+  |                    ^^^^^^
+  help: write a port like 80 or a range like "8000-8010"
+
+error: 65536 in `tcp` is out of range: ports are 1 to 65535
+  --> node.toml:2:28
+  |
+2 | tcp = [0, "30-20", "http", 65536]
+  |                            ^^^^^
+  help: write a port from 1 to 65535
+"#,
+    );
+}
+
+#[test]
+fn a_port_listed_twice() {
+    refused(
+        "[node.reserved]\ntcp = [22, \"20-25\"]\n",
+        &[],
+        r#"
+error: port 22 is listed twice in `tcp`
+  --> node.toml:2:12
+  |
+2 | tcp = [22, "20-25"]
+  |            ^^^^^^^
+  --> node.toml:2:8
+  |
+2 | tcp = [22, "20-25"]
+  |        ^^ listed here
+  help: remove one of the two
+"#,
+    );
+}
+
+#[test]
+fn a_prefix_with_host_bits() {
+    refused(
+        "[[refuse]]\nto = [\"10.1.0.0/8\"]\n",
+        &[],
+        r#"
+error: "10.1.0.0/8" has bits beyond /8
+  --> node.toml:2:7
+  |
+2 | to = ["10.1.0.0/8"]
+  |       ^^^^^^^^^^^^
+  help: write "10.0.0.0/8", or a longer length
+"#,
+    );
+}
+
+#[test]
+fn a_prefix_too_long() {
+    refused(
+        "[[refuse]]\nto = [\"10.0.0.0/33\"]\n",
+        &[],
+        r#"
+error: "10.0.0.0/33" is longer than /32
+  --> node.toml:2:7
+  |
+2 | to = ["10.0.0.0/33"]
+  |       ^^^^^^^^^^^^^
+  help: write a length from 0 to 32
+"#,
+    );
+}
+
+#[test]
+fn an_exception_from_nothing() {
+    refused(
+        "[[refuse]]\nto = [\"10.0.0.0/8\"]\nexcept = [\"11.0.0.0/8\"]\n",
+        &[],
+        r#"
+error: the exception 11.0.0.0/8 lies in none of `to`
+  --> node.toml:3:11
+  |
+3 | except = ["11.0.0.0/8"]
+  |           ^^^^^^^^^^^^
+  --> node.toml:2:7
+  |
+2 | to = ["10.0.0.0/8"]
+  |       ^^^^^^^^^^^^ refused here
+  help: remove it: what is not refused needs no exception
+"#,
+    );
+}
+
+#[test]
+fn a_refusal_of_nothing() {
+    refused(
+        "[[refuse]]\nports = [25]\n",
+        &[],
+        r#"
+error: [[refuse]] has no `to`
+  --> node.toml:1:1
+  |
+1 | [[refuse]]
+  | ^^^^^^^^^^
+  help: add for example `to = ["10.0.0.0/8"]`
+"#,
+    );
+}
+
+#[test]
+fn a_refusal_that_is_no_list() {
+    refused(
+        "[refuse]\nto = [\"10.0.0.0/8\"]\n",
+        &[],
+        r#"
+error: `refuse` takes tables [[refuse]], and this is a table
+  --> node.toml:1:1
+  |
+1 | [refuse]
+  | ^^^^^^^^
+  help: write `[[refuse]]`, with two brackets, before each of them
+"#,
+    );
+}
+
+#[test]
+fn a_protocol_misspelt() {
+    refused(
+        "[[refuse]]\nto = [\"10.0.0.0/8\"]\nprotocol = \"tpc\"\n",
+        &[],
+        r#"
+error: `protocol` cannot be "tpc"
+  --> node.toml:3:12
+  |
+3 | protocol = "tpc"
+  |            ^^^^^
+  help: did you mean "tcp"?
+"#,
+    );
+}
+
+#[test]
+fn an_own_address_of_the_other_family() {
+    refused(
+        "",
+        &[("a", "[address]\nipv6 = \"192.0.2.1\"\n")],
+        r#"
+error: "192.0.2.1" is not an IPv6 address
+  --> slices/a.toml:2:8
+  |
+2 | ipv6 = "192.0.2.1"
+  |        ^^^^^^^^^^^
+  help: write for example `ipv6 = "2001:db8::9"`
+"#,
+    );
+}
+
+#[test]
+fn an_own_address_that_is_everybodys() {
+    refused(
+        "",
+        &[("a", "[address]\nipv4 = \"127.0.0.1\"\nipv6 = \"ff02::1\"\n")],
+        r#"
+error: 127.0.0.1 is a loopback address
+  --> slices/a.toml:2:8
+  |
+2 | ipv4 = "127.0.0.1"
+  |        ^^^^^^^^^^^
+  help: write a unicast address of the node that only this slice is to use
+
+error: ff02::1 is a multicast address
+  --> slices/a.toml:3:8
+  |
+3 | ipv6 = "ff02::1"
+  |        ^^^^^^^^^
+  help: write a unicast address of the node that only this slice is to use
+"#,
+    );
+}
+
+#[test]
+fn a_cap_below_its_floor() {
+    refused(
+        "",
+        &[("a", "[cpu]\nfloor = 2\ncap = \"50 %\"\n")],
+        r#"
+error: the cap of [cpu] (0.5 cores) is below its floor (2 cores)
+  --> slices/a.toml:3:7
+  |
+3 | cap = "50 %"
+  |       ^^^^^^
+  --> slices/a.toml:2:9
+  |
+2 | floor = 2
+  |         ^ the floor
+  help: raise the cap, or lower the floor
+"#,
+    );
+}
+
+#[test]
+fn a_knob_of_a_later_build() {
+    refused(
+        "[[link]]\ndevice = \"eth0\"\nrate = \"1 Gbit/s\"\n",
+        &[],
+        r#"
+error: `link` needs the link scheduler, which this build does not have
+  --> node.toml:1:3
+  |
+1 | [[link]]
+  |   ^^^^
+  help: remove it: until then slices share every link unshaped
+"#,
+    );
+}
+
+#[test]
+fn knobs_of_later_builds_in_a_slice() {
+    refused(
+        "",
+        &[(
+            "a",
+            "raw = \"safe\"\nrole = \"management\"\n\n[link]\nfloor = \"1 Mbit/s\"\n",
+        )],
+        r#"
+error: `raw` needs safe raw sockets, which this build does not have
+  --> slices/a.toml:1:1
+  |
+1 | raw = "safe"
+  | ^^^
+  help: remove it: until then the slice has no raw or packet sockets
+
+error: `role = "management"` needs the status hooks, which this build does not have
+  --> slices/a.toml:2:8
+  |
+2 | role = "management"
+  |        ^^^^^^^^^^^^
+  help: write `"slice"`
+
+error: `link` needs the link scheduler, which this build does not have
+  --> slices/a.toml:4:2
+  |
+4 | [link]
+  |  ^^^^
+  help: remove it: until then the slice shares every link unshaped
+"#,
+    );
+}
+
+#[test]
+fn a_name_that_is_not_the_files() {
+    refused(
+        "",
+        &[("alpha", "name = \"beta\"\n")],
+        r#"
+error: the slice is named "beta" in a file named "alpha.toml"
+  --> slices/alpha.toml:1:8
+  |
+1 | name = "beta"
+  |        ^^^^^^
+  help: rename the file to beta.toml, or write `name = "alpha"`
+"#,
+    );
+}
+
+#[test]
+fn a_file_name_that_is_no_name() {
+    refused(
+        "",
+        &[("Alpha", "")],
+        r#"
+error: the file's name "Alpha" has the character 'A'
+  --> slices/Alpha.toml:1:1
+  |
+1 |
+  | ^
+  help: rename the file: a name is a lower-case letter and up to 30 more of a-z, 0-9 and _; `node`, `all` and `unattributed` are taken
+"#,
+    );
+}
+
+#[test]
+fn a_name_that_an_account_has() {
+    refused(
+        "",
+        &[("daemon", "name = \"daemon\"\n")],
+        r#"
+error: the node already has an account or group named "daemon"
+  --> slices/daemon.toml:1:8
+  |
+1 | name = "daemon"
+  |        ^^^^^^^^
+  help: choose another name: a slice must not be mistaken for an account of the node
+"#,
+    );
+}
+
+#[test]
+fn a_missing_quote() {
+    refused(
+        "[node]\nlinger = \"60 s\nmax_slices = 4\n",
+        &[],
+        r#"
+error: the text has no closing quote, or a character that must be escaped
+  --> node.toml:2:15
+  |
+2 | linger = "60 s
+  |               ^
+  help: close it with a double quote on the same line
+"#,
+    );
+}
+
+#[test]
+fn a_missing_value() {
+    refused(
+        "[node]\nlinger =\nmax_slices = 4\n",
+        &[],
+        r#"
+error: a value is missing
+  --> node.toml:2:9
+  |
+2 | linger =
+  |         ^
+  help: write `KEY = VALUE`, or remove the key
+"#,
+    );
+}
+
+#[test]
+fn a_missing_bracket_of_a_header() {
+    refused(
+        "[node\nmax_slices = 4\n[node.give]\ncpu = true\n",
+        &[],
+        r#"
+error: the table header has no closing bracket
+  --> node.toml:1:6
+  |
+1 | [node
+  |      ^
+  help: write `[NAME]`, or `[[NAME]]` for a list of tables
+
+error: `cpu` takes CPU time from 0.01 cores to 8192 cores, and this is `true` or `false`
+  --> node.toml:4:7
+  |
+4 | cpu = true
+  |       ^^^^
+  help: write for example `cpu = "3.5"`
+"#,
+    );
+}
+
+#[test]
+fn a_missing_bracket_of_a_list() {
+    refused(
+        "",
+        &[("a", "[ports]\ntcp = [80, 443\nudp = [53]\nclaim = maybe\n")],
+        r#"
+error: a list is not closed, or a comma is missing in it
+  --> slices/a.toml:2:15
+  |
+2 | tcp = [80, 443
+  |               ^
+  help: write `[A, B]`
+"#,
+    );
+}
+
+#[test]
+fn a_quantity_without_quotes() {
+    refused(
+        "[node]\nlinger = 60 s\n",
+        &[],
+        r#"
+error: this value is not quoted
+  --> node.toml:2:10
+  |
+2 | linger = 60 s
+  |          ^^^^
+  help: write text, quantities and addresses in double quotes
+"#,
+    );
+}
+
+#[test]
+fn something_that_is_no_toml() {
+    refused(
+        "this is not TOML\n",
+        &[],
+        r#"
+error: a key has no value
+  --> node.toml:1:6
+  |
+1 | this is not TOML
+  |      ^
+  help: write `KEY = VALUE`, or put # before a comment
+"#,
+    );
+}
+
+#[test]
+fn a_table_written_twice() {
+    refused(
+        "[node]\nmax_slices = 4\n[node]\nlinger = \"1 s\"\n",
+        &[],
+        r#"
+error: `node` is written twice
+  --> node.toml:3:2
+  |
+3 | [node]
+  |  ^^^^
+  --> node.toml:1:2
+  |
+1 | [node]
+  |  ^^^^ first here
+  help: put the keys of both below one header
+"#,
+    );
+}
+
+#[test]
+fn everything_in_all_files_at_once() {
+    refused(
+        "[node]\nmax_slices = 0\n[nod.reserved]\n",
+        &[
+            ("a", "sockets = 0\n[ports]\nclaims = 0\n"),
+            ("b", "socket = 1\nprocesses = 1.5\n"),
+        ],
+        r#"
+error: `max_slices` is out of range
+  --> node.toml:2:14
+  |
+2 | max_slices = 0
+  |              ^
+  help: write a whole number from 1 to 16382
+
+error: unknown key `nod` at the top of the file
+  --> node.toml:3:2
+  |
+3 | [nod.reserved]
+  |  ^^^
+  help: did you mean `node`?
+
+error: `sockets` is out of range
+  --> slices/a.toml:1:11
+  |
+1 | sockets = 0
+  |           ^
+  help: write a whole number from 1 to 16777216
+
+error: `claims` is out of range
+  --> slices/a.toml:3:10
+  |
+3 | claims = 0
+  |          ^
+  help: write a whole number from 1 to 131070
+
+error: unknown key `socket` at the top of the file
+  --> slices/b.toml:1:1
+  |
+1 | socket = 1
+  | ^^^^^^
+  help: did you mean `sockets`?
+
+error: `processes` takes a whole number from 1 to 4194304, and this is a decimal number
+  --> slices/b.toml:2:13
+  |
+2 | processes = 1.5
+  |             ^^^
+  help: write for example `processes = 512`
+"#,
+    );
+}
