@@ -183,14 +183,10 @@ fn header_before(text: &str, name: &str, start: usize) -> Option<Range<usize>> {
         let indented = before[..*at].trim_end_matches([' ', '\t']);
         indented.is_empty() || indented.ends_with('\n')
     };
-    let headers = before
-        .match_indices(&format!("[{name}]"))
-        .map(|(at, _)| at)
-        .filter(indent_only);
-    headers
-        .last()
-        .map(|at| at + 1..at + 1 + name.len())
-        .filter(|_| !name.is_empty())
+    let header = format!("[{name}]");
+    let mut headers = before.match_indices(header.as_str()).map(|(at, _)| at);
+    let last = headers.rfind(indent_only)?;
+    Some(last + 1..last + 1 + name.len())
 }
 
 /// The last key of that name that begins before `start`, in any table.
