@@ -184,8 +184,8 @@ fn header_before(text: &str, name: &str, start: usize) -> Option<Range<usize>> {
         indented.is_empty() || indented.ends_with('\n')
     };
     let header = format!("[{name}]");
-    let mut headers = before.match_indices(header.as_str()).map(|(at, _)| at);
-    let last = headers.rfind(indent_only)?;
+    let mut headers = before.rmatch_indices(header.as_str()).map(|(at, _)| at);
+    let last = headers.find(indent_only)?;
     Some(last + 1..last + 1 + name.len())
 }
 
