@@ -4,6 +4,7 @@
 //! filters. A module of tests is one line here and a `TESTS` table in its file.
 
 mod bench; // the line of a measure, and the list of benches
+mod broken; // tests that must fail, and be seen to
 mod demo; // the demonstration that `cargo xtask demo` shows
 mod feature; // what a kernel may lack, and which kernel must not
 mod node; // the machine under test: commands, files, what to undo
@@ -18,7 +19,7 @@ use clap::{Parser, Subcommand};
 use runner::Test;
 
 /// Every module's tests, in the order in which they run.
-const MODULES: &[&[Test]] = &[machine::TESTS];
+const MODULES: &[&[Test]] = &[machine::TESTS, broken::TESTS];
 
 /// Tests, demo and benches of a slice node; runs as root inside the VM.
 #[derive(Parser)]

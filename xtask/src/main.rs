@@ -16,6 +16,7 @@ mod measure;
 mod packages;
 mod place;
 mod root;
+mod self_check;
 mod session;
 mod step;
 mod test;

@@ -2,6 +2,7 @@
 //! total.
 
 use std::io::{BufRead, BufReader, Write, stderr, stdout};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::kernel::{self, Kernel};
 use crate::machine::Terminal;
 use crate::session::{Deadline, Lost, Session};
 use crate::step::say;
-use crate::tree::{self, Tree};
+use crate::tree;
 use crate::wire::Frame;
 
 /// What a test may take beyond its own deadline before the VM is ended: the
@@ -55,6 +56,10 @@ pub struct Options {
     /// Run the host's tests: only them, or besides those of --kernel
     #[arg(long, conflicts_with = "filters")]
     host: bool,
+    /// Run tests that must fail, each in its own way (a hang, a crash, a panic
+    /// of the kernel ...), and fail where that goes unnoticed
+    #[arg(long, conflicts_with_all = ["filters", "kernel", "host"])]
+    self_check: bool,
     /// Only VM tests whose names contain one of these
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -62,10 +67,10 @@ pub struct Options {
 
 /// A count of verdicts.
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
-struct Total {
-    passed: u32,
-    failed: u32,
-    skipped: u32,
+pub struct Total {
+    pub passed: u32,
+    pub failed: u32,
+    pub skipped: u32,
 }
 
 impl Total {
@@ -78,6 +83,9 @@ impl Total {
 
 /// Runs `test`; the last line is the total.
 pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
+    if options.self_check {
+        return crate::self_check::run(mirror);
+    }
     let narrowed = options.kernel.is_some() || !options.filters.is_empty();
     let mut total = Total::default();
     let mut lost = false;
@@ -85,9 +93,9 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
         total.add(host()?);
     }
     if !options.host || options.kernel.is_some() {
-        let tree = tree::build()?;
+        let files = tree::build()?.files();
         for &kernel in options.kernel.unwrap_or(Choice::All).kernels() {
-            match on_kernel(kernel, &tree, &options.filters, mirror)? {
+            match on_kernel(kernel, &files, &options.filters, mirror)? {
                 Run::Finished(count) => total.add(count),
                 Run::Lost(count, error) => {
                     eprintln!("xtask: {error:#}");
@@ -160,19 +168,27 @@ fn libtest_total(line: &str) -> Option<Total> {
     Some(total)
 }
 
-enum Run {
+/// How the tests of one boot ended.
+pub enum Run {
+    /// The runner came to its closing line.
     Finished(Total),
     /// The VM ended early; the test that was at it counts as failed.
     Lost(Total, anyhow::Error),
 }
 
-fn on_kernel(kernel: Kernel, tree: &Tree, filters: &[String], mirror: Option<&str>) -> Result<Run> {
+/// Boots `kernel` with these files and runs the tests that the filters choose.
+pub fn on_kernel(
+    kernel: Kernel,
+    files: &[(PathBuf, String)],
+    filters: &[String],
+    mirror: Option<&str>,
+) -> Result<Run> {
     let session = Session::prepare(kernel, mirror)?;
     let label = kernel.label();
     let start = Instant::now();
     let mut command = vec!["slice-tests", "run"];
     command.extend(filters.iter().map(String::as_str));
-    let vm = session.boot(tree.files(), &command, Terminal::Report)?;
+    let vm = session.boot(files.to_vec(), &command, Terminal::Report)?;
     let mut reader = Reader::new(label, session.accelerator.time_scale());
     let outcome = session.follow(vm, |frame, deadline| reader.hear(frame, deadline));
     let mut total = reader.total;

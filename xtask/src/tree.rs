@@ -1,6 +1,7 @@
 //! Builds this tree: the eBPF object, and the static programs that run in
 //! the VM.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -64,6 +65,15 @@ pub fn build() -> Result<Tree> {
     })
 }
 
+/// Builds the tests alone.
+pub fn tests() -> Result<PathBuf> {
+    packages::ensure(&packages::for_host_build())?;
+    let mut command = static_cargo();
+    command.args(["-p", "slice-tests", "--bin", "slice-tests"]);
+    step::attached("build slice-tests", &mut command)?;
+    Ok(built("slice-tests"))
+}
+
 /// Builds the VM's agent alone, which needs nothing of the rest.
 pub fn agent() -> Result<PathBuf> {
     packages::ensure(&[
@@ -80,7 +90,8 @@ pub fn agent() -> Result<PathBuf> {
 pub fn ebpf() -> Result<PathBuf> {
     let toolchain = toolchain::ensure()?;
     let mut command = cargo();
-    command.args(["build", "-q", "-p", "slice-ebpf", "--release"]);
+    command.args(["build", "-p", "slice-ebpf", "--release"]);
+    quiet_unless_watched(&mut command);
     toolchain.apply(&mut command);
     step::attached("build the eBPF object", &mut command)?;
     Ok(toolchain::target_dir().join("bpfel-unknown-none/release/slice-ebpf"))
@@ -89,10 +100,18 @@ pub fn ebpf() -> Result<PathBuf> {
 fn static_cargo() -> Command {
     let mut command = cargo();
     command
-        .args(["build", "-q", "--profile", "vm", "--target", TARGET])
+        .args(["build", "--profile", "vm", "--target", TARGET])
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    quiet_unless_watched(&mut command);
     command
+}
+
+/// On a terminal cargo shows how far it is; a log only wants its complaints.
+fn quiet_unless_watched(command: &mut Command) {
+    if !std::io::stderr().is_terminal() {
+        command.arg("-q");
+    }
 }
 
 fn built(name: &str) -> PathBuf {
