@@ -173,7 +173,7 @@ fn given(config: &Config, facts: &Facts, complaints: &mut Vec<Complaint>) -> Giv
     let cpu = give.cpu.map_or(all_cpu, |cpu| cpu.value);
     if cpu > all_cpu {
         complaints.push(too_much(
-            "cpu",
+            "CPU",
             give.cpu.and_then(|cpu| cpu.at),
             all_cpu,
             MilliCores(cpu.0 - all_cpu.0),
@@ -244,33 +244,54 @@ fn floors(config: &Config, given: Given, complaints: &mut Vec<Complaint>) {
         .collect();
     let cpu_at = give.cpu.and_then(|cpu| cpu.at);
     let memory_at = give.memory.and_then(|memory| memory.at);
-    complaints.extend(floor("CPU", "cpu", &cpu, (given.cpu.0, cpu_at), |steps| {
-        MilliCores(steps).to_string()
-    }));
+    complaints.extend(floor(
+        "CPU",
+        "cpu",
+        &cpu,
+        (given.cpu.0, cpu_at),
+        (cores, cores),
+    ));
     complaints.extend(floor(
         "memory",
         "memory",
         &memory,
         (given.memory.0, memory_at),
-        readable,
+        (down, up),
     ));
 }
 
-/// Bytes as people compare them; exact where the number is round.
-fn readable(bytes: u64) -> String {
+fn cores(steps: u64) -> String {
+    MilliCores(steps).to_string()
+}
+
+/// Bytes as people compare them, not less than they are.
+fn up(bytes: u64) -> String {
+    let tenths = (u128::from(bytes) * 10).div_ceil(1 << 20);
+    short(bytes, tenths)
+}
+
+/// Bytes as people compare them, not more than they are.
+fn down(bytes: u64) -> String {
+    short(bytes, (u128::from(bytes) * 10) >> 20)
+}
+
+fn short(bytes: u64, tenths: u128) -> String {
     let exact = Bytes(bytes).to_string();
-    if exact.len() <= 10 || bytes < 1 << 20 {
+    if exact.len() <= 10 {
         return exact;
     }
-    format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20)
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
+
+/// How a resource is printed: what there is, and what is needed.
+type Print = fn(u64) -> String;
 
 fn floor(
     resource: &str,
     key: &str,
     floors: &[At<u64>],
     (given, given_at): (u64, Option<Place>),
-    print: fn(u64) -> String,
+    (less, more): (Print, Print),
 ) -> Option<Complaint> {
     let sum = floors
         .iter()
@@ -283,13 +304,13 @@ fn floor(
     };
     let message = format!(
         "the {resource} floors do not fit: {who} {}, the node gives {}, {} too much",
-        print(sum),
-        print(given),
-        print(over),
+        more(sum),
+        less(given),
+        more(over),
     );
     let help = format!(
         "lower floors by {} in all, or raise `{key}` in [node.give]",
-        print(over)
+        more(over)
     );
     Some(Complaint::maybe_at(largest.at, message, help).with_other(given_at, "given here"))
 }

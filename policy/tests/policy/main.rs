@@ -8,7 +8,7 @@ mod malformed;
 // mod permissions;
 
 // Config -> Admitted: what does not fit, and by how much.
-// mod fit;
+mod fit;
 
 // Admitted -> Plan: golden files, and the way from one plan to the next.
 // mod examples;

@@ -1,0 +1,405 @@
+//! Policies that are well-formed and do not fit the node.
+
+use crate::node::{facts, fits, read};
+use policy::admission::{TakenUids, admit};
+use policy::compile::refused::MAX_REFUSED;
+use policy::config::units::Bytes;
+use policy::ledger::Ledger;
+
+#[track_caller]
+fn does_not_fit(node: &str, slices: &[(&str, &str)], said: &str) {
+    let config = read(node, slices).unwrap();
+    let errors = fits(&config, &facts()).expect_err("the policy does not fit");
+    assert_eq!(format!("\n{errors}"), said);
+}
+
+#[test]
+fn cpu_floors_beyond_what_the_node_gives() {
+    does_not_fit(
+        "[node.give]\ncpu = 3\n",
+        &[
+            ("a", "[cpu]\nfloor = 2\n"),
+            ("b", "[cpu]\nfloor = 1.5\n"),
+            ("c", ""),
+        ],
+        r#"
+error: the CPU floors do not fit: 2 slices together need 3.5 cores, the node gives 3 cores, 0.5 cores too much
+  --> slices/a.toml:2:9
+  |
+2 | floor = 2
+  |         ^
+  --> node.toml:2:7
+  |
+2 | cpu = 3
+  |       ^ given here
+  help: lower floors by 0.5 cores in all, or raise `cpu` in [node.give]
+"#,
+    );
+}
+
+#[test]
+fn memory_floors_beyond_the_default_part_of_the_node() {
+    does_not_fit(
+        "",
+        &[("a", "[memory]\nfloor = \"7 GiB\"\n")],
+        r#"
+error: the memory floors do not fit: one slice needs 7 GiB, the node gives 6553.5 MiB, 614.5 MiB too much
+  --> slices/a.toml:2:9
+  |
+2 | floor = "7 GiB"
+  |         ^^^^^^^
+  help: lower floors by 614.5 MiB in all, or raise `memory` in [node.give]
+"#,
+    );
+}
+
+#[test]
+fn giving_more_than_the_node_has() {
+    does_not_fit(
+        "[node.give]\ncpu = 6\nmemory = \"9 GiB\"\nprocesses = 40000\n",
+        &[],
+        r#"
+error: [node.give] gives 2 cores more CPU than the node has (4 cores)
+  --> node.toml:2:7
+  |
+2 | cpu = 6
+  |       ^
+  help: give at most 4 cores
+
+error: [node.give] gives 1 GiB more memory than the node has (8 GiB)
+  --> node.toml:3:10
+  |
+3 | memory = "9 GiB"
+  |          ^^^^^^^
+  help: give at most 8 GiB
+
+error: [node.give] gives 7232 more processes than the node has (32768)
+  --> node.toml:4:13
+  |
+4 | processes = 40000
+  |             ^^^^^
+  help: give at most 32768
+"#,
+    );
+}
+
+#[test]
+fn a_port_reserved_for_two_slices() {
+    does_not_fit(
+        "",
+        &[
+            ("a", "[ports]\ntcp = [80, 443]\n"),
+            ("b", "[ports]\ntcp = [\"400-500\"]\nudp = [80]\n"),
+        ],
+        r#"
+error: TCP port 443 is reserved for slice a and for slice b
+  --> slices/b.toml:2:8
+  |
+2 | tcp = ["400-500"]
+  |        ^^^^^^^^^
+  --> slices/a.toml:2:12
+  |
+2 | tcp = [80, 443]
+  |            ^^^ for slice a
+  help: a port has one owner: remove it from one of the two
+"#,
+    );
+}
+
+#[test]
+fn a_port_reserved_for_the_node_and_a_slice() {
+    does_not_fit(
+        "[node.reserved]\nudp = [\"100-200\"]\n",
+        &[("a", "[ports]\nudp = [123]\n")],
+        r#"
+error: UDP port 123 is reserved for the node and for slice a
+  --> slices/a.toml:2:8
+  |
+2 | udp = [123]
+  |        ^^^
+  --> node.toml:2:8
+  |
+2 | udp = ["100-200"]
+  |        ^^^^^^^^^ for the node
+  help: a port has one owner: remove it from one of the two
+"#,
+    );
+}
+
+#[test]
+fn a_wide_range_collides_with_each_port_in_it() {
+    does_not_fit(
+        "",
+        &[
+            ("a", "[ports]\ntcp = [\"100-200\"]\n"),
+            ("b", "[ports]\ntcp = [110]\n"),
+            ("c", "[ports]\ntcp = [150]\n"),
+        ],
+        r#"
+error: TCP port 110 is reserved for slice a and for slice b
+  --> slices/b.toml:2:8
+  |
+2 | tcp = [110]
+  |        ^^^
+  --> slices/a.toml:2:8
+  |
+2 | tcp = ["100-200"]
+  |        ^^^^^^^^^ for slice a
+  help: a port has one owner: remove it from one of the two
+
+error: TCP port 150 is reserved for slice a and for slice c
+  --> slices/c.toml:2:8
+  |
+2 | tcp = [150]
+  |        ^^^
+  --> slices/a.toml:2:8
+  |
+2 | tcp = ["100-200"]
+  |        ^^^^^^^^^ for slice a
+  help: a port has one owner: remove it from one of the two
+"#,
+    );
+}
+
+#[test]
+fn a_port_kept_for_loopback_translation() {
+    does_not_fit(
+        "[node.reserved]\ntcp = [65499]\n",
+        &[("a", "[ports]\nudp = [\"60990-61000\"]\n")],
+        r#"
+error: TCP port 65499 cannot be reserved: 61000-65499 are kept for loopback translation
+  --> node.toml:2:8
+  |
+2 | tcp = [65499]
+  |        ^^^^^
+  help: choose another port
+
+error: UDP port 61000 cannot be reserved: 61000-65499 are kept for loopback translation
+  --> slices/a.toml:2:8
+  |
+2 | udp = ["60990-61000"]
+  |        ^^^^^^^^^^^^^
+  help: choose another port
+"#,
+    );
+}
+
+#[test]
+fn a_reservation_beside_own_addresses_of_both_families() {
+    does_not_fit(
+        "[node.addresses]\nexclude = [\"203.0.113.53\", \"2001:db8::/64\"]\n",
+        &[(
+            "a",
+            "[ports]\nudp = [53]\n[address]\nipv4 = \"203.0.113.53\"\nipv6 = \"2001:db8::53\"\n",
+        )],
+        r#"
+error: slice a reserves ports of the shared addresses and uses none of these
+  --> slices/a.toml:2:8
+  |
+2 | udp = [53]
+  |        ^^
+  --> slices/a.toml:4:8
+  |
+4 | ipv4 = "203.0.113.53"
+  |        ^^^^^^^^^^^^^^ its own address
+  help: remove the reservation: every port of its own addresses is the slice's already
+"#,
+    );
+}
+
+#[test]
+fn an_own_address_of_two_slices() {
+    does_not_fit(
+        "[node.addresses]\nexclude = [\"203.0.113.53\"]\n",
+        &[
+            ("a", "[address]\nipv4 = \"203.0.113.53\"\n"),
+            ("b", "[address]\nipv4 = \"203.0.113.53\"\n"),
+        ],
+        r#"
+error: 203.0.113.53 belongs to slice a and to slice b
+  --> slices/b.toml:2:8
+  |
+2 | ipv4 = "203.0.113.53"
+  |        ^^^^^^^^^^^^^^
+  --> slices/a.toml:2:8
+  |
+2 | ipv4 = "203.0.113.53"
+  |        ^^^^^^^^^^^^^^ slice a
+  help: an own address has one owner: remove it from one of the two
+"#,
+    );
+}
+
+#[test]
+fn an_own_address_that_is_shared() {
+    does_not_fit(
+        "",
+        &[("a", "[address]\nipv6 = \"2001:db8::1\"\n")],
+        r#"
+error: 2001:db8::1 is shared by the node and all slices
+  --> slices/a.toml:2:8
+  |
+2 | ipv6 = "2001:db8::1"
+  |        ^^^^^^^^^^^^^
+  help: add "2001:db8::1" to `exclude` in [node.addresses]: the node itself then cannot use it
+"#,
+    );
+}
+
+#[test]
+fn more_slices_than_rows() {
+    does_not_fit(
+        "[node]\nmax_slices = 1\n",
+        &[("a", ""), ("b", ""), ("c", "")],
+        r#"
+error: there are 3 slices, 2 more than `max_slices` (1)
+  --> node.toml:2:14
+  |
+2 | max_slices = 1
+  |              ^
+  help: raise `max_slices` in [node]; that needs `slice down` and `slice up`
+"#,
+    );
+}
+
+#[test]
+fn user_ids_beyond_the_last() {
+    does_not_fit(
+        "[node]\nmax_slices = 4097\n",
+        &[],
+        r#"
+error: the user ids of 4097 slices do not fit: 1879048192 and the 268500992 ids from there end 65536 above 2147483647
+  --> node.toml:2:14
+  |
+2 | max_slices = 4097
+  |              ^^^^
+  help: lower `uid_base`, `uids_per_slice` or `max_slices` in [node]
+"#,
+    );
+}
+
+#[test]
+fn more_ranges_of_refused_ports_than_fit() {
+    does_not_fit(
+        "",
+        &[(
+            "a",
+            "[[refuse]]\nto = [\"10.0.0.0/8\"]\nports = [1, 3, 5, 7, 9, 11, 13, 15, 17]\n[[refuse]]\nto = [\"10.1.0.0/16\"]\nports = [101, 103, 105, 107, 109, 111, 113, 115, 117]\n",
+        )],
+        r#"
+error: 18 ranges of refused ports meet at 10.1.0.0/16, 2 more than fit
+  --> slices/a.toml:1:1
+  |
+1 | [[refuse]]
+  | ^^^^^^^^^^
+  help: refuse wider ranges of ports, or all ports
+"#,
+    );
+}
+
+#[test]
+fn everything_that_does_not_fit_at_once() {
+    does_not_fit(
+        "[node.give]\ncpu = 5\n",
+        &[("a", "[ports]\ntcp = [61000]\n[cpu]\nfloor = 6\n")],
+        r#"
+error: [node.give] gives 1 core more CPU than the node has (4 cores)
+  --> node.toml:2:7
+  |
+2 | cpu = 5
+  |       ^
+  help: give at most 4 cores
+
+error: TCP port 61000 cannot be reserved: 61000-65499 are kept for loopback translation
+  --> slices/a.toml:2:8
+  |
+2 | tcp = [61000]
+  |        ^^^^^
+  help: choose another port
+
+error: the CPU floors do not fit: one slice needs 6 cores, the node gives 5 cores, 1 core too much
+  --> slices/a.toml:4:9
+  |
+4 | floor = 6
+  |         ^
+  --> node.toml:2:7
+  |
+2 | cpu = 5
+  |       ^ given here
+  help: lower floors by 1 core in all, or raise `cpu` in [node.give]
+"#,
+    );
+}
+
+#[test]
+fn user_ids_that_somebody_has() {
+    let config = read("", &[]).unwrap();
+    let mut facts = facts();
+    let taken = |first, last, by: &str| TakenUids {
+        first,
+        last,
+        by: by.to_owned(),
+    };
+    facts.taken_uids = vec![
+        taken(0, 1_879_048_191, "all below"),
+        taken(1_900_000_000, 1_900_065_535, "/etc/subuid: alice"),
+        // Just behind the last of 1024 slices.
+        taken(1_879_048_192 + 1024 * 65_536, u32::MAX, "all above"),
+    ];
+    let errors = fits(&config, &facts).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "error: the user ids 1879048192-1946157055 for slices overlap 1900000000-1900065535 of /etc/subuid: alice\n  help: choose another `uid_base` in [node]\n"
+    );
+}
+
+#[test]
+fn a_slice_without_an_id() {
+    let config = read("", &[("a", "")]).unwrap();
+    let errors = admit(&config, &facts(), &Ledger::default()).unwrap_err();
+    assert_eq!(
+        errors.complaints()[0].message,
+        "there is no id left for slice a"
+    );
+}
+
+#[test]
+fn more_refused_destinations_than_the_table_holds() {
+    let rule = |count: usize| {
+        let to: Vec<String> = (0..count)
+            .map(|n| {
+                format!(
+                    "\"10.{}.{}.{}/31\"",
+                    n >> 15,
+                    (n >> 7) & 255,
+                    (n << 1) & 255
+                )
+            })
+            .collect();
+        format!("[[refuse]]\nto = [{}]\n", to.join(","))
+    };
+    let most = read(&rule(MAX_REFUSED), &[]).unwrap();
+    assert!(fits(&most, &facts()).is_ok());
+    let more = read(&rule(MAX_REFUSED), &[("a", &rule(2))]).unwrap();
+    let errors = fits(&more, &facts()).unwrap_err();
+    assert_eq!(
+        errors.complaints()[0].message,
+        "the refused destinations make 65538 entries, 2 more than the node holds"
+    );
+}
+
+#[test]
+fn what_fits_exactly_fits() {
+    let node =
+        "[node]\nmax_slices = 2\n[node.give]\ncpu = 4\nmemory = \"8 GiB\"\nprocesses = 32768\n";
+    let slice = "[cpu]\nfloor = 2\n[memory]\nfloor = \"4 GiB\"\n[ports]\ntcp = [60999]\n";
+    let other = slice.replace("60999", "65500");
+    let config = read(node, &[("a", slice), ("b", &other)]).unwrap();
+    let facts = facts();
+    let admitted = fits(&config, &facts).unwrap();
+    assert_eq!(admitted.given().memory, Bytes(8 << 30));
+    let ids: Vec<u32> = admitted.slices().map(|(id, _)| id.0).collect();
+    assert_eq!(ids, [2, 3]);
+    let (second, _) = admitted.slices().nth(1).unwrap();
+    assert_eq!(admitted.uids(second), (1_879_048_192 + 65_536, 65_536));
+}
