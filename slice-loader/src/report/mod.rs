@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod admission;
 pub mod clock;
 pub mod event;
 pub mod ports;

@@ -1,0 +1,131 @@
+//! `slice check`: what the policy would give, or all that is wrong with it.
+//! Changes nothing, needs neither root nor a running node.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use policy::config::{Errors, Report};
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::quantity;
+use super::screen::Screen;
+use super::table::{Cell, Column, Table, printable};
+use crate::node;
+use crate::report::admission::{Admission, PortLists, SliceSummary};
+
+/// The answer as JSON: one of the two.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer<'a> {
+    /// The policy fits.
+    Admission(&'a Admission),
+    /// It does not.
+    Errors(Vec<Report>),
+}
+
+pub(super) fn run(policy: &Path, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let admission = match node::examine(policy, |admitted| Admission::new(policy, admitted)) {
+        Ok(admission) => admission,
+        // That there are errors is an answer here, for programs too.
+        Err(error) if screen.json() => {
+            let errors = error.downcast::<Errors>()?;
+            screen.print_json(&Answer::Errors(errors.reports()))?;
+            return Ok(Exit::Policy.into());
+        }
+        Err(error) => return Err(error),
+    };
+    if screen.json() {
+        screen.print_json(&Answer::Admission(&admission))?;
+    } else {
+        let mut out = screen.out();
+        write_all(&mut out, &admission, screen.width())?;
+        out.flush()?;
+    }
+    Ok(Exit::Ok.into())
+}
+
+/// The summary of a policy that fits.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_all(out: &mut impl Write, admission: &Admission, width: Option<usize>) -> io::Result<()> {
+    let good = AnsiColor::Green.on_default().bold();
+    let count = admission.slices.len();
+    writeln!(
+        out,
+        "{good}ok:{good:#} the policy in {} fits this node: {count} of at most {} slices",
+        admission.policy.display(),
+        admission.max_slices,
+    )?;
+    let (cpu, memory) = (admission.cpu_millicores, admission.memory);
+    let mut line = |head: &str, text: String| writeln!(out, "  {head:<11}{text}");
+    line("cpu", format!("{} cores, {} promised", cores(cpu.given), cores(cpu.promised)))?;
+    let bytes = quantity::bytes;
+    line("memory", format!("{}, {} promised", bytes(memory.given), bytes(memory.promised)))?;
+    line("processes", admission.processes.to_string())?;
+    line("node ports", ports(&admission.node_ports, "none reserved"))?;
+    if admission.slices.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    table(&admission.slices).write(out, width)
+}
+
+fn table(slices: &[SliceSummary]) -> Table {
+    let mut table = Table::new([
+        Column::left("SLICE", 0),
+        Column::left("RESERVED PORTS", 0),
+        Column::right("CLAIMS", 2),
+        Column::right("SOCKETS", 3),
+        Column::right("PROCESSES", 3),
+        Column::left("CPU", 1),
+        Column::left("MEMORY", 1),
+        Column::left("ADDRESSES", 4),
+        Column::right("REFUSALS", 5),
+        Column::left("DESCRIPTION", 6),
+    ]);
+    for slice in slices {
+        let claims = if slice.claim { slice.claims.to_string() } else { "none".to_owned() };
+        table.row([
+            Cell::new(slice.name.as_str(), Style::new().bold()),
+            ports(&slice.ports, "none").into(),
+            claims.into(),
+            slice.sockets.to_string().into(),
+            slice.processes.to_string().into(),
+            cpu(slice).into(),
+            memory(slice).into(),
+            slice.addresses.join(" ").into(),
+            slice.refusals.to_string().into(),
+            printable(slice.description.as_deref().unwrap_or_default()).into(),
+        ]);
+    }
+    table
+}
+
+/// `tcp 80,443 udp 53`.
+fn ports(ports: &PortLists, none: &str) -> String {
+    let lists = [("tcp", &ports.tcp), ("udp", &ports.udp)].into_iter().filter(|(_, list)| !list.is_empty());
+    let lists: Vec<String> = lists.map(|(protocol, list)| format!("{protocol} {list}")).collect();
+    if lists.is_empty() { none.to_owned() } else { lists.join(" ") }
+}
+
+/// `0.5..2 share 1`: floor, cap, share.
+fn cpu(slice: &SliceSummary) -> String {
+    let cap = slice.cpu_cap_millicores.map(cores).unwrap_or_default();
+    format!("{}..{cap} share {}", cores(slice.cpu_floor_millicores), slice.cpu_share)
+}
+
+/// `64 MiB..1 GiB`: floor, cap.
+fn memory(slice: &SliceSummary) -> String {
+    let cap = slice.memory_cap.map(|cap| format!(" {}", quantity::bytes(cap))).unwrap_or_default();
+    format!("{} ..{cap}", quantity::bytes(slice.memory_floor))
+}
+
+/// Thousandths of a core without needless zeros.
+fn cores(millicores: u64) -> String {
+    let text = format!("{}.{:03}", millicores / 1000, millicores % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
