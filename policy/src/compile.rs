@@ -338,7 +338,20 @@ impl RefusedAt {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = |address: &Address| std::net::Ipv6Addr::from(*address).to_canonical();
-        writeln!(f, "SETTINGS 0 {:?}", self.settings)?;
+        let settings = &self.settings;
+        writeln!(
+            f,
+            "SETTINGS rows={} level={} netns={} flags={} loopback={}-{} ephemeral={}-{} linger_ns={}",
+            settings.rows,
+            settings.slices_level,
+            settings.node_netns,
+            settings.flags,
+            settings.loopback_low,
+            settings.loopback_high,
+            settings.ephemeral_low,
+            settings.ephemeral_high,
+            settings.linger_ns,
+        )?;
         for (row, entry) in &self.slices {
             writeln!(
                 f,

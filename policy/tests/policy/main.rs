@@ -5,13 +5,13 @@ mod node;
 
 // Text -> Config: what is refused, in which words.
 mod malformed;
-// mod permissions;
+mod permissions;
 
 // Config -> Admitted: what does not fit, and by how much.
 mod fit;
 
 // Admitted -> Plan: golden files, and the way from one plan to the next.
-// mod examples;
+mod examples;
 // mod plans;
 
 // Laws that hold for every input.
