@@ -10,6 +10,9 @@ mod feature; // what a kernel may lack, and which kernel must not
 mod node; // the machine under test: commands, files, what to undo
 mod runner; // runs tests and prints verdict lines
 
+#[cfg(test)]
+mod manual; // the tables of promises and attacks name real tests
+
 mod machine; // the VM itself is what the other tests take it for
 
 use std::process::ExitCode;

@@ -57,6 +57,12 @@ pub const fn test(name: &'static str, run: fn(&mut Node) -> Result<()>) -> Test 
 }
 
 impl Test {
+    /// The sentence.
+    #[cfg(test)]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Skipped where the kernel lacks one of these.
     pub const fn needs(mut self, features: &'static [Feature]) -> Test {
         self.needs = features;
