@@ -35,9 +35,10 @@ impl Ledger {
 
     /// The ledger after the slices that live became exactly `names`: who stays keeps its id, who is
     /// new gets a row below `rows` that was used least often, the lowest first. A name for which
-    /// there is no row left is not in the result.
+    /// there is no row left is not in the result. Rows in `busy` are not given away: sockets of
+    /// their former slice still count there.
     #[must_use]
-    pub fn assign<'a>(&self, names: impl IntoIterator<Item = &'a SliceName>, rows: u32) -> Self {
+    pub fn assign<'a>(&self, names: impl IntoIterator<Item = &'a SliceName>, rows: u32, busy: &BTreeSet<u32>) -> Self {
         let names: BTreeSet<&str> = names.into_iter().map(SliceName::as_str).collect();
         let mut new = Self {
             ids: BTreeMap::new(),
@@ -50,7 +51,7 @@ impl Ledger {
         }
         let used: BTreeSet<u32> = new.iter().map(|(_, id)| id.index()).collect();
         let mut free: Vec<(u32, u32)> = (FIRST_SLICE_ROW..rows)
-            .filter(|row| !used.contains(row))
+            .filter(|row| !used.contains(row) && !busy.contains(row))
             .map(|row| (new.next.get(&row).copied().unwrap_or(0), row))
             .collect();
         // Taken from the end: the least used, then the lowest.
@@ -85,24 +86,24 @@ mod tests {
 
     #[test]
     fn a_slice_keeps_its_id_while_it_lives_and_gets_another_when_it_comes_back() {
-        let first = Ledger::default().assign(&names(&["b", "a"]), 5);
+        let first = Ledger::default().assign(&names(&["b", "a"]), 5, &BTreeSet::new());
         assert_eq!(first.id("a"), SliceId::new(0, 2));
         assert_eq!(first.id("b"), SliceId::new(0, 3));
-        let second = first.assign(&names(&["b", "c"]), 5);
+        let second = first.assign(&names(&["b", "c"]), 5, &BTreeSet::new());
         assert_eq!(second.id("b"), first.id("b"));
         // The row that was never used comes before the one that was.
         assert_eq!(second.id("c"), SliceId::new(0, 4));
-        let third = second.assign(&names(&["a", "b", "c"]), 5);
+        let third = second.assign(&names(&["a", "b", "c"]), 5, &BTreeSet::new());
         assert_eq!(third.id("a"), SliceId::new(1, 2));
     }
 
     #[test]
     fn without_a_row_there_is_no_id() {
-        let ledger = Ledger::default().assign(&names(&["a", "b"]), 3);
+        let ledger = Ledger::default().assign(&names(&["a", "b"]), 3, &BTreeSet::new());
         assert_eq!((ledger.id("a"), ledger.id("b")), (SliceId::new(0, 2), None));
         // Fewer rows than before: who is beyond them does not keep its id.
-        let wide = Ledger::default().assign(&names(&["a", "b"]), 4);
-        assert_eq!(wide.assign(&names(&["b"]), 3).id("b"), SliceId::new(1, 2));
+        let wide = Ledger::default().assign(&names(&["a", "b"]), 4, &BTreeSet::new());
+        assert_eq!(wide.assign(&names(&["b"]), 3, &BTreeSet::new()).id("b"), SliceId::new(1, 2));
     }
 
     #[test]
@@ -111,7 +112,16 @@ mod tests {
             ids: BTreeMap::new(),
             next: BTreeMap::from([(2, 1 << 18)]),
         };
-        assert_eq!(worn.assign(&names(&["a"]), 3).id("a"), None);
-        assert_eq!(worn.assign(&names(&["a"]), 4).id("a"), SliceId::new(0, 3));
+        assert_eq!(worn.assign(&names(&["a"]), 3, &BTreeSet::new()).id("a"), None);
+        assert_eq!(worn.assign(&names(&["a"]), 4, &BTreeSet::new()).id("a"), SliceId::new(0, 3));
+    }
+
+    #[test]
+    fn a_row_that_sockets_still_refer_to_is_not_given_away() {
+        let first = Ledger::default().assign(&names(&["a"]), 3, &BTreeSet::new());
+        let busy = BTreeSet::from([2]);
+        assert_eq!(first.assign(&names(&["b"]), 3, &busy).id("b"), None);
+        // Who stays keeps a busy row.
+        assert_eq!(first.assign(&names(&["a"]), 3, &busy).id("a"), first.id("a"));
     }
 }

@@ -1,1 +1,15 @@
-//! stub
+//! The loader of a slice node: from policy files to programs in force.
+//!
+//! `node` is the node's life cycle and the view on what runs; `kernel` puts
+//! programs and maps in place; `context` makes and enters what a slice's
+//! processes live in; `daemon` keeps a running node true to its devices and
+//! answers questions; `cli` is the command line. `sys` has the only unsafe
+//! code.
+
+pub mod cli;
+pub mod context;
+pub mod daemon;
+pub mod kernel;
+pub mod node;
+pub mod report;
+mod sys;

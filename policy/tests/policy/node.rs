@@ -1,5 +1,6 @@
 //! A node to admit policies to, and texts in the place of files.
 
+use std::collections::BTreeSet;
 use policy::admission::{Admitted, Facts, admit, rows};
 use policy::compile::{Plan, compile};
 use policy::config::units::Bytes;
@@ -53,6 +54,7 @@ pub fn ledger(config: &Config) -> Ledger {
     Ledger::default().assign(
         config.slices.iter().map(|slice| &slice.name.value),
         rows(config),
+        &BTreeSet::new(),
     )
 }
 

@@ -1,0 +1,9 @@
+//! What the loader does with the kernel: probe it, load the programs, attach
+//! them, and keep everything below one directory of bpffs.
+
+pub mod attach;
+pub mod events;
+pub mod maps;
+pub mod object;
+pub mod probe;
+pub mod store;

@@ -1,0 +1,116 @@
+//! The eBPF object that this program carries.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Context, ensure};
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use super::attach::PROGRAMS;
+use super::store::Store;
+use crate::cli::exit::{Exit, Failure};
+
+/// The bytes, as `SLICE_EBPF_OBJECT` named them when this program was built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slice-ebpf.o"));
+
+/// Every map of the object; all are pinned, so that an upgrade keeps them.
+const MAPS: &[&str] = &[
+    "SETTINGS", "CGROUPS", "SLICES", "STATES", "TRAFFIC", "DENIALS", "RESERVED", "CLAIMS", "ADDRESSES", "REFUSED",
+    "FLOWS", "TAGS", "EVENTS",
+];
+
+/// Maps with one row per slice and the two fixed rows.
+const PER_SLICE: &[&str] = &["SLICES", "STATES", "TRAFFIC", "DENIALS"];
+
+/// A number that differs where the object differs (FNV-1a, 64 bits).
+#[must_use]
+pub fn digest() -> u64 {
+    OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// Whether there is an object at all.
+#[must_use]
+pub fn is_built_in() -> bool {
+    !OBJECT.is_empty()
+}
+
+/// The loaded object: programs verified, maps pinned, nothing attached.
+pub struct Object {
+    ebpf: Ebpf,
+}
+
+impl Object {
+    /// Loads the object. Maps pinned in the store are used as they are; others
+    /// are made and pinned there, the per-slice ones with `rows` rows.
+    ///
+    /// # Errors
+    /// No object was built in, or the kernel refuses a map or a program: the
+    /// verifier's words are in the source.
+    pub fn load(store: &Store, rows: u32) -> anyhow::Result<Self> {
+        if OBJECT.is_empty() {
+            return Err(Failure::new(Exit::Kernel, "load the programs: this slice was built without them")
+                .remedy("build it with `cargo xtask build`, which makes the eBPF object first")
+                .into());
+        }
+        let mut loader = EbpfLoader::new();
+        for name in MAPS {
+            loader.map_pin_path(name, store.map(name));
+        }
+        // There is one CGROUPS entry per slice.
+        loader.map_max_entries("CGROUPS", rows);
+        for name in PER_SLICE {
+            loader.map_max_entries(name, rows);
+        }
+        let mut ebpf = loader.load(OBJECT).context("load the programs' maps")?;
+        for (name, program) in ebpf.programs() {
+            let known = PROGRAMS.iter().any(|attachment| attachment.program == name);
+            ensure!(known, "load program {name}: nothing says where it belongs ({:?})", program.prog_type());
+        }
+        let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
+        for attachment in PROGRAMS {
+            let name = attachment.program;
+            let program = ebpf.program_mut(name).with_context(|| format!("find program {name} in the object"))?;
+            load(program, attachment.lsm_hook, &btf).with_context(|| format!("load program {name}"))?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// The loaded program of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn program(&self, name: &str) -> anyhow::Result<BorrowedFd<'_>> {
+        let program = self.ebpf.program(name).with_context(|| format!("find program {name}"))?;
+        Ok(program.fd().with_context(|| format!("use program {name}"))?.as_fd())
+    }
+
+    /// Instructions the verifier looked at, per program.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn verifier_costs(&self) -> anyhow::Result<BTreeMap<&'static str, u32>> {
+        PROGRAMS
+            .iter()
+            .map(|attachment| {
+                let name = attachment.program;
+                let info = crate::sys::bpf::program_info(self.program(name)?)
+                    .with_context(|| format!("ask about program {name}"))?;
+                Ok((name, info.verified_instructions))
+            })
+            .collect()
+    }
+}
+
+/// aya has a loading method per type.
+fn load(program: &mut Program, lsm_hook: Option<&str>, btf: &Btf) -> Result<(), ProgramError> {
+    match (program, lsm_hook) {
+        (Program::CgroupSock(program), None) => program.load(),
+        (Program::CgroupSockAddr(program), None) => program.load(),
+        (Program::CgroupSockopt(program), None) => program.load(),
+        (Program::CgroupSkb(program), None) => program.load(),
+        (Program::SockOps(program), None) => program.load(),
+        (Program::LsmCgroup(program), Some(hook)) => program.load(hook, btf),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}

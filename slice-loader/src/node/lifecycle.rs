@@ -1,0 +1,358 @@
+//! The node's life on one page: up, upgrade, reload, down.
+//!
+//! Each validates everything first, then does everything in order, and puts
+//! back what was there when a step fails. What is there is read from the
+//! kernel, not remembered, so that a command that was killed half-way leaves
+//! nothing that the next one does not see.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use policy::compile::{Cgroup, Plan, Step};
+use policy::config::PortSet;
+use policy::ids::SliceId;
+use serde::Serialize;
+
+use super::policy_files::{self, Wanted};
+use super::record::{Lock, Phase, Record, boot};
+use super::state::{self, Place, Slices};
+use super::{NotUp, autobind, found, ids};
+use crate::cli::exit::{Exit, Failure};
+use crate::context::cgroup::SliceCgroup;
+use crate::context::holder::{CGROUPFS, Holder};
+use crate::kernel::attach::{self, Cgroups, Former};
+use crate::kernel::maps::{self, Maps, OtherAbi};
+use crate::kernel::object::{self, Object};
+use crate::kernel::probe;
+use crate::kernel::store::Store;
+
+/// What `up` did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase", tag = "did")]
+pub enum Up {
+    /// Brought the node up.
+    Started {
+        /// How many slices there are.
+        slices: usize,
+        /// What the owner should know.
+        warnings: Vec<String>,
+    },
+    /// The node was up, with the same programs.
+    Already {
+        /// How many slices there are.
+        slices: usize,
+    },
+    /// The node was up; its programs were replaced by those of this version.
+    Upgraded {
+        /// The version before.
+        from: String,
+    },
+}
+
+/// What `reload` changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Reloaded {
+    /// Slices that are new.
+    pub added: Vec<String>,
+    /// Slices that are gone, their processes with them.
+    pub removed: Vec<String>,
+    /// Slices for which something is different.
+    pub changed: Vec<String>,
+    /// Whether something that holds for the whole node is different.
+    pub node: bool,
+    /// What the owner should know.
+    pub warnings: Vec<String>,
+}
+
+/// Brings the node up; where it is up already, brings its programs to this
+/// version.
+///
+/// # Errors
+/// The policy or the node do not allow it; nothing is changed then.
+pub fn up(policy: &Path) -> anyhow::Result<Up> {
+    let _lock = Lock::take()?;
+    let config = policy_files::read(policy)?;
+    refuse_missing_features()?;
+    match Record::load()? {
+        Some(record) if record.phase == Phase::Up => return upgrade(record),
+        // What an `up` that was killed left, or one before the boot.
+        record => clear_away(record.as_ref())?,
+    }
+    let before = autobind::read()?;
+    let wanted = policy_files::want(&config, &ids::load()?, before.clone(), &found::scan()?, &BTreeSet::new())?;
+    ids::save(&wanted.ledger)?;
+    let record = Record {
+        phase: Phase::Starting,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        object: object::digest(),
+        boot: boot()?,
+        since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        policy: std::path::absolute(policy).context("find the policy's directory")?,
+        rows: wanted.rows,
+        holder: Holder::expected(),
+        reserved_ports_before: before.to_string(),
+        reserved_ports: wanted.plan.reserved_ports.to_string(),
+        exclude: wanted.exclude.clone(),
+        slices: wanted.slices.clone(),
+    };
+    // From here on `down` finds what there is to put back.
+    record.save()?;
+    match start(record.clone(), &wanted.plan) {
+        Ok(()) => Ok(Up::Started { slices: wanted.slices.len(), warnings: wanted.warnings }),
+        Err(error) => Err(match clear_away(Some(&record)) {
+            Ok(()) => error,
+            Err(left) => error.context(format!("what was half done could not be undone ({left:#}); run `slice down`")),
+        }),
+    }
+}
+
+/// The order keeps "deny is zero": the maps are full before a program runs, and
+/// a slice's cgroup exists only when every program does.
+fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
+    autobind::write(&plan.reserved_ports)?;
+    let holder = Holder::make()?;
+    let slices = holder.make_slices()?;
+    let store = Store::of_node();
+    store.create()?;
+    let object = Object::load(&store, record.rows)?;
+    let maps = Maps::open(&store)?;
+    let place = Place { maps: &maps, holder: &holder };
+    place.write_maps(&Plan::empty().changes(plan))?;
+    let cgroups = Cgroups::open(Path::new(CGROUPFS), &slices)?;
+    attach::attach(&object, &store, &cgroups, &mut attach::Undo::default())?;
+    state::note_found(&maps)?;
+    place.make_cgroups(&record.slices)?;
+    place.write_attributes(&plan.cgroups)?;
+    record.phase = Phase::Up;
+    record.save()
+}
+
+/// Replaces the programs of a node that is up, each by one update of its link:
+/// no packet is judged by nobody. The maps and all they hold stay.
+fn upgrade(mut record: Record) -> anyhow::Result<Up> {
+    let store = Store::of_node();
+    refuse_other_abi(maps::check_abi(&store))?;
+    refuse_lost_cgroups(&record)?;
+    if record.object == object::digest() && attach::all_there(&store) {
+        return Ok(Up::Already { slices: record.slices.len() });
+    }
+    let former = Former::hold(&store)?;
+    let made_before = store.maps()?;
+    let mut undo = attach::Undo::default();
+    let mut replace = || -> anyhow::Result<()> {
+        let object = Object::load(&store, record.rows)?;
+        let cgroups = Cgroups::open(Path::new(CGROUPFS), &record.holder.slices())?;
+        attach::attach(&object, &store, &cgroups, &mut undo)
+    };
+    if let Err(error) = replace() {
+        let undone = undo.run(&store, &former).and_then(|()| store.remove_maps_but(&made_before));
+        return Err(match undone {
+            Ok(()) => error,
+            Err(left) => error.context(format!("the former programs could not all be put back: {left:#}")),
+        });
+    }
+    attach::detach_former(&store)?;
+    let from = std::mem::replace(&mut record.version, env!("CARGO_PKG_VERSION").to_owned());
+    record.object = object::digest();
+    record.save()?;
+    Ok(Up::Upgraded { from })
+}
+
+/// Brings the running node to the policy as it is written now: all of it, or
+/// nothing.
+///
+/// # Errors
+/// [`NotUp`]; or the policy or the node do not allow it.
+pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
+    let _lock = Lock::take()?;
+    let mut record = Record::load()?.filter(|record| record.phase == Phase::Up).ok_or(NotUp)?;
+    let config = policy_files::read(policy)?;
+    let store = Store::of_node();
+    let maps = refuse_other_abi(Maps::open(&store))?;
+    refuse_lost_cgroups(&record)?;
+    let holder = record.holder.clone();
+    let place = Place { maps: &maps, holder: &holder };
+    let before = autobind::parse(&record.reserved_ports_before)?;
+    let (held, busy) = (state::held_unseen(&maps)?, state::busy_rows(&maps)?);
+    let wanted = policy_files::want(&config, &ids::load()?, before, &held, &busy)?;
+    refuse_unchangeable(&record, &wanted)?;
+
+    let old = place.read(&wanted.plan.cgroups)?;
+    let changes = old.changes(&wanted.plan);
+    let (added, removed) = (only_in(&wanted.slices, &record.slices), only_in(&record.slices, &wanted.slices));
+    let mut reloaded = describe(&old, &wanted, &changes.steps, &changes.cgroups);
+    reloaded.added = added.keys().cloned().collect();
+    reloaded.removed = removed.keys().cloned().collect();
+
+    // An id is given away before it is used: killed here, it is lost, not given
+    // twice.
+    ids::save(&wanted.ledger)?;
+    let forward = || -> anyhow::Result<()> {
+        for slice in added.values() {
+            maps.clear_row(slice.id().index())?;
+        }
+        autobind::write(&wanted.plan.reserved_ports)?;
+        place.make_cgroups(&added)?;
+        place.write_attributes(&changes.cgroups)?;
+        place.write_maps(&changes)
+    };
+    if let Err(error) = forward() {
+        let back = || -> anyhow::Result<()> {
+            let half = place.read(&old.cgroups)?;
+            let changes = half.changes(&old);
+            place.write_maps(&changes)?;
+            place.write_attributes(&changes.cgroups)?;
+            place.destroy(&added)?;
+            autobind::write(&old.reserved_ports)
+        };
+        return Err(match back() {
+            Ok(()) => error.context("change the node (the former policy is in force)"),
+            Err(left) => error.context(format!("what was half done could not be undone ({left:#}); run `slice reload` again")),
+        });
+    }
+    // What cannot be undone comes last.
+    record.slices = wanted.slices;
+    record.exclude = wanted.exclude;
+    record.reserved_ports = wanted.plan.reserved_ports.to_string();
+    record.policy = std::path::absolute(policy).context("find the policy's directory")?;
+    record.save()?;
+    place.destroy(&removed)?;
+    reloaded.warnings = wanted.warnings;
+    Ok(reloaded)
+}
+
+/// Ends all slices and removes everything of the node. Whether there was
+/// anything.
+///
+/// # Errors
+/// A process of a slice does not end: then the rules stay in force; or a step
+/// fails: then the others are done.
+pub fn down() -> anyhow::Result<bool> {
+    let lock = Lock::take()?;
+    let record = Record::load()?;
+    let there = record.is_some() || Store::of_node().exists() || Holder::expected().exists();
+    clear_away(record.as_ref())?;
+    lock.remove()?;
+    Ok(there)
+}
+
+/// Removes whatever there is of a node, half-done work included.
+fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
+    let holder = record.map_or_else(Holder::expected, |record| record.holder.clone());
+    // The slices' processes first, and under the rules.
+    SliceCgroup::all(&holder.slices()).kill()?;
+    let mut result = SliceCgroup::all(&holder.slices()).remove();
+    result = result.and(Store::of_node().remove());
+    if let Some(record) = record {
+        result = result.and(put_ports_back(record));
+    }
+    if holder.exists() {
+        result = result.and(holder.remove());
+    }
+    result?;
+    Record::remove()
+}
+
+fn put_ports_back(record: &Record) -> anyhow::Result<()> {
+    let before = autobind::parse(&record.reserved_ports_before)?;
+    let ours = autobind::parse(&record.reserved_ports)?;
+    let now = autobind::read()?;
+    let back: PortSet = autobind::put_back(&now, &before, &ours);
+    if back == now { Ok(()) } else { autobind::write(&back) }
+}
+
+fn refuse_missing_features() -> anyhow::Result<()> {
+    let missing = probe::missing();
+    let Some((first, _)) = missing.first() else { return Ok(()) };
+    let list: Vec<_> = missing.iter().map(|(feature, detail)| format!("{} ({detail})", feature.what)).collect();
+    let message = format!("start the node: missing: {}", list.join("; "));
+    Err(Failure::new(Exit::Kernel, message).remedy(format!("{}; `slice doctor` has the whole list", first.remedy)).into())
+}
+
+/// Pinned maps of another layout can be neither adopted nor changed.
+fn refuse_other_abi<T>(result: anyhow::Result<T>) -> anyhow::Result<T> {
+    result.map_err(|error| match error.downcast::<OtherAbi>() {
+        Ok(other) => Failure::new(Exit::Failed, format!("change the node: {other}"))
+            .remedy("end it with `slice down` (which ends the slices' processes), then `slice up`")
+            .into(),
+        Err(error) => error,
+    })
+}
+
+/// Somebody stopped the holder's unit or removed the cgroups.
+fn refuse_lost_cgroups(record: &Record) -> anyhow::Result<()> {
+    let slices = record.holder.slices();
+    if slices.is_dir() {
+        return Ok(());
+    }
+    let message = format!("change the node: its cgroup {} was removed by somebody", slices.display());
+    Err(Failure::new(Exit::Failed, message).remedy("make it anew: slice down, slice up").into())
+}
+
+/// What the tables' sizes and running processes' ids depend on.
+fn refuse_unchangeable(record: &Record, wanted: &Wanted) -> anyhow::Result<()> {
+    let what = if record.rows != wanted.rows {
+        "max_slices"
+    } else if record.slices.iter().any(|(name, old)| {
+        wanted.slices.get(name).is_some_and(|new| new.id == old.id && new.uid != old.uid)
+    }) {
+        "uid_base or uids_per_slice"
+    } else {
+        return Ok(());
+    };
+    let message = format!("change {what} in node.toml: it cannot change while the node is up");
+    bail!(Failure::new(Exit::Policy, message).remedy("change it back, or: slice down, slice up"))
+}
+
+/// The slices of `these` that are not in `those`, or are others there.
+fn only_in(these: &Slices, those: &Slices) -> Slices {
+    let other = |(name, slice): &(&String, &super::SliceRecord)| those.get(*name).is_none_or(|that| that.id != slice.id);
+    these.iter().filter(other).map(|(name, slice)| (name.clone(), *slice)).collect()
+}
+
+/// Whom the steps concern.
+fn describe(
+    old: &Plan,
+    wanted: &Wanted,
+    steps: &[Step],
+    attributes: &[policy::compile::CgroupWrite],
+) -> Reloaded {
+    let new = &wanted.plan;
+    let names: BTreeMap<SliceId, &str> = wanted.slices.iter().map(|(name, slice)| (slice.id(), name.as_str())).collect();
+    let mut owners: BTreeSet<SliceId> = BTreeSet::new();
+    let of_row = |row: u32| new.slices.get(&row).map(|entry| entry.id);
+    for step in steps {
+        match step {
+            Step::Slices(rows) => owners.extend(rows.iter().map(|(_, entry)| entry.id)),
+            Step::Reserved(rows) => {
+                let both = |row| [old.reserved.get(row), new.reserved.get(row)];
+                owners.extend(rows.iter().flat_map(|(row, _)| both(row)).flatten().map(|reserved| reserved.owner));
+            }
+            Step::Addresses(changes) => owners.extend(changes.set.iter().map(|(_, entry)| entry.owner)),
+            Step::Refused(changes) => {
+                let at = changes.set.iter().map(|(at, _)| at.row).chain(changes.remove.iter().map(|at| at.row));
+                owners.extend(at.filter_map(of_row));
+            }
+            Step::Settings(settings) => {
+                if *settings != old.settings {
+                    owners.insert(SliceId::NODE);
+                }
+            }
+        }
+    }
+    let mut changed: BTreeSet<&str> = owners.iter().filter_map(|id| names.get(id).copied()).collect();
+    let mut node = owners.contains(&SliceId::NODE);
+    for write in attributes {
+        match &write.cgroup {
+            Cgroup::Slice(name) => drop(changed.insert(name.as_str())),
+            Cgroup::Holder | Cgroup::Slices => node = true,
+        }
+    }
+    let is_old = |name: &&str| {
+        let row = wanted.slices.get(*name).map(|slice| slice.id().index());
+        row.is_some_and(|row| old.slices.get(&row).map(|entry| entry.id) == of_row(row))
+    };
+    Reloaded { changed: changed.into_iter().filter(is_old).map(str::to_owned).collect(), node, ..Reloaded::default() }
+}

@@ -1,0 +1,289 @@
+//! The node: what is in force, read from the pinned maps, so that it can be
+//! asked with the daemon dead; and its life cycle.
+
+mod addresses;
+pub mod autobind;
+mod facts;
+mod found;
+mod ids;
+mod lifecycle;
+mod policy_files;
+mod record;
+mod state;
+
+use std::fmt;
+use std::ops::AddAssign;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use policy::SliceId;
+use policy::abi::{
+    Address, AddressEntry, Claim, Denials, RESERVED_NOBODY, Reserved, Settings, SliceEntry, SliceState, TCP, Traffic,
+    UDP,
+};
+use zerocopy::FromZeros;
+
+pub use policy_files::examine;
+pub use lifecycle::{Reloaded, Up, down, reload, up};
+pub use record::{Phase, Record, SliceRecord};
+
+use crate::context::cgroup::SliceCgroup;
+use crate::kernel::events::Events;
+use crate::kernel::maps::Maps;
+use crate::kernel::store::Store;
+
+/// The node is not up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotUp;
+
+impl fmt::Display for NotUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the node is not up")
+    }
+}
+
+impl std::error::Error for NotUp {}
+
+/// The node that is up.
+#[derive(Debug)]
+pub struct Node {
+    record: Record,
+    store: Store,
+    maps: Maps,
+}
+
+impl Node {
+    /// Opens the pins; takes no lock.
+    ///
+    /// # Errors
+    /// [`NotUp`]; [`crate::kernel::maps::OtherAbi`] where another version runs.
+    pub fn open() -> anyhow::Result<Self> {
+        let record = Record::load()?.filter(|record| record.phase == Phase::Up).ok_or(NotUp)?;
+        let store = Store::of_node();
+        let maps = Maps::open(&store)?;
+        Ok(Self { record, store, maps })
+    }
+
+    /// What the node remembers of itself.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The slices by name.
+    pub fn slices(&self) -> impl Iterator<Item = (&str, SliceId)> {
+        self.record.slices.iter().map(|(name, slice)| (name.as_str(), slice.id()))
+    }
+
+    /// The owner of this name, `node` and `unattributed` included.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Option<SliceId> {
+        match name {
+            "node" => Some(SliceId::NODE),
+            "unattributed" => Some(SliceId::UNATTRIBUTED),
+            _ => self.record.slices.get(name).map(SliceRecord::id),
+        }
+    }
+
+    /// The name of this owner; none for a slice that was destroyed.
+    #[must_use]
+    pub fn name(&self, id: SliceId) -> Option<&str> {
+        match id {
+            SliceId::NODE => Some("node"),
+            SliceId::UNATTRIBUTED => Some("unattributed"),
+            _ => self.slices().find_map(|(name, slice)| (slice == id).then_some(name)),
+        }
+    }
+
+    /// The directory of a slice's cgroup, on which its limits sit.
+    #[must_use]
+    pub fn cgroup(&self, name: &str) -> PathBuf {
+        SliceCgroup::of(&self.record.holder.slices(), name).path().to_owned()
+    }
+
+    /// What holds for the whole node.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        self.maps.settings.get(&0)?.context("read the settings: they are not there")
+    }
+
+    /// A slice's row; none where the row is another's now.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn entry(&self, id: SliceId) -> anyhow::Result<Option<SliceEntry>> {
+        Ok(self.maps.slices.get(&id.index())?.filter(|entry| entry.id == id))
+    }
+
+    /// What an owner sent and received, on all CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn traffic(&self, id: SliceId) -> anyhow::Result<Traffic> {
+        Ok(self.maps.traffic.get(id.index())?.into_iter().fold(Traffic::new_zeroed(), sum))
+    }
+
+    /// The same for every row.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn all_traffic(&self) -> anyhow::Result<Vec<Traffic>> {
+        self.maps.traffic.fold_all(sum)
+    }
+
+    /// What an owner was denied.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn denials(&self, id: SliceId) -> anyhow::Result<Denials> {
+        Ok(self.maps.denials.get(&id.index())?.unwrap_or_else(Denials::new_zeroed))
+    }
+
+    /// The same for every row.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn all_denials(&self) -> anyhow::Result<Vec<Denials>> {
+        Ok(self.maps.denials.all()?.into_iter().map(|(_, denials)| denials).collect())
+    }
+
+    /// What an owner has open.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn state(&self, id: SliceId) -> anyhow::Result<SliceState> {
+        Ok(self.maps.states.get(&id.index())?.unwrap_or_else(SliceState::new_zeroed))
+    }
+
+    /// The same for every row.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn all_states(&self) -> anyhow::Result<Vec<SliceState>> {
+        Ok(self.maps.states.all()?.into_iter().map(|(_, state)| state).collect())
+    }
+
+    /// The ports that are somebody's by policy or were found in use: protocol,
+    /// port, whose. Sorted.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn reserved(&self) -> anyhow::Result<Vec<(u8, u16, Reserved)>> {
+        let rows = self.maps.reserved.all()?.into_iter();
+        Ok(rows.filter(|(_, reserved)| reserved.kind != RESERVED_NOBODY).filter_map(with_port).collect())
+    }
+
+    /// The ports held by sockets, or lingering: protocol, port, whose. Sorted.
+    ///
+    /// # Errors
+    /// The map or the clock cannot be read.
+    pub fn claims(&self) -> anyhow::Result<Vec<(u8, u16, Claim)>> {
+        let now = monotonic_ns()?;
+        let rows = self.maps.claims.all()?.into_iter();
+        Ok(rows.filter(|(_, claim)| claim.held(now)).filter_map(with_port).collect())
+    }
+
+    /// The addresses the programs know.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn addresses(&self) -> anyhow::Result<Vec<(Address, AddressEntry)>> {
+        self.maps.addresses.all()
+    }
+
+    /// The ring of events. It has one reading position: two readers take each
+    /// other's events.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn events(&self) -> anyhow::Result<Events> {
+        Events::open(&self.store)
+    }
+
+    /// Tells the programs of the addresses that devices have now; whether any
+    /// changed. Until then a new address is nobody's: denied, not allowed.
+    ///
+    /// # Errors
+    /// The addresses cannot be listed or written.
+    pub fn refresh_addresses(&self) -> anyhow::Result<bool> {
+        let _lock = record::Lock::take()?;
+        addresses::refresh(&self.maps, &self.record)
+    }
+
+    /// Frees the ports that sockets older than the programs held and hold no
+    /// more; whether there were any.
+    ///
+    /// # Errors
+    /// /proc cannot be read, or the map not written.
+    pub fn refresh_found(&self) -> anyhow::Result<bool> {
+        let _lock = record::Lock::take()?;
+        state::forget_found(&self.maps)
+    }
+}
+
+fn sum(mut all: Traffic, one: Traffic) -> Traffic {
+    let add = |to: &mut u64, more: u64| to.add_assign(more);
+    add(&mut all.sent_packets, one.sent_packets);
+    add(&mut all.sent_bytes, one.sent_bytes);
+    add(&mut all.received_packets, one.received_packets);
+    add(&mut all.received_bytes, one.received_bytes);
+    add(&mut all.loopback_sent_packets, one.loopback_sent_packets);
+    add(&mut all.loopback_sent_bytes, one.loopback_sent_bytes);
+    add(&mut all.loopback_received_packets, one.loopback_received_packets);
+    add(&mut all.loopback_received_bytes, one.loopback_received_bytes);
+    all
+}
+
+/// Protocol and port of a row of the port maps.
+fn port_of(row: u32) -> Option<(u8, u16)> {
+    let port = u16::try_from(row & 0xffff).ok()?;
+    match row >> 16 {
+        0 => Some((TCP, port)),
+        1 => Some((UDP, port)),
+        _ => None,
+    }
+}
+
+fn with_port<T>((row, value): (u32, T)) -> Option<(u8, u16, T)> {
+    port_of(row).map(|(protocol, port)| (protocol, port, value))
+}
+
+/// The clock of `since_ns` and `linger_until_ns`.
+fn monotonic_ns() -> anyhow::Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("read the clock")?;
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec())?, u64::try_from(now.tv_nsec())?);
+    Ok(seconds * 1_000_000_000 + nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_tells_its_protocol_and_port() {
+        for (protocol, port) in [(TCP, 0), (TCP, 80), (UDP, 65535)] {
+            let row = policy::abi::port_index(protocol, port).unwrap();
+            assert_eq!(port_of(row), Some((protocol, port)));
+        }
+        assert_eq!(port_of(policy::abi::PORT_ROWS), None);
+    }
+
+    #[test]
+    fn traffic_of_cpus_adds_up_field_by_field() {
+        let one = Traffic {
+            sent_packets: 1,
+            sent_bytes: 2,
+            received_packets: 3,
+            received_bytes: 4,
+            loopback_sent_packets: 5,
+            loopback_sent_bytes: 6,
+            loopback_received_packets: 7,
+            loopback_received_bytes: 8,
+        };
+        let two = sum(one, one);
+        assert_eq!((two.sent_packets, two.sent_bytes, two.received_packets, two.received_bytes), (2, 4, 6, 8));
+        assert_eq!((two.loopback_sent_packets, two.loopback_received_bytes), (10, 16));
+    }
+}

@@ -1,0 +1,162 @@
+//! From the policy directory to the plan of what shall be in force. Nothing
+//! here changes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::bail;
+use policy::abi::{RESERVED_SLICE, TCP, UDP, port_index};
+use policy::admission::{self, Admitted, Facts, admit};
+use policy::compile::{Plan, compile};
+use policy::config::{self, Config, PortRange, PortSet};
+use policy::ids::SliceId;
+use policy::ledger::Ledger;
+
+use super::found::{self, Holding};
+use super::record::{Record, SliceRecord};
+use super::{autobind, facts, ids};
+use crate::cli::exit::{Exit, Failure};
+use crate::context::holder::Holder;
+
+/// What shall be in force.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Everything to write.
+    pub plan: Plan,
+    /// The slices, by name.
+    pub slices: BTreeMap<String, SliceRecord>,
+    /// The ids, the new ones included.
+    pub ledger: Ledger,
+    /// Rows of the per-slice maps.
+    pub rows: u32,
+    /// Addresses of devices that are nobody's.
+    pub exclude: Vec<String>,
+    /// What the owner should know, and may have meant so.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a policy directory.
+///
+/// # Errors
+/// [`policy::config::Errors`], all of them; or the account database cannot be
+/// asked.
+pub fn read(directory: &Path) -> anyhow::Result<Config> {
+    let known = facts::known_names(directory)?;
+    let me = nix::unistd::geteuid().as_raw();
+    Ok(config::load(directory, &|name| known.contains(name), me)?)
+}
+
+/// Admits and compiles.
+///
+/// `reserved_ports` is what the machine had before the first `up`; `held` are
+/// the ports that sockets outside the slices hold now; `busy` are rows that
+/// sockets of destroyed slices still refer to.
+///
+/// # Errors
+/// [`policy::config::Errors`] where it does not fit; a [`Failure`] where a
+/// process of the node holds a port that the policy gives to a slice.
+pub fn want(
+    config: &Config,
+    ledger: &Ledger,
+    reserved_ports: PortSet,
+    held: &BTreeSet<Holding>,
+    busy: &BTreeSet<u32>,
+) -> anyhow::Result<Wanted> {
+    let rows = admission::rows(config);
+    let ledger = ledger.assign(config.slices.iter().map(|slice| &slice.name.value), rows, busy);
+    let facts = facts(reserved_ports, held)?;
+    let admitted = admit(config, &facts, &ledger)?;
+    let plan = compile(&admitted);
+    let slices = admitted
+        .slices()
+        .map(|(id, slice)| {
+            let (uid, _) = admitted.uids(id);
+            (slice.name.value.to_string(), SliceRecord { id: id.0, uid })
+        })
+        .collect();
+    let warnings = collisions(&plan, &slices, held)?;
+    let exclude = config.node.exclude.iter().map(|prefix| prefix.value.to_string()).collect();
+    Ok(Wanted { plan, slices, ledger, rows, exclude, warnings })
+}
+
+/// Reads a policy directory and admits it, without lock, rights or changes:
+/// whether the node would come up with it. `look` gets the answer.
+///
+/// # Errors
+/// As [`read`] and [`want`], but for ports that are held.
+pub fn examine<T>(directory: &Path, look: impl FnOnce(&Admitted<'_>) -> T) -> anyhow::Result<T> {
+    let config = read(directory)?;
+    let names = config.slices.iter().map(|slice| &slice.name.value);
+    let ledger = ids::load()?.assign(names, admission::rows(&config), &BTreeSet::new());
+    let reserved_ports = match Record::load()? {
+        Some(record) => autobind::parse(&record.reserved_ports_before)?,
+        None => autobind::read()?,
+    };
+    let facts = facts(reserved_ports, &BTreeSet::new())?;
+    Ok(look(&admit(&config, &facts, &ledger)?))
+}
+
+fn facts(reserved_ports: PortSet, held: &BTreeSet<Holding>) -> anyhow::Result<Facts> {
+    Ok(Facts {
+        cpus: facts::cpus()?,
+        memory: facts::memory()?,
+        page_size: facts::page_size(),
+        pid_max: facts::pid_max()?,
+        addresses: facts::addresses()?,
+        ephemeral: facts::ephemeral()?,
+        reserved_ports,
+        found_tcp: ports(held, TCP)?,
+        found_udp: ports(held, UDP)?,
+        taken_uids: facts::taken_uids()?,
+        node_netns: facts::netns()?,
+        slices_level: Holder::expected().slices_level()?,
+    })
+}
+
+fn ports(held: &BTreeSet<Holding>, protocol: u8) -> anyhow::Result<PortSet> {
+    let of_protocol = held.iter().filter(|held| held.protocol == protocol && held.port != 0);
+    let single = of_protocol.map(|held| PortRange::parse(&held.port.to_string()));
+    Ok(single.collect::<Result<PortSet, _>>()?)
+}
+
+/// A port of a slice that a process of the node holds now is refused: the
+/// slice could not bind it, and the process, restarted, could not bind it
+/// again, which may be the owner's sshd. On a loopback address it is only said.
+fn collisions(
+    plan: &Plan,
+    slices: &BTreeMap<String, SliceRecord>,
+    held: &BTreeSet<Holding>,
+) -> anyhow::Result<Vec<String>> {
+    let owner = |holding: &Holding| {
+        let reserved = plan.reserved.get(&port_index(holding.protocol, holding.port)?)?;
+        (reserved.kind == RESERVED_SLICE).then_some(reserved.owner)
+    };
+    let colliding: Vec<_> = held.iter().filter_map(|holding| Some((holding, owner(holding)?))).collect();
+    if colliding.is_empty() {
+        return Ok(Vec::new());
+    }
+    let processes = found::processes(&colliding.iter().map(|(holding, _)| holding.inode).collect());
+    let name = |id: SliceId| slices.iter().find_map(|(name, slice)| (slice.id() == id).then_some(name.as_str()));
+    let (mut refused, mut warnings) = (BTreeSet::new(), BTreeSet::new());
+    for (holding, id) in colliding {
+        let sentence = format!(
+            "{} port {} is reserved for slice {} and held by {}",
+            if holding.protocol == TCP { "TCP" } else { "UDP" },
+            holding.port,
+            name(id).unwrap_or("?"),
+            processes.get(&holding.inode).map_or("the kernel or a process that cannot be seen", String::as_str),
+        );
+        if holding.loopback {
+            warnings.insert(format!("{sentence} on a loopback address: the slice cannot bind it on all addresses"));
+        } else {
+            refused.insert(sentence);
+        }
+    }
+    if !refused.is_empty() {
+        let message = refused.into_iter().collect::<Vec<_>>().join("; ");
+        bail!(Failure::new(Exit::Policy, message).remedy(
+            "stop the process, or take the port out of the slice's policy, or reserve it for the node in node.toml"
+        ));
+    }
+    Ok(warnings.into_iter().collect())
+}

@@ -1,0 +1,232 @@
+//! What is in force, read from the kernel as a [`Plan`], so that a change is
+//! always made against what is, whoever was interrupted doing what; and the
+//! writing of changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use anyhow::Context;
+use policy::abi::{RESERVED_FOUND, RESERVED_NOBODY, Reserved, port_index};
+use policy::compile::{Cgroup, CgroupWrite, Changes, Plan, RefusedAt, Step};
+use policy::ids::SliceId;
+use zerocopy::FromZeros;
+
+use super::found::{self, Holding};
+use super::record::SliceRecord;
+use super::{autobind, monotonic_ns, port_of};
+use crate::context::cgroup::SliceCgroup;
+use crate::context::holder::Holder;
+use crate::kernel::maps::Maps;
+
+/// What a plan is written to.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The pinned maps.
+    pub maps: &'a Maps,
+    /// The cgroups.
+    pub holder: &'a Holder,
+}
+
+/// The slices of a plan: their names and user ids, which the maps do not know.
+pub type Slices = BTreeMap<String, SliceRecord>;
+
+impl Place<'_> {
+    /// The plan that is in force. Of cgroups, the attributes of `looked_at`:
+    /// those that may change.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn read(&self, looked_at: &[CgroupWrite]) -> anyhow::Result<Plan> {
+        let maps = self.maps;
+        let mut settings = maps.settings.get(&0)?.context("read the settings: they are not there")?;
+        settings.generation = 0;
+        let in_use = |(_, entry): &(u32, policy::abi::SliceEntry)| entry.flags != 0;
+        let kept = |(_, reserved): &(u32, Reserved)| reserved.kind != RESERVED_NOBODY;
+        let refused = maps.refused.all()?.into_iter().map(|(key, ports)| (RefusedAt::from(&key), ports));
+        Ok(Plan {
+            settings,
+            slices: maps.slices.all()?.into_iter().filter(in_use).collect(),
+            reserved: maps.reserved.all()?.into_iter().filter(kept).collect(),
+            addresses: maps.addresses.all()?.into_iter().collect(),
+            refused: refused.collect(),
+            cgroups: looked_at.iter().filter_map(|write| self.read_attribute(write)).collect(),
+            reserved_ports: autobind::read()?,
+        })
+    }
+
+    /// None where the cgroup is not there: then it is to be written.
+    fn read_attribute(&self, write: &CgroupWrite) -> Option<CgroupWrite> {
+        let directory = match &write.cgroup {
+            Cgroup::Holder => self.holder.path.clone(),
+            Cgroup::Slices => self.holder.slices(),
+            Cgroup::Slice(name) => self.cgroup(name.as_str()).path().to_owned(),
+        };
+        let value = fs::read_to_string(directory.join(write.file)).ok()?;
+        Some(CgroupWrite { value: value.trim_end().to_owned(), ..write.clone() })
+    }
+
+    fn cgroup(&self, name: &str) -> SliceCgroup {
+        SliceCgroup::of(&self.holder.slices(), name)
+    }
+
+    /// Makes the cgroups of slices and tells the programs whose they are.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn make_cgroups(&self, slices: &Slices) -> anyhow::Result<()> {
+        let mut entries = Vec::with_capacity(slices.len());
+        for (name, slice) in slices {
+            let cgroup = self.cgroup(name);
+            cgroup.make(slice.uid)?;
+            entries.push((cgroup.id()?, slice.id()));
+        }
+        self.maps.cgroups.set_all(&entries)
+    }
+
+    /// Writes attributes of cgroups.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn write_attributes(&self, writes: &[CgroupWrite]) -> anyhow::Result<()> {
+        for CgroupWrite { cgroup, file, value } in writes {
+            match cgroup {
+                Cgroup::Holder => self.holder.set(file, value)?,
+                Cgroup::Slices => {
+                    let path = self.holder.slices().join(file);
+                    fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))?;
+                }
+                Cgroup::Slice(name) => self.cgroup(name.as_str()).write(file, value)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the maps, in the order that is safe while traffic flows.
+    ///
+    /// # Errors
+    /// The kernel refuses: a map is full.
+    pub fn write_maps(&self, changes: &Changes) -> anyhow::Result<()> {
+        let maps = self.maps;
+        for step in &changes.steps {
+            match step {
+                Step::Slices(rows) => maps.slices.set_all(rows)?,
+                Step::Reserved(rows) => maps.reserved.set_all(rows)?,
+                Step::Addresses(changes) => {
+                    maps.addresses.set_all(&changes.set)?;
+                    for address in &changes.remove {
+                        maps.addresses.remove(address)?;
+                    }
+                }
+                Step::Refused(changes) => {
+                    let set: Vec<_> = changes.set.iter().map(|(at, ports)| (at.key(), *ports)).collect();
+                    maps.refused.set_all(&set)?;
+                    for at in &changes.remove {
+                        maps.refused.remove(&at.key())?;
+                    }
+                }
+                Step::Settings(settings) => {
+                    let mut settings = *settings;
+                    let generation = maps.settings.get(&0)?.map_or(0, |before| before.generation);
+                    settings.generation = generation.wrapping_add(u32::from(changes.forget_checks));
+                    maps.settings.set(&0, &settings)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the processes of slices that are no more and removes what is
+    /// theirs. Their claims end with their sockets.
+    ///
+    /// # Errors
+    /// A process does not end, or the kernel refuses.
+    pub fn destroy(&self, slices: &Slices) -> anyhow::Result<()> {
+        let cgroups: Vec<_> = slices.keys().map(|name| self.cgroup(name)).collect();
+        // All are told before the first is waited for.
+        for cgroup in &cgroups {
+            cgroup.begin_kill()?;
+        }
+        for cgroup in cgroups {
+            if let Ok(id) = cgroup.id() {
+                cgroup.kill()?;
+                self.maps.cgroups.remove(&id)?;
+            }
+            cgroup.remove()?;
+        }
+        self.forget_flows(slices)
+    }
+
+    /// Removes the flows that sockets of destroyed slices left.
+    fn forget_flows(&self, slices: &Slices) -> anyhow::Result<()> {
+        let gone: BTreeSet<SliceId> = slices.values().map(SliceRecord::id).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for (flow, _) in self.maps.flows.all()?.into_iter().filter(|(_, owner)| gone.contains(owner)) {
+            self.maps.flows.remove(&flow)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows that sockets of slices refer to: not to be given to another slice.
+///
+/// # Errors
+/// The map cannot be read.
+pub fn busy_rows(maps: &Maps) -> anyhow::Result<BTreeSet<u32>> {
+    let states = maps.states.all()?.into_iter();
+    Ok(states.filter(|(_, state)| state.sockets_open != 0).map(|(row, _)| row).collect())
+}
+
+/// The ports held by sockets outside the slices that the programs do not know
+/// of: held now, and claimed by nobody.
+///
+/// # Errors
+/// /proc or a map cannot be read.
+pub fn held_unseen(maps: &Maps) -> anyhow::Result<BTreeSet<Holding>> {
+    let now = monotonic_ns()?;
+    let claims = maps.claims.all()?.into_iter();
+    let claimed: BTreeSet<u32> = claims.filter(|(_, claim)| claim.held(now)).map(|(row, _)| row).collect();
+    let mut held = found::scan()?;
+    held.retain(|holding| port_index(holding.protocol, holding.port).is_some_and(|row| !claimed.contains(&row)));
+    Ok(held)
+}
+
+/// Keeps for the node the ports that its sockets hold unseen, but those that
+/// the policy keeps already. Called when the programs are attached: a socket
+/// bound before was not seen, one bound later is.
+///
+/// # Errors
+/// /proc cannot be read, or the map not written.
+pub fn note_found(maps: &Maps) -> anyhow::Result<()> {
+    let found = Reserved { owner: SliceId::NODE, kind: RESERVED_FOUND };
+    let mut rows = Vec::new();
+    for holding in held_unseen(maps)? {
+        let Some(row) = port_index(holding.protocol, holding.port) else { continue };
+        if maps.reserved.get(&row)?.is_none_or(|reserved| reserved.kind == RESERVED_NOBODY) {
+            rows.push((row, found));
+        }
+    }
+    maps.reserved.set_all(&rows)
+}
+
+/// Frees the ports found that no socket holds any more; whether there were
+/// any.
+///
+/// # Errors
+/// /proc cannot be read, or the map not written.
+pub fn forget_found(maps: &Maps) -> anyhow::Result<bool> {
+    let all = maps.reserved.all()?.into_iter();
+    let found: Vec<u32> = all.filter(|(_, reserved)| reserved.kind == RESERVED_FOUND).map(|(row, _)| row).collect();
+    if found.is_empty() {
+        return Ok(false);
+    }
+    let held: BTreeSet<(u8, u16)> = found::scan()?.into_iter().map(|h| (h.protocol, h.port)).collect();
+    let gone: Vec<_> = found
+        .into_iter()
+        .filter(|row| port_of(*row).is_none_or(|port| !held.contains(&port)))
+        .map(|row| (row, Reserved::new_zeroed()))
+        .collect();
+    maps.reserved.set_all(&gone)?;
+    Ok(!gone.is_empty())
+}

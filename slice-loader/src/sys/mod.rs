@@ -1,0 +1,6 @@
+//! The only unsafe code of the loader: each function here is a safe partner of
+//! one system call or library function, and checks what that one trusts.
+
+pub mod bpf;
+pub mod process;
+pub mod socket;
