@@ -82,10 +82,13 @@ impl Console {
     }
 }
 
-/// Judges one line; only the kernel's own lines, which start with a time.
+/// Judges one line; only the kernel's own words, which follow a time in
+/// brackets (others may have left half a line before it).
 fn judge(line: &str) -> Option<Finding> {
-    let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
-    time.trim().parse::<f64>().ok()?;
+    let text = line.match_indices('[').find_map(|(at, _)| {
+        let (time, text) = line.get(at + 1..)?.split_once("] ")?;
+        time.trim().parse::<f64>().ok().map(|_| text)
+    })?;
     if FATAL.iter().any(|pattern| text.contains(pattern)) {
         return Some(Finding::Fatal(text.to_owned()));
     }
@@ -105,6 +108,8 @@ mod tests {
         assert!(matches!(judge(panic), Some(Finding::Fatal(_))));
         let warning = "[    1.000000] WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2";
         assert!(matches!(judge(warning), Some(Finding::Noted(_))));
+        let behind = "\x1b[!p\x1b[?7h[    3.870117] Oops: 0002 [#1] SMP";
+        assert!(matches!(judge(behind), Some(Finding::Fatal(_))));
         assert_eq!(judge("BUG: said by a test"), None);
         assert_eq!(judge("[    1.000000] virtio_blk virtio1: fine"), None);
     }

@@ -116,6 +116,7 @@ impl Session {
                     }
                     hear(&frame, &mut deadline);
                     if let Frame::Exit(status) = frame {
+                        self.last_words(&mut vm, &mut noted)?;
                         return Ok(Outcome { status, noted });
                     }
                 }
@@ -146,6 +147,23 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The console is slower than the agent: what the kernel said before the
+    /// command ended may still be on its way.
+    fn last_words(&self, vm: &mut Vm, noted: &mut Vec<String>) -> Result<()> {
+        let until = Instant::now() + Duration::from_millis(300);
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            match vm.next(left)? {
+                Event::Noted(line) => noted.push(line),
+                Event::Trouble(line) => {
+                    return Err(self.lost(vm, &format!("the kernel says: {line}")));
+                }
+                Event::Ended(_) => break,
+                Event::Frame(_) | Event::Nothing => {}
+            }
+        }
+        Ok(())
     }
 
     fn lost(&self, vm: &Vm, why: &str) -> anyhow::Error {
