@@ -3,7 +3,9 @@
 //! Sequentially consistent throughout: with LLVM 22 a relaxed operation whose
 //! result is used loses the fetch, and the verifier does not notice.
 
-use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg};
+use core::intrinsics::{
+    AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg,
+};
 
 const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
 

@@ -37,7 +37,11 @@ pub fn read(index: u32) -> Claim {
                 linger_until_ns: atomic::load(&raw const (*row).linger_until_ns),
             }
         },
-        None => Claim { holder: 0, since_ns: 0, linger_until_ns: 0 },
+        None => Claim {
+            holder: 0,
+            since_ns: 0,
+            linger_until_ns: 0,
+        },
     }
 }
 
@@ -85,7 +89,11 @@ fn leave(index: u32, who: SliceId, settings: &Settings) {
     // SAFETY: as in `read`. While this socket is counted, the upper half of
     // the word cannot change, so the subtraction stays in the lower half.
     let old = atomic::fetch_sub(unsafe { &raw mut (*row).holder }, 1);
-    let was = Claim { holder: old, since_ns: 0, linger_until_ns: 0 };
+    let was = Claim {
+        holder: old,
+        since_ns: 0,
+        linger_until_ns: 0,
+    };
     if was.sockets() != 1 {
         return;
     }
@@ -100,7 +108,10 @@ fn leave(index: u32, who: SliceId, settings: &Settings) {
         // SAFETY: as above. Two CPUs may lose one step of the debt: the bound
         // is then over by one port.
         let word = unsafe { &raw mut (*state).linger_debt_ns };
-        atomic::store(word, debt(atomic::load(word), most, now, settings.linger_ns));
+        atomic::store(
+            word,
+            debt(atomic::load(word), most, now, settings.linger_ns),
+        );
     }
 }
 
@@ -151,8 +162,7 @@ pub fn holds(tag: *mut Tag) -> Option<u32> {
 #[inline(always)]
 pub fn end(tag: *mut Tag, bit: u64, may_answer: bool, settings: &Settings) {
     // SAFETY: as in `hold`.
-    let (word, held, who) =
-        unsafe { (&raw mut (*tag).flags, &raw mut (*tag).held, (*tag).id) };
+    let (word, held, who) = unsafe { (&raw mut (*tag).flags, &raw mut (*tag).held, (*tag).id) };
     if may_answer {
         let index = atomic::load(held);
         if index != 0 {

@@ -44,7 +44,12 @@ fn address_of(words: [u32; 4]) -> Address {
 /// The words of an address in network order.
 #[inline(always)]
 fn words_of(address: &Address, at: usize) -> u32 {
-    u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
+    u32::from_ne_bytes([
+        address[at],
+        address[at + 1],
+        address[at + 2],
+        address[at + 3],
+    ])
 }
 
 /// The context of bind, connect and sendmsg.

@@ -29,7 +29,11 @@ pub fn verdict(
         data[4 + at] = destination[at];
         at += 1;
     }
-    let own = refused(REFUSED.get(&Key::new(WHOLE, row(data, who.index()))), protocol, port);
+    let own = refused(
+        REFUSED.get(&Key::new(WHOLE, row(data, who.index()))),
+        protocol,
+        port,
+    );
     if !own.is_allow() {
         return own;
     }

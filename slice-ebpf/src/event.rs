@@ -1,7 +1,7 @@
 //! Counting a denial and telling of it.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_set_retval};
 use aya_ebpf::helpers::bpf_get_current_comm;
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_set_retval};
 use policy::abi::{Address, Event, Moment, SliceState};
 use policy::{Reason, SliceId};
 
@@ -65,7 +65,11 @@ impl Denial {
     fn tell(&self, pid: u32, command: [u8; 16]) {
         if let Some(row) = DENIALS.get_ptr_mut(self.who.index()) {
             // SAFETY: a reason's number is below REASON_ROWS, by a test.
-            let word = unsafe { (&raw mut (*row).counts).cast::<u64>().add(self.reason as usize) };
+            let word = unsafe {
+                (&raw mut (*row).counts)
+                    .cast::<u64>()
+                    .add(self.reason as usize)
+            };
             atomic::fetch_add(word, 1);
         }
         let Some(state) = owner::state(self.who) else {
@@ -104,8 +108,12 @@ impl Denial {
 #[inline(always)]
 fn within_rate(state: *mut SliceState, second: u64, most: u32) -> bool {
     // SAFETY: the row lies in the array for good.
-    let (window, count) =
-        unsafe { (&raw mut (*state).events_second, &raw mut (*state).events_in_second) };
+    let (window, count) = unsafe {
+        (
+            &raw mut (*state).events_second,
+            &raw mut (*state).events_in_second,
+        )
+    };
     let old = atomic::load(window);
     if old != second && atomic::compare_exchange(window, old, second) == old {
         atomic::store(count, 0);

@@ -4,7 +4,10 @@
 //! `policy::decide`, counts, and returns.
 #![no_std]
 #![no_main]
-#![allow(internal_features, reason = "the packaged core has no 64-bit atomics for this target")]
+#![allow(
+    internal_features,
+    reason = "the packaged core has no 64-bit atomics for this target"
+)]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod atomic; // fetch-and-add and compare-and-swap as the BPF instruction set has them

@@ -6,11 +6,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_sk_storage_get};
 use policy::SliceId;
-use policy::abi::{LIVE, Settings, SliceEntry, SliceState, TAG_ELSEWHERE, Tag};
+use policy::abi::{LIVE, Settings, SliceEntry, SliceState, TAG_ELSEWHERE, TAG_OPEN, Tag};
 
+use crate::claim;
 use crate::maps::{CGROUPS, SETTINGS, SLICES, STATES, TAGS};
 
 /// What holds for the node; absent before the loader wrote it.
@@ -74,13 +75,16 @@ pub fn tag_new(sk: *mut c_void, id: SliceId, flags: u64) -> Option<*mut Tag> {
     Some(tag)
 }
 
-/// The socket behind an address context, tagged: one without a tag is older
-/// than the programs or the kernel's own, so the node's.
+/// The tag of a socket at a hook; one without is older than the programs or
+/// the kernel's own, so the node's, and is tagged and counted from now on.
+/// `here`: it is in the node's network namespace.
 #[inline(always)]
-pub fn tag_of_older(sk: *mut bpf_sock, here: bool) -> Option<*mut Tag> {
-    let sk: *mut c_void = sk.cast();
-    match tag(sk) {
-        Some(tag) => Some(tag),
-        None => tag_new(sk, SliceId::NODE, if here { 0 } else { TAG_ELSEWHERE }),
+pub fn tag_of_older(sk: *mut c_void, here: bool) -> Option<*mut Tag> {
+    if let Some(tag) = tag(sk) {
+        return Some(tag);
     }
+    let elsewhere = if here { 0 } else { TAG_ELSEWHERE };
+    let tag = tag_new(sk, SliceId::NODE, TAG_OPEN | elsewhere)?;
+    claim::begin(SliceId::NODE);
+    Some(tag)
 }

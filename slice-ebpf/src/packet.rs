@@ -31,7 +31,11 @@ impl Packet {
     /// AF_INET or AF_INET6.
     #[inline(always)]
     pub fn family(&self) -> u8 {
-        if self.version == 4 { AF_INET as u8 } else { AF_INET6 as u8 }
+        if self.version == 4 {
+            AF_INET as u8
+        } else {
+            AF_INET6 as u8
+        }
     }
 
     #[inline(always)]
@@ -148,13 +152,18 @@ pub fn count(skb: *mut __sk_buff, who: SliceId, sent: bool) {
         // interrupted by the softirq that sends for the same slice.
         let (packets_row, bytes_row) = match (is_loopback(skb), sent) {
             (false, true) => (&raw mut (*row).sent_packets, &raw mut (*row).sent_bytes),
-            (false, false) => (&raw mut (*row).received_packets, &raw mut (*row).received_bytes),
-            (true, true) => {
-                (&raw mut (*row).loopback_sent_packets, &raw mut (*row).loopback_sent_bytes)
-            }
-            (true, false) => {
-                (&raw mut (*row).loopback_received_packets, &raw mut (*row).loopback_received_bytes)
-            }
+            (false, false) => (
+                &raw mut (*row).received_packets,
+                &raw mut (*row).received_bytes,
+            ),
+            (true, true) => (
+                &raw mut (*row).loopback_sent_packets,
+                &raw mut (*row).loopback_sent_bytes,
+            ),
+            (true, false) => (
+                &raw mut (*row).loopback_received_packets,
+                &raw mut (*row).loopback_received_bytes,
+            ),
         };
         atomic::fetch_add(packets_row, packets);
         atomic::fetch_add(bytes_row, bytes);

@@ -32,12 +32,8 @@ fn post_bind(ctx: SockContext, ipv4: bool) -> i32 {
         return 1;
     };
     let here = in_node(ctx.as_ptr(), settings);
-    let tag = match owner::tag(ctx.as_ptr()) {
-        Some(tag) => tag,
-        None => match owner::tag_new(ctx.as_ptr(), SliceId::NODE, if here { 0 } else { TAG_ELSEWHERE }) {
-            Some(tag) => tag,
-            None => return 1,
-        },
+    let Some(tag) = owner::tag_of_older(ctx.as_ptr(), here) else {
+        return 1;
     };
     let sock = Sock(ctx.sock);
     // SAFETY: the storage lives as long as the socket that runs the hook.
@@ -47,7 +43,15 @@ fn post_bind(ctx: SockContext, ipv4: bool) -> i32 {
         return 1;
     }
     let local = sock.local(ipv4);
-    match claim_port(tag, settings, who, protocol, port, &local, flags & TAG_ANY_PORT != 0) {
+    match claim_port(
+        tag,
+        settings,
+        who,
+        protocol,
+        port,
+        &local,
+        flags & TAG_ANY_PORT != 0,
+    ) {
         Verdict::Allow => 1,
         Verdict::Deny(reason) => {
             let mut denial = Denial::new(who, reason, Moment::Bind, sock.family(), protocol);
@@ -69,7 +73,7 @@ fn claim_port(
     picked: bool,
 ) -> Verdict {
     let Some(entry) = owner::entry(who) else {
-        return Verdict::Deny(Reason::NoPolicy);
+        return Verdict::allow_if(!who.is_slice(), Reason::NoPolicy);
     };
     if !matches!(place(local), Place::Own(_)) {
         let verdict = port_verdict(settings, who, entry, protocol, port, picked);

@@ -33,7 +33,7 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
         return 0;
     };
     let call = SockAddr(ctx.sock_addr);
-    let Some(tag) = owner::tag_of_older(call.sk(), in_node(ctx.as_ptr(), settings)) else {
+    let Some(tag) = owner::tag_of_older(call.sk().cast(), in_node(ctx.as_ptr(), settings)) else {
         return 0;
     };
     // SAFETY: the storage lives as long as the socket that runs the hook.
@@ -48,8 +48,13 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
         Some(_) => destination::verdict(settings, who, &address, protocol, port),
     };
     if let Verdict::Deny(reason) = verdict {
-        let mut denial =
-            Denial::new(who, reason, Moment::Connect, if ipv4 { 2 } else { 10 }, protocol);
+        let mut denial = Denial::new(
+            who,
+            reason,
+            Moment::Connect,
+            if ipv4 { 2 } else { 10 },
+            protocol,
+        );
         denial.peer = address;
         denial.peer_port = port;
         return denial.refuse();

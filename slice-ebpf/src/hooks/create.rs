@@ -48,7 +48,11 @@ pub fn sock_create(ctx: SockContext) -> i32 {
         return 1;
     };
     let who = owner::of_task(settings);
-    let elsewhere = if in_node(ctx.as_ptr(), settings) { 0 } else { TAG_ELSEWHERE };
+    let elsewhere = if in_node(ctx.as_ptr(), settings) {
+        0
+    } else {
+        TAG_ELSEWHERE
+    };
     let verdict = match owner::entry(who) {
         None => Verdict::Deny(Reason::NoPolicy),
         Some(_) if owner::tag_new(ctx.as_ptr(), who, TAG_OPEN | elsewhere).is_none() => {

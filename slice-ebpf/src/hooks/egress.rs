@@ -39,7 +39,11 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
         return 1;
     }
     if !who.is_slice() {
-        let who = if flags & TAG_KERNEL != 0 { of_packet(skb) } else { who };
+        let who = if flags & TAG_KERNEL != 0 {
+            of_packet(skb)
+        } else {
+            who
+        };
         packet::count(skb, who, true);
         return 1;
     }

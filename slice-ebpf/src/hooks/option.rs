@@ -4,10 +4,10 @@ use aya_ebpf::bindings::{bpf_sock, bpf_sockopt};
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
 use core::ptr::{read_volatile, write_volatile};
+use policy::Verdict;
 use policy::abi::{Moment, TAG_BOUND, TAG_ELSEWHERE, TAG_REUSE, Tag};
 use policy::decide::create::{AF_INET, AF_INET6};
 use policy::decide::option::{OptionRule, SO_REUSEADDR, SOL_SOCKET, rule, verdict};
-use policy::Verdict;
 
 use crate::atomic;
 use crate::event::Denial;

@@ -33,7 +33,7 @@ fn send(ctx: SockAddrContext, ipv4: bool) -> i32 {
         return 0;
     };
     let call = SockAddr(ctx.sock_addr);
-    let Some(tag) = owner::tag_of_older(call.sk(), in_node(ctx.as_ptr(), settings)) else {
+    let Some(tag) = owner::tag_of_older(call.sk().cast(), in_node(ctx.as_ptr(), settings)) else {
         return 0;
     };
     // SAFETY: the storage lives as long as the socket that runs the hook.
@@ -45,8 +45,13 @@ fn send(ctx: SockAddrContext, ipv4: bool) -> i32 {
     let verdict = verdict(&call, settings, who, ipv4, &address, port);
     if let Verdict::Deny(reason) = verdict {
         let protocol = call.protocol();
-        let mut denial =
-            Denial::new(who, reason, Moment::Send, if ipv4 { 2 } else { 10 }, protocol);
+        let mut denial = Denial::new(
+            who,
+            reason,
+            Moment::Send,
+            if ipv4 { 2 } else { 10 },
+            protocol,
+        );
         denial.local = call.source(ipv4);
         denial.peer = address;
         denial.peer_port = port;

@@ -98,8 +98,7 @@ fn hold_picked(call: *mut bpf_sock_ops, tag: *mut Tag, settings: &Settings) {
 #[inline(always)]
 fn accepted(tag: *mut Tag) {
     // SAFETY: as in `run`; nobody else knows the new socket's storage yet.
-    let (who, flags, held) =
-        unsafe { ((*tag).id, &raw mut (*tag).flags, &raw mut (*tag).held) };
+    let (who, flags, held) = unsafe { ((*tag).id, &raw mut (*tag).flags, &raw mut (*tag).held) };
     atomic::store(flags, atomic::load(flags) & TAG_ELSEWHERE | TAG_RUNNING);
     claim::begin(who);
     if let Some(index) = claim::holds(tag)
