@@ -16,6 +16,9 @@ use super::table::{Cell, Column, Table, printable};
 use crate::node;
 use crate::report::admission::{Admission, PortLists, SliceSummary};
 
+/// What stands where there is nothing.
+const NONE: &str = "-";
+
 /// The answer as JSON: one of the two.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,7 +54,11 @@ pub(super) fn run(policy: &Path, screen: &Screen) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// Those of the writer.
-pub fn write_all(out: &mut impl Write, admission: &Admission, width: Option<usize>) -> io::Result<()> {
+pub fn write_all(
+    out: &mut impl Write,
+    admission: &Admission,
+    width: Option<usize>,
+) -> io::Result<()> {
     let good = AnsiColor::Green.on_default().bold();
     let count = admission.slices.len();
     writeln!(
@@ -61,10 +68,24 @@ pub fn write_all(out: &mut impl Write, admission: &Admission, width: Option<usiz
         admission.max_slices,
     )?;
     let (cpu, memory) = (admission.cpu_millicores, admission.memory);
-    let mut line = |head: &str, text: String| writeln!(out, "  {head:<11}{text}");
-    line("cpu", format!("{} cores, {} promised", cores(cpu.given), cores(cpu.promised)))?;
+    let mut line = |head: &str, text: String| writeln!(out, "  {head:<12}{text}");
+    line(
+        "cpu",
+        format!(
+            "{} cores, {} promised",
+            cores(cpu.given),
+            cores(cpu.promised)
+        ),
+    )?;
     let bytes = quantity::bytes;
-    line("memory", format!("{}, {} promised", bytes(memory.given), bytes(memory.promised)))?;
+    line(
+        "memory",
+        format!(
+            "{}, {} promised",
+            bytes(memory.given),
+            bytes(memory.promised)
+        ),
+    )?;
     line("processes", admission.processes.to_string())?;
     line("node ports", ports(&admission.node_ports, "none reserved"))?;
     if admission.slices.is_empty() {
@@ -81,22 +102,38 @@ fn table(slices: &[SliceSummary]) -> Table {
         Column::right("CLAIMS", 2),
         Column::right("SOCKETS", 3),
         Column::right("PROCESSES", 3),
-        Column::left("CPU", 1),
-        Column::left("MEMORY", 1),
+        Column::right("CPU", 1),
+        Column::right("CAP", 1),
+        Column::right("SHARE", 4),
+        Column::right("MEMORY", 1),
+        Column::right("CAP", 1),
         Column::left("ADDRESSES", 4),
         Column::right("REFUSALS", 5),
         Column::left("DESCRIPTION", 6),
     ]);
     for slice in slices {
-        let claims = if slice.claim { slice.claims.to_string() } else { "none".to_owned() };
+        let claims = if slice.claim {
+            slice.claims.to_string()
+        } else {
+            NONE.to_owned()
+        };
         table.row([
             Cell::new(slice.name.as_str(), Style::new().bold()),
-            ports(&slice.ports, "none").into(),
+            ports(&slice.ports, NONE).into(),
             claims.into(),
             slice.sockets.to_string().into(),
             slice.processes.to_string().into(),
-            cpu(slice).into(),
-            memory(slice).into(),
+            cores(slice.cpu_floor_millicores).into(),
+            slice
+                .cpu_cap_millicores
+                .map_or_else(|| NONE.into(), cores)
+                .into(),
+            slice.cpu_share.to_string().into(),
+            quantity::bytes(slice.memory_floor).into(),
+            slice
+                .memory_cap
+                .map_or_else(|| NONE.into(), quantity::bytes)
+                .into(),
             slice.addresses.join(" ").into(),
             slice.refusals.to_string().into(),
             printable(slice.description.as_deref().unwrap_or_default()).into(),
@@ -107,21 +144,17 @@ fn table(slices: &[SliceSummary]) -> Table {
 
 /// `tcp 80,443 udp 53`.
 fn ports(ports: &PortLists, none: &str) -> String {
-    let lists = [("tcp", &ports.tcp), ("udp", &ports.udp)].into_iter().filter(|(_, list)| !list.is_empty());
-    let lists: Vec<String> = lists.map(|(protocol, list)| format!("{protocol} {list}")).collect();
-    if lists.is_empty() { none.to_owned() } else { lists.join(" ") }
-}
-
-/// `0.5..2 share 1`: floor, cap, share.
-fn cpu(slice: &SliceSummary) -> String {
-    let cap = slice.cpu_cap_millicores.map(cores).unwrap_or_default();
-    format!("{}..{cap} share {}", cores(slice.cpu_floor_millicores), slice.cpu_share)
-}
-
-/// `64 MiB..1 GiB`: floor, cap.
-fn memory(slice: &SliceSummary) -> String {
-    let cap = slice.memory_cap.map(|cap| format!(" {}", quantity::bytes(cap))).unwrap_or_default();
-    format!("{} ..{cap}", quantity::bytes(slice.memory_floor))
+    let lists = [("tcp", &ports.tcp), ("udp", &ports.udp)]
+        .into_iter()
+        .filter(|(_, list)| !list.is_empty());
+    let lists: Vec<String> = lists
+        .map(|(protocol, list)| format!("{protocol} {list}"))
+        .collect();
+    if lists.is_empty() {
+        none.to_owned()
+    } else {
+        lists.join(" ")
+    }
 }
 
 /// Thousandths of a core without needless zeros.

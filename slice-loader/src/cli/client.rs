@@ -23,9 +23,13 @@ pub(super) struct Lines {
 
 /// Asks for `path` with these parameters.
 pub(super) async fn get(path: &str, query: &impl Serialize) -> anyhow::Result<Lines> {
-    let stream = UnixStream::connect(SOCKET).await.map_err(|error| unreachable_daemon(&error))?;
+    let stream = UnixStream::connect(SOCKET)
+        .await
+        .map_err(|error| unreachable_daemon(&error))?;
     let asking = || format!("ask the daemon for {path}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(asking)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .with_context(asking)?;
     // It ends with the answer; an error of it shows in the answer too.
     tokio::spawn(connection);
     let query = serde_urlencoded::to_string(query).with_context(asking)?;
@@ -35,7 +39,10 @@ pub(super) async fn get(path: &str, query: &impl Serialize) -> anyhow::Result<Li
         .with_context(asking)?;
     let response = sender.send_request(request).await.with_context(asking)?;
     if response.status() == StatusCode::OK {
-        return Ok(Lines { body: response.into_body(), pending: Vec::new() });
+        return Ok(Lines {
+            body: response.into_body(),
+            pending: Vec::new(),
+        });
     }
     Err(refusal(response, path).await)
 }
@@ -72,13 +79,18 @@ async fn refusal(response: Response<Incoming>, path: &str) -> anyhow::Error {
     let status = response.status();
     let body = match response.into_body().collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) => return anyhow::Error::new(error).context(format!("ask the daemon for {path}")),
+        Err(error) => {
+            return anyhow::Error::new(error).context(format!("ask the daemon for {path}"));
+        }
     };
     match serde_json::from_slice::<Body>(&body) {
         Ok(Body { error }) => Failure::from(error).into(),
         Err(_) => {
             let said = String::from_utf8_lossy(&body);
-            let message = format!("ask the daemon for {path}: it answers {status}: {}", said.trim());
+            let message = format!(
+                "ask the daemon for {path}: it answers {status}: {}",
+                said.trim()
+            );
             Failure::new(Exit::Failed, message)
                 .remedy("the daemon may be of another version: restart it")
                 .into()
@@ -94,10 +106,18 @@ fn unreachable_daemon(error: &std::io::Error) -> anyhow::Error {
             "start it: slice daemon (or, where it is installed as a service, systemctl start slice); \
              `slice status` and `slice ports` work without it",
         ),
-        ErrorKind::PermissionDenied => {
-            (Exit::NotPermitted, "permission denied".to_owned(), "run the command as root")
-        }
-        _ => (Exit::Failed, error.to_string(), "see whether the daemon runs: slice status"),
+        ErrorKind::PermissionDenied => (
+            Exit::NotPermitted,
+            "permission denied".to_owned(),
+            "run the command as root",
+        ),
+        _ => (
+            Exit::Failed,
+            error.to_string(),
+            "see whether the daemon runs: slice status",
+        ),
     };
-    Failure::new(exit, format!("ask the daemon at {SOCKET}: {why}")).remedy(remedy).into()
+    Failure::new(exit, format!("ask the daemon at {SOCKET}: {why}"))
+        .remedy(remedy)
+        .into()
 }

@@ -10,6 +10,9 @@ use crate::daemon;
 
 pub(super) fn run(args: &DaemonArgs, policy: &Path, screen: &Screen) -> anyhow::Result<ExitCode> {
     daemon::start_log(screen);
-    daemon::run(daemon::Options { policy: policy.to_path_buf(), keep: usize::try_from(args.keep)? })?;
+    daemon::run(daemon::Options {
+        policy: policy.to_path_buf(),
+        keep: usize::try_from(args.keep)?,
+    })?;
     Ok(Exit::Ok.into())
 }

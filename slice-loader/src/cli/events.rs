@@ -47,7 +47,11 @@ async fn show(args: &EventsArgs, screen: &Screen) -> anyhow::Result<()> {
         // Each event is shown when it happens, to a pipe too.
         out.flush()?;
     }
-    if args.follow { Err(ended(last).into()) } else { Ok(()) }
+    if args.follow {
+        Err(ended(last).into())
+    } else {
+        Ok(())
+    }
 }
 
 fn ended(last: Option<Cursor>) -> Failure {
@@ -55,7 +59,8 @@ fn ended(last: Option<Cursor>) -> Failure {
         Some(cursor) => format!("; go on with: slice events -f --after {cursor}"),
         None => String::new(),
     };
-    Failure::new(Exit::NoDaemon, "follow the events: the daemon ended").remedy(format!("start it again{again}"))
+    Failure::new(Exit::NoDaemon, "follow the events: the daemon ended")
+        .remedy(format!("start it again{again}"))
 }
 
 /// One event, one line; with `verbose` the reason's sentence below it.
@@ -67,18 +72,37 @@ pub fn write_item(out: &mut impl Write, item: &Item, verbose: bool) -> io::Resul
         Item::Event(event) => write_event(out, event, verbose),
         Item::Lost(count) => {
             let warn = AnsiColor::Yellow.on_default();
-            writeln!(out, "{warn}{count} events passed unseen: they came faster than they were read{warn:#}")
+            writeln!(
+                out,
+                "{warn}{count} events passed unseen: they came faster than they were read{warn:#}"
+            )
         }
     }
 }
 
 fn write_event(out: &mut impl Write, event: &Event, verbose: bool) -> io::Result<()> {
-    let (dim, bold, bad) = (Style::new().dimmed(), Style::new().bold(), AnsiColor::Yellow.on_default());
+    let (dim, bold, bad) = (
+        Style::new().dimmed(),
+        Style::new().bold(),
+        AnsiColor::Yellow.on_default(),
+    );
     let time = quantity::time_exact(event.time);
     let slice = event.slice.label();
     write!(out, "{dim}{time}{dim:#}  {bold}{slice:<12}{bold:#}")?;
-    write!(out, "  {:<7}  {bad}{:<16}{bad:#}", event.moment, event.reason)?;
-    writeln!(out, "  {}", [what(event), ends(event), who(event)].into_iter().flatten().collect::<Vec<_>>().join("  "))?;
+    write!(
+        out,
+        "  {:<7}  {bad}{:<16}{bad:#}",
+        event.moment, event.reason
+    )?;
+    writeln!(
+        out,
+        "  {}",
+        [what(event), ends(event), who(event)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("  ")
+    )?;
     if verbose {
         writeln!(out, "    {}", event.sentence)?;
     }
@@ -87,7 +111,11 @@ fn write_event(out: &mut impl Write, event: &Event, verbose: bool) -> io::Result
 
 /// The protocol, or where the kernel tells none, the family.
 fn what(event: &Event) -> Option<String> {
-    Some(if event.protocol == "0" { event.family.clone() } else { event.protocol.clone() })
+    Some(if event.protocol == "0" {
+        event.family.clone()
+    } else {
+        event.protocol.clone()
+    })
 }
 
 fn ends(event: &Event) -> Option<String> {

@@ -66,7 +66,12 @@ impl Failure {
     /// What was tried on which object, and why it did not work.
     #[must_use]
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), remedy: None, source: None }
+        Self {
+            exit,
+            message: message.into(),
+            remedy: None,
+            source: None,
+        }
     }
 
     /// What to do.
@@ -92,7 +97,9 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
+        self.source
+            .as_ref()
+            .map(|source| &**source as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -105,8 +112,13 @@ impl From<Exit> for ExitCode {
 /// What to say where a slice is named that does not exist.
 #[must_use]
 pub fn unknown_slice(name: &str) -> Failure {
-    Failure::new(Exit::Usage, format!("find the slice {name}: the node has none of that name"))
-        .remedy("`slice status` lists those there are; `slice reload` applies what is new in the policy")
+    Failure::new(
+        Exit::Usage,
+        format!("find the slice {name}: the node has none of that name"),
+    )
+    .remedy(
+        "`slice status` lists those there are; `slice reload` applies what is new in the policy",
+    )
 }
 
 /// An error as the caller gets it told, by the command line and by the API.
@@ -132,7 +144,11 @@ impl Told {
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        Exit::ALL.iter().copied().find(|exit| *exit as u8 == self.code).unwrap_or(Exit::Failed)
+        Exit::ALL
+            .iter()
+            .copied()
+            .find(|exit| *exit as u8 == self.code)
+            .unwrap_or(Exit::Failed)
     }
 }
 
@@ -145,7 +161,12 @@ impl From<Told> for Failure {
             message.push_str(": ");
             message.push_str(&cause);
         }
-        Self { exit, message, remedy: told.help, source: None }
+        Self {
+            exit,
+            message,
+            remedy: told.help,
+            source: None,
+        }
     }
 }
 
@@ -156,23 +177,42 @@ pub fn told(error: &anyhow::Error, is_root: bool) -> Told {
     let (exit, help) = judge(error, errors, is_root);
     let (message, causes) = match errors {
         Some(errors) => (summary(errors), Vec::new()),
-        None => (error.to_string(), error.chain().skip(1).map(ToString::to_string).collect()),
+        None => (
+            error.to_string(),
+            error.chain().skip(1).map(ToString::to_string).collect(),
+        ),
     };
     let reports = errors.map(Errors::reports).unwrap_or_default();
-    let policy = reports.into_iter().filter_map(|report| serde_json::to_value(report).ok()).collect();
-    Told { code: exit as u8, name: exit.slug().to_owned(), message, causes, help, policy }
+    let policy = reports
+        .into_iter()
+        .filter_map(|report| serde_json::to_value(report).ok())
+        .collect();
+    Told {
+        code: exit as u8,
+        name: exit.slug().to_owned(),
+        message,
+        causes,
+        help,
+        policy,
+    }
 }
 
 /// The exit code and the remedy.
 fn judge(error: &anyhow::Error, errors: Option<&Errors>, is_root: bool) -> (Exit, Option<String>) {
     if errors.is_some() {
-        return (Exit::Policy, Some("mend the places named; nothing was changed".to_owned()));
+        return (
+            Exit::Policy,
+            Some("mend the places named; nothing was changed".to_owned()),
+        );
     }
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return (failure.exit, failure.remedy.clone());
     }
     if !is_root && error.chain().any(is_refused) {
-        return (Exit::NotPermitted, Some("run the command as root".to_owned()));
+        return (
+            Exit::NotPermitted,
+            Some("run the command as root".to_owned()),
+        );
     }
     if error.is::<NotUp>() {
         return (Exit::NotUp, Some("start it: slice up".to_owned()));
@@ -190,14 +230,20 @@ pub fn summary(errors: &Errors) -> String {
 }
 
 fn is_closed_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
-    cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    cause
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn is_refused(cause: &(dyn std::error::Error + 'static)) -> bool {
     let number = cause
         .downcast_ref::<std::io::Error>()
         .and_then(std::io::Error::raw_os_error)
-        .or_else(|| cause.downcast_ref::<nix::errno::Errno>().map(|errno| *errno as i32));
+        .or_else(|| {
+            cause
+                .downcast_ref::<nix::errno::Errno>()
+                .map(|errno| *errno as i32)
+        });
     matches!(number, Some(libc::EPERM | libc::EACCES))
 }
 
@@ -219,7 +265,10 @@ pub(super) fn report(error: &anyhow::Error, screen: &Screen) -> Exit {
 }
 
 fn write_text(out: &mut impl Write, error: &anyhow::Error, told: &Told) -> io::Result<()> {
-    let (bad, hint) = (AnsiColor::Red.on_default().bold(), AnsiColor::Cyan.on_default());
+    let (bad, hint) = (
+        AnsiColor::Red.on_default().bold(),
+        AnsiColor::Cyan.on_default(),
+    );
     if let Some(errors) = error.downcast_ref::<Errors>() {
         // Each error has its own help.
         write!(out, "{errors}")?;

@@ -23,7 +23,8 @@ pub(super) fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn pages(directory: &Path, screen: &Screen) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(directory).with_context(|| format!("make the directory {}", directory.display()))?;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("make the directory {}", directory.display()))?;
     clap_mangen::generate_to(super::command(), directory)
         .with_context(|| format!("write man pages into {}", directory.display()))?;
     if !screen.quiet() {

@@ -3,28 +3,29 @@
 //! Completions, man pages and `docs/cli.md` come from the definitions here.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::report::ports::Protocol;
 
-mod check;
+pub mod check;
 mod client;
 mod daemon;
 mod doctor;
 mod down;
-mod events;
+pub mod events;
 pub mod exit;
 mod manual;
-mod ports;
+pub mod ports;
 pub mod quantity;
 mod reload;
 mod run;
 pub mod screen;
-mod status;
+pub mod status;
 pub mod table;
 mod up;
 
@@ -76,7 +77,13 @@ struct Global {
     )]
     color: Color,
     /// Say only what was asked for and what went wrong.
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Global options"
+    )]
     quiet: bool,
     /// Say more: all reasons, their sentences; twice, what the daemon does.
     #[arg(
@@ -194,7 +201,11 @@ pub fn main() -> ExitCode {
     let screen = Screen {
         format: cli.global.output,
         color: cli.global.color,
-        verbosity: if cli.global.quiet { -1 } else { i8::try_from(cli.global.verbose).unwrap_or(i8::MAX) },
+        verbosity: if cli.global.quiet {
+            -1
+        } else {
+            i8::try_from(cli.global.verbose).unwrap_or(i8::MAX)
+        },
     };
     match cli.run(&screen) {
         Ok(code) => code,
@@ -208,19 +219,24 @@ impl Cli {
         match &self.command {
             Command::Check => check::run(policy, screen),
             Command::Doctor => doctor::run(json),
-            Command::Up => up::run(policy, json),
-            Command::Reload => reload::run(policy, json),
+            Command::Up => up::run(&absolute(policy)?, json),
+            Command::Reload => reload::run(&absolute(policy)?, json),
             Command::Down => down::run(json),
             Command::Status(args) => status::run(args, screen),
             Command::Ports(args) => ports::run(args, screen),
             Command::Events(args) => events::run(args, screen),
             Command::Run(args) => run::run(&args.slice, &args.command),
-            Command::Daemon(args) => daemon::run(args, policy, screen),
+            Command::Daemon(args) => daemon::run(args, &absolute(policy)?, screen),
             Command::Completions { shell } => manual::completions(*shell),
             Command::Man { directory } => manual::pages(directory, screen),
             Command::Hold { leaf } => run::hold(leaf),
         }
     }
+}
+
+/// A path that means the same when the node remembers it.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("find the directory {}", path.display()))
 }
 
 /// The definition of the whole command line.
@@ -231,7 +247,9 @@ pub fn command() -> clap::Command {
 
 /// The exit codes as they stand at the end of `slice --help` and in the man page.
 fn exit_codes() -> String {
-    let rows = Exit::ALL.iter().map(|exit| format!("  {}  {}", *exit as u8, exit.meaning()));
+    let rows = Exit::ALL
+        .iter()
+        .map(|exit| format!("  {}  {}", *exit as u8, exit.meaning()));
     let rows: Vec<String> = rows.collect();
     format!("Exit codes:\n{}", rows.join("\n"))
 }

@@ -64,14 +64,22 @@ pub fn write_all(out: &mut impl Write, ports: &Ports, width: Option<usize>) -> i
 }
 
 fn numbers(port: &Port) -> String {
-    if port.low == port.high { port.low.to_string() } else { format!("{}-{}", port.low, port.high) }
+    if port.low == port.high {
+        port.low.to_string()
+    } else {
+        format!("{}-{}", port.low, port.high)
+    }
 }
 
 fn since(port: &Port) -> String {
     match (port.since, port.lingers_until) {
         (Some(since), None) => quantity::time(since),
         (Some(since), Some(until)) => {
-            format!("{} (closed, kept until {})", quantity::time(since), quantity::time(until))
+            format!(
+                "{} (closed, kept until {})",
+                quantity::time(since),
+                quantity::time(until)
+            )
         }
         (None, _) => String::new(),
     }

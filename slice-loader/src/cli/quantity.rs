@@ -8,7 +8,10 @@ use jiff::tz::TimeZone;
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let scaled = scale(count, 1024, &UNITS);
-    scaled.map_or_else(|| format!("{count} B"), |(number, unit)| format!("{number} {unit}"))
+    scaled.map_or_else(
+        || format!("{count} B"),
+        |(number, unit)| format!("{number} {unit}"),
+    )
 }
 
 /// A count, from ten thousand on with a decimal unit: `9999`, `10.0k`, `1.20M`.
@@ -19,7 +22,10 @@ pub fn count(count: u64) -> String {
         return count.to_string();
     }
     let scaled = scale(count, 1000, &UNITS);
-    scaled.map_or_else(|| count.to_string(), |(number, unit)| format!("{number}{unit}"))
+    scaled.map_or_else(
+        || count.to_string(),
+        |(number, unit)| format!("{number}{unit}"),
+    )
 }
 
 /// CPU time: `12 ms`, `3.21 s`, `4 min 5 s`, `2 h 3 min`.
@@ -46,13 +52,17 @@ pub fn of_limit(used: crate::report::Used, show: fn(u64) -> String) -> String {
 /// A time of the calendar, to the second, in this machine's time zone.
 #[must_use]
 pub fn time(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    time.to_zoned(TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }
 
 /// A time of the calendar, to the millisecond, in this machine's time zone.
 #[must_use]
 pub fn time_exact(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
+    time.to_zoned(TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S%.3f")
+        .to_string()
 }
 
 /// Three digits that count, and the unit; `None` below one unit.
@@ -98,9 +108,13 @@ mod tests {
 
     #[test]
     fn counts_are_exact_up_to_ten_thousand() {
-        for (number, text) in
-            [(0, "0"), (9999, "9999"), (10_000, "10.0k"), (1_200_000, "1.20M"), (u64::MAX, "18.4E")]
-        {
+        for (number, text) in [
+            (0, "0"),
+            (9999, "9999"),
+            (10_000, "10.0k"),
+            (1_200_000, "1.20M"),
+            (u64::MAX, "18.4E"),
+        ] {
             assert_eq!(count(number), text);
         }
     }

@@ -58,14 +58,20 @@ pub fn write_all(
         Column::left("MOST DENIED", 8),
     ]);
     for row in &status.rows {
-        let most = row.denials.reasons().first().map_or("", |(reason, _)| reason.slug());
+        let most = row
+            .denials
+            .reasons()
+            .first()
+            .map_or("", |(reason, _)| reason.slug());
         table.row([
             Cell::new(row.name.as_str(), Style::new().bold()),
             state(row),
             of_limit(row.sockets, quantity::count),
             of_limit(row.claims, quantity::count),
-            row.processes.map_or_else(|| "".into(), |used| of_limit(used, quantity::count)),
-            row.memory.map_or_else(|| "".into(), |used| of_limit(used, quantity::bytes)),
+            row.processes
+                .map_or_else(|| "".into(), |used| of_limit(used, quantity::count)),
+            row.memory
+                .map_or_else(|| "".into(), |used| of_limit(used, quantity::bytes)),
             quantity::bytes(row.external.sent.bytes).into(),
             quantity::bytes(row.external.received.bytes).into(),
             quantity::bytes(row.loopback.sent.bytes).into(),
@@ -102,7 +108,11 @@ pub fn write_all(
 pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
     let bold = Style::new().bold();
     let Cell { text: state, style } = state(row);
-    writeln!(out, "{bold}{}{bold:#}  id {}, {style}{state}{style:#}", row.name, row.id)?;
+    writeln!(
+        out,
+        "{bold}{}{bold:#}  id {}, {style}{state}{style:#}",
+        row.name, row.id
+    )?;
     let used = |used: Used, show: fn(u64) -> String| match used.limit {
         Some(limit) => format!("{} of {}", show(used.usage), show(limit)),
         None => show(used.usage),
@@ -112,9 +122,22 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
         line("addresses", row.addresses.join(", "))?;
     }
     let opened = quantity::count(row.sockets_opened);
-    line("sockets", format!("{} open, {opened} opened so far", used(row.sockets, quantity::count)))?;
-    let free = if row.claim { "" } else { " (may bind reserved ports only)" };
-    line("claims", format!("{}{free}", used(row.claims, quantity::count)))?;
+    line(
+        "sockets",
+        format!(
+            "{} open, {opened} opened so far",
+            used(row.sockets, quantity::count)
+        ),
+    )?;
+    let free = if row.claim {
+        ""
+    } else {
+        " (may bind reserved ports only)"
+    };
+    line(
+        "claims",
+        format!("{}{free}", used(row.claims, quantity::count)),
+    )?;
     line("flows", quantity::count(row.flows))?;
     if let Some(processes) = row.processes {
         line("processes", used(processes, quantity::count))?;
@@ -123,27 +146,53 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
         line("memory", used(memory, quantity::bytes))?;
     }
     if let Some(cpu) = row.cpu {
-        let cap = cpu.cap_millicores.map(|cap| format!(", at most {}.{:03} cores", cap / 1000, cap % 1000));
-        line("cpu", format!("{}{}", quantity::cpu_time(cpu.used_us), cap.unwrap_or_default()))?;
+        let cap = cpu
+            .cap_millicores
+            .map(|cap| format!(", at most {}.{:03} cores", cap / 1000, cap % 1000));
+        line(
+            "cpu",
+            format!(
+                "{}{}",
+                quantity::cpu_time(cpu.used_us),
+                cap.unwrap_or_default()
+            ),
+        )?;
     }
     for (place, way) in [("", &row.external), (" (lo)", &row.loopback)] {
         let Way { sent, received } = way;
         for (head, volume) in [("sent", sent), ("received", received)] {
             let packets = quantity::count(volume.packets);
-            let text = format!("{} in {packets} packets{place}", quantity::bytes(volume.bytes));
+            let text = format!(
+                "{} in {packets} packets{place}",
+                quantity::bytes(volume.bytes)
+            );
             line(head, text)?;
         }
     }
     line("denied", quantity::count(row.denials.total))?;
     let reasons = row.denials.reasons();
-    let digits = reasons.iter().map(|(_, count)| quantity::count(*count).len()).max().unwrap_or(0);
+    let digits = reasons
+        .iter()
+        .map(|(_, count)| quantity::count(*count).len())
+        .max()
+        .unwrap_or(0);
     for (reason, count) in reasons {
         let count = quantity::count(count);
-        writeln!(out, "  {:11}{count:>digits$} {}: {}", "", reason.slug(), reason.sentence())?;
+        writeln!(
+            out,
+            "  {:11}{count:>digits$} {}: {}",
+            "",
+            reason.slug(),
+            reason.sentence()
+        )?;
     }
     if row.events_suppressed > 0 {
         let count = quantity::count(row.events_suppressed);
-        writeln!(out, "  {:11}{count} events not sent: too many in a second", "events")?;
+        writeln!(
+            out,
+            "  {:11}{count} events not sent: too many in a second",
+            "events"
+        )?;
     }
     Ok(())
 }
@@ -156,7 +205,11 @@ fn write_node(out: &mut impl Write, status: &Status) -> io::Result<()> {
     };
     let slices = quantity::of_limit(node.slices, quantity::count);
     let since = quantity::time(node.since);
-    writeln!(out, "{}: kernel {}, {slices} slices, up since {since}, {daemon}", node.name, node.kernel)?;
+    writeln!(
+        out,
+        "{}: kernel {}, {slices} slices, up since {since}, {daemon}",
+        node.name, node.kernel
+    )?;
     writeln!(out)
 }
 
@@ -192,13 +245,23 @@ fn state(row: &Row) -> Cell {
 }
 
 fn denied(count: u64) -> Cell {
-    let style = if count > 0 { AnsiColor::Yellow.on_default() } else { Style::new() };
+    let style = if count > 0 {
+        AnsiColor::Yellow.on_default()
+    } else {
+        Style::new()
+    };
     Cell::new(quantity::count(count), style)
 }
 
 /// Yellow from nine tenths of the limit on.
 fn of_limit(used: Used, show: fn(u64) -> String) -> Cell {
-    let near = used.limit.is_some_and(|limit| used.usage >= limit - limit / 10);
-    let style = if near { AnsiColor::Yellow.on_default() } else { Style::new() };
+    let near = used
+        .limit
+        .is_some_and(|limit| used.usage >= limit - limit / 10);
+    let style = if near {
+        AnsiColor::Yellow.on_default()
+    } else {
+        Style::new()
+    };
     Cell::new(quantity::of_limit(used, show), style)
 }

@@ -42,13 +42,21 @@ impl Column {
     /// A column of words.
     #[must_use]
     pub const fn left(head: &'static str, rank: u8) -> Self {
-        Self { head, right: false, rank }
+        Self {
+            head,
+            right: false,
+            rank,
+        }
     }
 
     /// A column of numbers.
     #[must_use]
     pub const fn right(head: &'static str, rank: u8) -> Self {
-        Self { head, right: true, rank }
+        Self {
+            head,
+            right: true,
+            rank,
+        }
     }
 }
 
@@ -56,7 +64,10 @@ impl Cell {
     /// A text in a style.
     #[must_use]
     pub fn new(text: impl Into<String>, style: Style) -> Self {
-        Self { text: text.into(), style }
+        Self {
+            text: text.into(),
+            style,
+        }
     }
 }
 
@@ -70,7 +81,10 @@ impl Table {
     /// An empty table.
     #[must_use]
     pub fn new(columns: impl Into<Vec<Column>>) -> Self {
-        Self { columns: columns.into(), rows: Vec::new() }
+        Self {
+            columns: columns.into(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row: a cell per column.
@@ -93,7 +107,10 @@ impl Table {
     pub fn write(&self, out: &mut impl Write, width: Option<usize>) -> io::Result<()> {
         let widths = self.widths();
         let shown = self.fitting(&widths, width);
-        let heads = self.columns.iter().map(|column| Cell::new(column.head, Style::new().bold()));
+        let heads = self
+            .columns
+            .iter()
+            .map(|column| Cell::new(column.head, Style::new().bold()));
         let heads: Vec<Cell> = heads.collect();
         for row in std::iter::once(&heads).chain(&self.rows) {
             self.write_row(out, row, &shown, &widths)?;
@@ -113,7 +130,11 @@ impl Table {
         for &index in shown {
             let Cell { text, style } = &row[index];
             let pad = widths[index] - text.width();
-            let (before, after) = if self.columns[index].right { (pad, 0) } else { (0, pad) };
+            let (before, after) = if self.columns[index].right {
+                (pad, 0)
+            } else {
+                (0, pad)
+            };
             blanks += before;
             if !text.is_empty() {
                 write!(out, "{:blanks$}{style}{text}{style:#}", "")?;
@@ -128,7 +149,10 @@ impl Table {
         (0..self.columns.len())
             .map(|index| {
                 let cells = self.rows.iter().map(|row| row[index].text.width());
-                cells.chain([self.columns[index].head.width()]).max().unwrap_or(0)
+                cells
+                    .chain([self.columns[index].head.width()])
+                    .max()
+                    .unwrap_or(0)
             })
             .collect()
     }
@@ -137,10 +161,17 @@ impl Table {
     fn fitting(&self, widths: &[usize], width: Option<usize>) -> Vec<usize> {
         let mut shown: Vec<usize> = (0..self.columns.len()).collect();
         let total = |shown: &[usize]| {
-            shown.iter().map(|&index| widths[index] + GAP).sum::<usize>().saturating_sub(GAP)
+            shown
+                .iter()
+                .map(|&index| widths[index] + GAP)
+                .sum::<usize>()
+                .saturating_sub(GAP)
         };
         while width.is_some_and(|width| total(&shown) > width) {
-            let least = shown.iter().copied().max_by_key(|&index| self.columns[index].rank);
+            let least = shown
+                .iter()
+                .copied()
+                .max_by_key(|&index| self.columns[index].rank);
             match least {
                 Some(index) if self.columns[index].rank > 0 => shown.retain(|&kept| kept != index),
                 _ => break,
@@ -154,7 +185,9 @@ impl Table {
 /// drive the reader's terminal.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]
@@ -188,7 +221,10 @@ mod tests {
 
     #[test]
     fn the_least_important_columns_go_first_and_the_name_stays() {
-        assert_eq!(text(Some(26)), "NAME     COUNT  BYTES\nalpha        1     12\nbé     1000000      3\n");
+        assert_eq!(
+            text(Some(26)),
+            "NAME     COUNT  BYTES\nalpha        1     12\nbé     1000000      3\n"
+        );
         assert_eq!(text(Some(20)), "NAME   BYTES\nalpha     12\nbé         3\n");
         assert_eq!(text(Some(3)), "NAME\nalpha\nbé\n");
     }

@@ -99,7 +99,9 @@ async fn status(Query(query): Query<StatusQuery>) -> Response {
     answer(move || {
         let status = read::status(&Node::open()?)?;
         match query.slice {
-            Some(name) => status.only(&name).ok_or_else(|| exit::unknown_slice(&name).into()),
+            Some(name) => status
+                .only(&name)
+                .ok_or_else(|| exit::unknown_slice(&name).into()),
             None => Ok(status),
         }
     })
@@ -123,10 +125,16 @@ async fn reload(From(state): From<State>) -> Response {
     answer(move || node::reload(&state.policy)).await
 }
 
-async fn events(From(state): From<State>, Query(query): Query<EventsQuery>, headers: HeaderMap) -> Response {
+async fn events(
+    From(state): From<State>,
+    Query(query): Query<EventsQuery>,
+    headers: HeaderMap,
+) -> Response {
     let form = Form::of(&headers);
     // A browser that lost its connection says so itself where to go on.
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let last = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
     let reader = state.hub.read(last.or(query.after));
     let follow = query.follow;
     let lines = stream::unfold((reader, query), move |(mut reader, query)| async move {
@@ -134,7 +142,10 @@ async fn events(From(state): From<State>, Query(query): Query<EventsQuery>, head
         Some((Ok::<_, Infallible>(line), (reader, query)))
     });
     let mut response = Response::new(Body::from_stream(lines));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(form.content_type()),
+    );
     response
 }
 
@@ -157,9 +168,16 @@ async fn next(reader: &mut Reader, query: &EventsQuery, form: Form, follow: bool
 
 impl EventsQuery {
     fn wants(&self, item: &Item) -> bool {
-        let Item::Event(event) = item else { return true };
-        self.slice.as_ref().is_none_or(|name| event.slice.name.as_ref() == Some(name))
-            && self.reason.as_ref().is_none_or(|reason| event.reason == *reason)
+        let Item::Event(event) = item else {
+            return true;
+        };
+        self.slice
+            .as_ref()
+            .is_none_or(|name| event.slice.name.as_ref() == Some(name))
+            && self
+                .reason
+                .as_ref()
+                .is_none_or(|reason| event.reason == *reason)
     }
 }
 
@@ -174,9 +192,18 @@ enum Form {
 
 impl Form {
     fn of(headers: &HeaderMap) -> Self {
-        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let browser = accepted.into_iter().any(|value| value.contains("text/event-stream"));
-        if browser { Self::ServerSent } else { Self::Lines }
+        let accepted = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let browser = accepted
+            .into_iter()
+            .any(|value| value.contains("text/event-stream"));
+        if browser {
+            Self::ServerSent
+        } else {
+            Self::Lines
+        }
     }
 
     const fn content_type(self) -> &'static str {
@@ -191,7 +218,9 @@ impl Form {
         let json = serde_json::to_string(item).unwrap_or_default();
         match (self, item) {
             (Self::Lines, _) => format!("{json}\n"),
-            (Self::ServerSent, Item::Event(event)) => format!("id: {}\ndata: {json}\n\n", event.cursor),
+            (Self::ServerSent, Item::Event(event)) => {
+                format!("id: {}\ndata: {json}\n\n", event.cursor)
+            }
             (Self::ServerSent, Item::Lost(_)) => format!("data: {json}\n\n"),
         }
         .into()
@@ -241,9 +270,16 @@ mod tests {
 
     fn hub() -> Hub {
         let hub = Hub::of_run(9, 10);
-        let clock = Clock { monotonic_ns: 0, realtime_ns: 0 };
+        let clock = Clock {
+            monotonic_ns: 0,
+            realtime_ns: 0,
+        };
         let names = Names::new([(policy::SliceId(2), "alpha")]);
-        for (id, reason) in [(0, Reason::PortNode), (2, Reason::PortClaimed), (2, Reason::Destination)] {
+        for (id, reason) in [
+            (0, Reason::PortNode),
+            (2, Reason::PortClaimed),
+            (2, Reason::Destination),
+        ] {
             let mut event = policy::abi::Event::new_zeroed();
             event.id = policy::SliceId(id);
             event.reason = reason as u8;
@@ -257,7 +293,10 @@ mod tests {
         for (name, value) in head {
             headers.insert(*name, HeaderValue::from_static(value));
         }
-        let state = State { hub: hub(), policy: PathBuf::new() };
+        let state = State {
+            hub: hub(),
+            policy: PathBuf::new(),
+        };
         let response = events(From(state), Query(query), headers).await;
         let body = response.into_body().collect().await.unwrap().to_bytes();
         String::from_utf8(body.to_vec()).unwrap()
@@ -281,9 +320,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_gets_the_slice_and_the_reason_it_asked_for() {
-        let slice = EventsQuery { slice: Some("alpha".into()), ..EventsQuery::default() };
-        assert_eq!(reasons(&ask(slice.clone(), &[]).await), ["port_claimed", "destination"]);
-        let both = EventsQuery { reason: Some("destination".into()), ..slice };
+        let slice = EventsQuery {
+            slice: Some("alpha".into()),
+            ..EventsQuery::default()
+        };
+        assert_eq!(
+            reasons(&ask(slice.clone(), &[]).await),
+            ["port_claimed", "destination"]
+        );
+        let both = EventsQuery {
+            reason: Some("destination".into()),
+            ..slice
+        };
         assert_eq!(reasons(&ask(both, &[]).await), ["destination"]);
     }
 

@@ -1,17 +1,15 @@
 //! Drains the ring of events into the hub.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-use anyhow::Context;
-use policy::SliceId;
-use tokio::io::unix::AsyncFd;
-use tokio::io::Interest;
 
 use super::Hub;
 use crate::kernel::events::Events;
 use crate::node::Node;
 use crate::report::{Clock, Names, read};
+use crate::sys::readable::Readable;
+use anyhow::Context;
+use policy::SliceId;
 
 /// Events taken before others get a turn.
 const BATCH: usize = 256;
@@ -22,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The reading end of the ring, and the names of those it tells of.
 pub(super) struct Drain {
     events: Events,
-    readable: AsyncFd<OwnedFd>,
+    readable: Readable,
     names: Names,
     /// When names were last looked up.
     looked: Option<Instant>,
@@ -31,17 +29,23 @@ pub(super) struct Drain {
 impl Drain {
     pub(super) fn new(node: &Node) -> anyhow::Result<Self> {
         let events = node.events()?;
-        let fd = events.as_fd().try_clone_to_owned().context("duplicate the ring's descriptor")?;
-        let readable = AsyncFd::with_interest(fd, Interest::READABLE).context("wait for the ring of events")?;
-        Ok(Self { events, readable, names: read::names(node), looked: None })
+        let fd = events
+            .as_fd()
+            .try_clone_to_owned()
+            .context("duplicate the ring's descriptor")?;
+        let readable = Readable::new(fd).context("wait for the ring of events")?;
+        Ok(Self {
+            events,
+            readable,
+            names: read::names(node),
+            looked: None,
+        })
     }
 
     /// Until waiting fails.
     pub(super) async fn run(&mut self, hub: &Hub) -> anyhow::Result<()> {
         loop {
-            // The ring wakes edge-triggered: forget readiness first, then look,
-            // so that an event written while we look wakes us again.
-            self.readable.readable().await?.clear_ready();
+            self.readable.wait().await?;
             while self.take(hub)? {
                 tokio::task::yield_now().await;
             }
@@ -52,7 +56,9 @@ impl Drain {
     fn take(&mut self, hub: &Hub) -> anyhow::Result<bool> {
         let clock = Clock::now().context("read the clock")?;
         for _ in 0..BATCH {
-            let Some(event) = self.events.take() else { return Ok(false) };
+            let Some(event) = self.events.take() else {
+                return Ok(false);
+            };
             self.learn(event.id);
             hub.push(&event, &clock, &self.names);
         }
@@ -62,7 +68,11 @@ impl Drain {
     /// Looks up the name of a slice that came by a reload. Not at each event:
     /// sockets of a destroyed slice can make many, and it has no name any more.
     fn learn(&mut self, id: SliceId) {
-        if self.names.knows(id) || self.looked.is_some_and(|looked| looked.elapsed() < PATIENCE) {
+        if self.names.knows(id)
+            || self
+                .looked
+                .is_some_and(|looked| looked.elapsed() < PATIENCE)
+        {
             return;
         }
         self.looked = Some(Instant::now());

@@ -40,8 +40,12 @@ impl Gate {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
                 lock.set_len(0)?;
-                writeln!(lock, "{}", std::process::id()).with_context(|| format!("write {LOCK}"))?;
-                Ok(Self { _lock: lock, listening: false })
+                writeln!(lock, "{}", std::process::id())
+                    .with_context(|| format!("write {LOCK}"))?;
+                Ok(Self {
+                    _lock: lock,
+                    listening: false,
+                })
             }
             Err((file, Errno::EWOULDBLOCK)) => Err(taken(file).into()),
             Err((_, errno)) => Err(errno).with_context(|| format!("lock {LOCK}")),
@@ -82,6 +86,9 @@ fn taken(mut file: File) -> Failure {
         Ok(_) if !text.trim().is_empty() => format!(" (process {})", text.trim()),
         _ => String::new(),
     };
-    Failure::new(Exit::Busy, format!("start the daemon: another one runs{who}"))
-        .remedy("stop it first, or let it be: `slice events` and `slice status` reach it")
+    Failure::new(
+        Exit::Busy,
+        format!("start the daemon: another one runs{who}"),
+    )
+    .remedy("stop it first, or let it be: `slice events` and `slice status` reach it")
 }

@@ -54,16 +54,29 @@ impl Hub {
 
     pub(super) fn of_run(run: u64, keep: usize) -> Self {
         let (live, _) = broadcast::channel(QUEUE);
-        Self { inner: Arc::new(Inner { run, keep, live, state: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                run,
+                keep,
+                live,
+                state: Mutex::default(),
+            }),
+        }
     }
 
     /// Takes in a record of the ring.
     pub fn push(&self, record: &policy::abi::Event, clock: &Clock, names: &Names) {
         let mut state = self.state();
-        let cursor = Cursor { run: self.inner.run, number: state.next };
+        let cursor = Cursor {
+            run: self.inner.run,
+            number: state.next,
+        };
         let event = Arc::new(Event::new(record, cursor, clock, names));
         state.next += 1;
-        *state.tally.entry((event.slice.label(), event.reason.clone())).or_default() += 1;
+        *state
+            .tally
+            .entry((event.slice.label(), event.reason.clone()))
+            .or_default() += 1;
         if state.kept.len() >= self.inner.keep {
             state.kept.pop_front();
         }
@@ -78,12 +91,30 @@ impl Hub {
     #[must_use]
     pub fn read(&self, after: Option<Cursor>) -> Reader {
         let state = self.state();
-        let first = after.filter(|cursor| cursor.run == self.inner.run).map_or(0, |c| c.number + 1);
-        let oldest = state.kept.front().map_or(state.next, |event| event.cursor.number);
+        let first = after
+            .filter(|cursor| cursor.run == self.inner.run)
+            .map_or(0, |c| c.number + 1);
+        let oldest = state
+            .kept
+            .front()
+            .map_or(state.next, |event| event.cursor.number);
         // Without a cursor nobody was promised the events before the kept ones.
-        let missed = if after.is_some() { oldest.saturating_sub(first) } else { 0 };
-        let backlog = state.kept.iter().filter(|event| event.cursor.number >= first).cloned().collect();
-        Reader { backlog, missed, live: self.inner.live.subscribe() }
+        let missed = if after.is_some() {
+            oldest.saturating_sub(first)
+        } else {
+            0
+        };
+        let backlog = state
+            .kept
+            .iter()
+            .filter(|event| event.cursor.number >= first)
+            .cloned()
+            .collect();
+        Reader {
+            backlog,
+            missed,
+            live: self.inner.live.subscribe(),
+        }
     }
 
     /// What happened since the last call.
@@ -93,7 +124,10 @@ impl Hub {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // No code under the lock leaves the state half changed.
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +169,10 @@ mod tests {
     }
 
     fn push(hub: &Hub) {
-        let clock = Clock { monotonic_ns: 0, realtime_ns: 0 };
+        let clock = Clock {
+            monotonic_ns: 0,
+            realtime_ns: 0,
+        };
         hub.push(&policy::abi::Event::new_zeroed(), &clock, &Names::default());
     }
 
@@ -163,8 +200,14 @@ mod tests {
         let hub = hub(3, 6);
         assert_eq!(numbers(&mut hub.read(after(4))), [Ok(5)]);
         assert_eq!(numbers(&mut hub.read(after(5))), []);
-        assert_eq!(numbers(&mut hub.read(after(0))), [Err(2), Ok(3), Ok(4), Ok(5)]);
-        let other = Some(Cursor { run: RUN - 1, number: 4 });
+        assert_eq!(
+            numbers(&mut hub.read(after(0))),
+            [Err(2), Ok(3), Ok(4), Ok(5)]
+        );
+        let other = Some(Cursor {
+            run: RUN - 1,
+            number: 4,
+        });
         assert_eq!(numbers(&mut hub.read(other)), [Err(3), Ok(3), Ok(4), Ok(5)]);
     }
 

@@ -70,12 +70,20 @@ fn summary(tally: Tally) -> Vec<String> {
         }
     }
     slices.sort_by_key(|(_, sum, _)| std::cmp::Reverse(*sum));
-    let rest = slices.iter().skip(WORST).map(|(_, sum, _)| sum).sum::<u64>();
+    let rest = slices
+        .iter()
+        .skip(WORST)
+        .map(|(_, sum, _)| sum)
+        .sum::<u64>();
     let others = slices.len().saturating_sub(WORST);
-    let line = |(slice, sum, text): &(String, u64, String)| format!("{sum} denials of {slice} in the last minute: {text}");
+    let line = |(slice, sum, text): &(String, u64, String)| {
+        format!("{sum} denials of {slice} in the last minute: {text}")
+    };
     let mut lines: Vec<String> = slices.iter().take(WORST).map(line).collect();
     if others > 0 {
-        lines.push(format!("{rest} denials of {others} other slices in the last minute"));
+        lines.push(format!(
+            "{rest} denials of {others} other slices in the last minute"
+        ));
     }
     lines
 }
@@ -93,8 +101,14 @@ mod tests {
         tally.insert(("s99".into(), "family".into()), 1000);
         let lines = summary(tally);
         assert_eq!(lines.len(), WORST + 1);
-        assert_eq!(lines[0], "1100 denials of s99 in the last minute: family 1000, port_node 100");
-        assert_eq!(lines[WORST], "4560 denials of 95 other slices in the last minute");
+        assert_eq!(
+            lines[0],
+            "1100 denials of s99 in the last minute: family 1000, port_node 100"
+        );
+        assert_eq!(
+            lines[WORST],
+            "4560 denials of 95 other slices in the last minute"
+        );
         assert!(summary(Tally::new()).is_empty());
     }
 }

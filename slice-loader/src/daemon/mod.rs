@@ -44,7 +44,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let node = adopt(&options)?;
     // Everything waits most of the time: one thread, and others only for
     // calls that block.
-    let runtime = Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
     runtime.block_on(serve(gate, node, options))
 }
 
@@ -63,12 +66,19 @@ fn adopt(options: &Options) -> anyhow::Result<crate::node::Node> {
     }
 }
 
-async fn serve(mut gate: gate::Gate, node: crate::node::Node, options: Options) -> anyhow::Result<()> {
+async fn serve(
+    mut gate: gate::Gate,
+    node: crate::node::Node,
+    options: Options,
+) -> anyhow::Result<()> {
     let hub = Hub::new(options.keep);
     let listener = gate.listen()?;
     let mut events = events::Drain::new(&node)?;
     let watch = watch::Watch::new(&node)?;
-    let state = api::State { hub: hub.clone(), policy: options.policy.clone() };
+    let state = api::State {
+        hub: hub.clone(),
+        policy: options.policy.clone(),
+    };
     system::ready(&node);
 
     // Whichever ends first ends the daemon; all but signals end by an error.

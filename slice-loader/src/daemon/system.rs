@@ -56,7 +56,9 @@ async fn reload(policy: &Path) {
     let policy = policy.to_path_buf();
     match spawn_blocking(move || node::reload(&policy)).await {
         Ok(Ok(_)) => tracing::info!("reloaded the policy"),
-        Ok(Err(error)) => tracing::error!("the policy was not reloaded, the old one stays: {error:#}"),
+        Ok(Err(error)) => {
+            tracing::error!("the policy was not reloaded, the old one stays: {error:#}")
+        }
         Err(error) => tracing::error!("the policy was not reloaded: {error}"),
     }
     tell(&[NotifyState::Ready]);

@@ -1,7 +1,7 @@
 //! What changes on the machine while the node runs: its addresses, the ports
 //! its own sockets hold, and whether the node is up at all.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,11 +9,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 use tokio::time::{self, MissedTickBehavior};
 
 use crate::node::{Node, NotUp};
+use crate::sys::readable::Readable;
 
 /// Between two looks for ports that sockets of the node hold.
 const FOUND_EVERY: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// The kernel's notices, and which node is watched.
 pub(super) struct Watch {
-    notices: AsyncFd<OwnedFd>,
+    notices: Readable,
     since: u64,
 }
 
@@ -41,12 +41,20 @@ impl Watch {
     pub(super) fn new(node: &Node) -> anyhow::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let kind = SockProtocol::NetlinkRoute;
-        let notices = socket(AddressFamily::Netlink, SockType::Raw, flags, kind).context("make a netlink socket")?;
+        let notices = socket(AddressFamily::Netlink, SockType::Raw, flags, kind)
+            .context("make a netlink socket")?;
         let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
-        bind(notices.as_raw_fd(), &NetlinkAddr::new(0, u32::try_from(groups)?))
-            .context("listen to the kernel's notices of addresses")?;
-        let notices = AsyncFd::new(notices).context("wait for the kernel's notices of addresses")?;
-        Ok(Self { notices, since: identity(node) })
+        bind(
+            notices.as_raw_fd(),
+            &NetlinkAddr::new(0, u32::try_from(groups)?),
+        )
+        .context("listen to the kernel's notices of addresses")?;
+        let notices =
+            Readable::new(notices).context("wait for the kernel's notices of addresses")?;
+        Ok(Self {
+            notices,
+            since: identity(node),
+        })
     }
 
     /// Writes the addresses of the machine into the maps whenever they change.
@@ -63,8 +71,8 @@ impl Watch {
                 time::sleep(AGAIN).await;
                 continue;
             }
-            if let Ok(ready) = time::timeout(ADDRESSES_EVERY, self.notices.readable()).await {
-                ready?.clear_ready();
+            if let Ok(waited) = time::timeout(ADDRESSES_EVERY, self.notices.wait()).await {
+                waited?;
                 time::sleep(SETTLE).await;
             }
             self.pass_over()?;
@@ -78,7 +86,10 @@ impl Watch {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            trouble.tell("look for ports the node's sockets hold", refresh(Node::refresh_found).await);
+            trouble.tell(
+                "look for ports the node's sockets hold",
+                refresh(Node::refresh_found).await,
+            );
         }
     }
 
@@ -103,7 +114,11 @@ impl Watch {
     fn pass_over(&self) -> anyhow::Result<()> {
         let mut buffer = [0; 4096];
         loop {
-            match recv(self.notices.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            match recv(
+                self.notices.as_fd().as_raw_fd(),
+                &mut buffer,
+                MsgFlags::empty(),
+            ) {
                 Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) => {}
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(errno) => return Err(errno).context("read the kernel's notices of addresses"),
@@ -114,7 +129,9 @@ impl Watch {
 
 /// Calls `look` where it may block, on the node as it is now.
 async fn refresh(look: fn(&Node) -> anyhow::Result<bool>) -> anyhow::Result<bool> {
-    spawn_blocking(move || look(&Node::open()?)).await.context("refresh the node")?
+    spawn_blocking(move || look(&Node::open()?))
+        .await
+        .context("refresh the node")?
 }
 
 /// What went wrong last: told once, not twice a second.

@@ -87,8 +87,14 @@ impl Admission {
             policy: policy.to_path_buf(),
             max_slices: config.node.max_slices.value,
             node_ports: PortLists::from(&config.node.reserved),
-            cpu_millicores: Given { given: given.cpu.0, promised: floors(|slice| slice.cpu.floor.value.0) },
-            memory: Given { given: given.memory.0, promised: floors(|slice| slice.memory.floor.value.0) },
+            cpu_millicores: Given {
+                given: given.cpu.0,
+                promised: floors(|slice| slice.cpu.floor.value.0),
+            },
+            memory: Given {
+                given: given.memory.0,
+                promised: floors(|slice| slice.memory.floor.value.0),
+            },
             processes: given.processes,
             slices: config.slices.iter().map(SliceSummary::from).collect(),
         }
@@ -97,7 +103,10 @@ impl Admission {
 
 impl From<&Ports> for PortLists {
     fn from(ports: &Ports) -> Self {
-        Self { tcp: ports.tcp_set().to_string(), udp: ports.udp_set().to_string() }
+        Self {
+            tcp: ports.tcp_set().to_string(),
+            udp: ports.udp_set().to_string(),
+        }
     }
 }
 

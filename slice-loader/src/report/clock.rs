@@ -21,10 +21,15 @@ impl Clock {
     pub fn now() -> std::io::Result<Self> {
         let read = |clock| {
             let time = clock_gettime(clock)?;
-            Ok::<_, nix::Error>(i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
+            Ok::<_, nix::Error>(
+                i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()),
+            )
         };
         let monotonic_ns = u64::try_from(read(ClockId::CLOCK_MONOTONIC)?).unwrap_or(0);
-        Ok(Self { monotonic_ns, realtime_ns: read(ClockId::CLOCK_REALTIME)? })
+        Ok(Self {
+            monotonic_ns,
+            realtime_ns: read(ClockId::CLOCK_REALTIME)?,
+        })
     }
 
     /// The calendar time of a moment of the monotonic clock.
@@ -47,7 +52,10 @@ mod tests {
 
     #[test]
     fn a_moment_since_boot_is_the_same_distance_from_now_on_the_calendar() {
-        let clock = Clock { monotonic_ns: 5_000_000_000, realtime_ns: 1_700_000_000_000_000_000 };
+        let clock = Clock {
+            monotonic_ns: 5_000_000_000,
+            realtime_ns: 1_700_000_000_000_000_000,
+        };
         assert_eq!(clock.time().as_second(), 1_700_000_000);
         assert_eq!(clock.at(2_000_000_000).as_second(), 1_699_999_997);
         assert_eq!(clock.at(6_000_000_000).as_second(), 1_700_000_001);

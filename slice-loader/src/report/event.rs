@@ -88,8 +88,13 @@ impl Event {
                 Some(moment) => moment.slug().to_owned(),
                 None => format!("moment-{}", record.moment),
             },
-            reason: reason.map_or_else(|| format!("reason-{}", record.reason), |r| r.slug().to_owned()),
-            sentence: reason.map_or("A newer kernel part gave this reason.", Reason::sentence).to_owned(),
+            reason: reason.map_or_else(
+                || format!("reason-{}", record.reason),
+                |r| r.slug().to_owned(),
+            ),
+            sentence: reason
+                .map_or("A newer kernel part gave this reason.", Reason::sentence)
+                .to_owned(),
             protocol: protocol(record.protocol),
             family: family(record.family),
             local: End::new(record.local, record.local_port),
@@ -135,7 +140,10 @@ impl std::str::FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let (run, number) = text.split_once('.').ok_or(BadCursor)?;
         let part = |digits: &str| digits.parse().map_err(|_| BadCursor);
-        Ok(Self { run: part(run)?, number: part(number)? })
+        Ok(Self {
+            run: part(run)?,
+            number: part(number)?,
+        })
     }
 }
 
@@ -155,14 +163,22 @@ impl Serialize for Cursor {
 
 impl<'de> Deserialize<'de> for Cursor {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
 /// What people call an IP protocol.
 fn protocol(number: u8) -> String {
-    const NAMES: [(u8, &str); 6] =
-        [(1, "icmp"), (TCP, "tcp"), (UDP, "udp"), (58, "icmpv6"), (132, "sctp"), (136, "udplite")];
+    const NAMES: [(u8, &str); 6] = [
+        (1, "icmp"),
+        (TCP, "tcp"),
+        (UDP, "udp"),
+        (58, "icmpv6"),
+        (132, "sctp"),
+        (136, "udplite"),
+    ];
     match NAMES.iter().find(|(known, _)| *known == number) {
         Some((_, name)) => (*name).to_owned(),
         None => number.to_string(),
@@ -186,7 +202,10 @@ fn family(number: u8) -> String {
 }
 
 fn command(bytes: &[u8; 16]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
@@ -206,8 +225,16 @@ mod tests {
     }
 
     fn event(record: &abi::Event) -> Event {
-        let clock = Clock { monotonic_ns: 0, realtime_ns: 0 };
-        Event::new(record, Cursor { run: 7, number: 9 }, &clock, &Names::new([]))
+        let clock = Clock {
+            monotonic_ns: 0,
+            realtime_ns: 0,
+        };
+        Event::new(
+            record,
+            Cursor { run: 7, number: 9 },
+            &clock,
+            &Names::new([]),
+        )
     }
 
     #[test]
@@ -220,7 +247,10 @@ mod tests {
         record.peer = "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets();
         assert_eq!(event(&record).peer.unwrap().to_string(), "2001:db8::1");
         record.peer_port = 443;
-        assert_eq!(event(&record).peer.unwrap().to_string(), "[2001:db8::1]:443");
+        assert_eq!(
+            event(&record).peer.unwrap().to_string(),
+            "[2001:db8::1]:443"
+        );
     }
 
     #[test]
@@ -230,7 +260,10 @@ mod tests {
         record.moment = 99;
         record.protocol = 200;
         let event = event(&record);
-        assert_eq!((event.reason.as_str(), event.moment.as_str()), ("reason-31", "moment-99"));
+        assert_eq!(
+            (event.reason.as_str(), event.moment.as_str()),
+            ("reason-31", "moment-99")
+        );
         assert_eq!(event.protocol, "200");
     }
 
@@ -247,7 +280,10 @@ mod tests {
         let text = serde_json::to_string(&item).unwrap();
         assert!(text.contains(r#""cursor":"7.9""#), "{text}");
         assert_eq!(serde_json::from_str::<Item>(&text).unwrap(), item);
-        assert_eq!(serde_json::to_string(&Item::Lost(3)).unwrap(), r#"{"lost":3}"#);
+        assert_eq!(
+            serde_json::to_string(&Item::Lost(3)).unwrap(),
+            r#"{"lost":3}"#
+        );
     }
 
     #[test]

@@ -79,7 +79,10 @@ impl Names {
     /// The owner with this id.
     #[must_use]
     pub fn owner(&self, id: policy::SliceId) -> Owner {
-        Owner { id: id.0, name: self.0.get(&id.0).cloned() }
+        Owner {
+            id: id.0,
+            name: self.0.get(&id.0).cloned(),
+        }
     }
 }
 

@@ -78,24 +78,41 @@ impl Ports {
         reserved: impl IntoIterator<Item = At<Reserved>>,
         claims: impl IntoIterator<Item = At<Claim>>,
     ) -> Self {
-        let mut held: BTreeMap<(Protocol, u16), Claim> =
-            claims.into_iter().filter(|(_, claim)| claim.held(clock.monotonic_ns)).collect();
+        let mut held: BTreeMap<(Protocol, u16), Claim> = claims
+            .into_iter()
+            .filter(|(_, claim)| claim.held(clock.monotonic_ns))
+            .collect();
         let mut ports: Vec<Port> = Vec::new();
         for (place, reserved) in reserved {
-            let Some((owner, kind)) = reading(&reserved) else { continue };
+            let Some((owner, kind)) = reading(&reserved) else {
+                continue;
+            };
             // A claim of another owner on a reserved port is older than the
             // policy; both are shown, since both hold.
-            let claim = held.get(&place).filter(|claim| claim.owner() == owner).copied();
+            let claim = held
+                .get(&place)
+                .filter(|claim| claim.owner() == owner)
+                .copied();
             if claim.is_some() {
                 held.remove(&place);
             }
             ports.push(port(&clock, names, place, owner, kind, claim));
         }
         for (place, claim) in held {
-            ports.push(port(&clock, names, place, claim.owner(), PortKind::Claimed, Some(claim)));
+            ports.push(port(
+                &clock,
+                names,
+                place,
+                claim.owner(),
+                PortKind::Claimed,
+                Some(claim),
+            ));
         }
         ports.sort_by_key(|port| (port.protocol, port.low));
-        Self { time: clock.time(), ports: collapse(ports) }
+        Self {
+            time: clock.time(),
+            ports: collapse(ports),
+        }
     }
 
     /// Only the ports of this owner, where one is named, and of this protocol,
@@ -201,7 +218,10 @@ mod tests {
 
     const A: SliceId = SliceId(2);
     const B: SliceId = SliceId(3);
-    const CLOCK: Clock = Clock { monotonic_ns: 100, realtime_ns: 1_000 };
+    const CLOCK: Clock = Clock {
+        monotonic_ns: 100,
+        realtime_ns: 1_000,
+    };
 
     fn names() -> Names {
         Names::new([(A, "alpha"), (B, "beta")])
@@ -212,15 +232,26 @@ mod tests {
     }
 
     fn claim(owner: SliceId, sockets: u32, linger_until_ns: u64) -> Claim {
-        Claim { holder: Claim::holder(owner, sockets), since_ns: 50, linger_until_ns }
+        Claim {
+            holder: Claim::holder(owner, sockets),
+            since_ns: 50,
+            linger_until_ns,
+        }
     }
 
     fn kept(owner: SliceId) -> Reserved {
-        Reserved { owner, kind: RESERVED_SLICE }
+        Reserved {
+            owner,
+            kind: RESERVED_SLICE,
+        }
     }
 
     fn brief(ports: &Ports) -> Vec<(u16, u16, String, &'static str, u32)> {
-        ports.ports.iter().map(|p| (p.low, p.high, p.owner.label(), p.kind.slug(), p.sockets)).collect()
+        ports
+            .ports
+            .iter()
+            .map(|p| (p.low, p.high, p.owner.label(), p.kind.slug(), p.sockets))
+            .collect()
     }
 
     #[test]
@@ -249,7 +280,10 @@ mod tests {
         let ports = Ports::new(CLOCK, &names(), [], claims);
         assert_eq!(
             brief(&ports),
-            [(1, 1, "alpha".into(), "claimed", 1), (2, 2, "alpha".into(), "claimed", 0)]
+            [
+                (1, 1, "alpha".into(), "claimed", 1),
+                (2, 2, "alpha".into(), "claimed", 0)
+            ]
         );
         assert!(ports.ports[0].lingers_until.is_none());
         assert!(ports.ports[1].lingers_until.is_some());
@@ -257,10 +291,18 @@ mod tests {
 
     #[test]
     fn a_foreign_claim_on_a_reserved_port_shows_beside_the_reservation() {
-        let ports = Ports::new(CLOCK, &names(), [tcp(80, kept(A))], [tcp(80, claim(B, 1, 0))]);
+        let ports = Ports::new(
+            CLOCK,
+            &names(),
+            [tcp(80, kept(A))],
+            [tcp(80, claim(B, 1, 0))],
+        );
         assert_eq!(
             brief(&ports),
-            [(80, 80, "alpha".into(), "reserved", 0), (80, 80, "beta".into(), "claimed", 1)]
+            [
+                (80, 80, "alpha".into(), "reserved", 0),
+                (80, 80, "beta".into(), "claimed", 1)
+            ]
         );
     }
 

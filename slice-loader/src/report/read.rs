@@ -48,7 +48,9 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
         since: Timestamp::from_second(i64::try_from(record.since)?)?,
         slices: Used {
             usage: u64::try_from(slices)?,
-            limit: Some(u64::from(settings.rows.saturating_sub(policy::ids::FIRST_SLICE_ROW))),
+            limit: Some(u64::from(
+                settings.rows.saturating_sub(policy::ids::FIRST_SLICE_ROW),
+            )),
         },
         daemon: daemon(),
     };
@@ -61,7 +63,10 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
 /// Where a map cannot be read.
 pub fn ports(node: &Node) -> anyhow::Result<Ports> {
     let place = |protocol, port| {
-        Protocol::ALL.into_iter().find(|p| p.number() == protocol).map(|protocol| (protocol, port))
+        Protocol::ALL
+            .into_iter()
+            .find(|p| p.number() == protocol)
+            .map(|protocol| (protocol, port))
     };
     let reserved = node.reserved()?;
     let claims = node.claims()?;
@@ -70,8 +75,12 @@ pub fn ports(node: &Node) -> anyhow::Result<Ports> {
     Ok(Ports::new(
         clock,
         &names(node),
-        reserved.into_iter().filter_map(|(protocol, port, value)| Some((place(protocol, port)?, value))),
-        claims.into_iter().filter_map(|(protocol, port, value)| Some((place(protocol, port)?, value))),
+        reserved
+            .into_iter()
+            .filter_map(|(protocol, port, value)| Some((place(protocol, port)?, value))),
+        claims
+            .into_iter()
+            .filter_map(|(protocol, port, value)| Some((place(protocol, port)?, value))),
     ))
 }
 
@@ -79,7 +88,10 @@ fn reading(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Reading> {
     let cgroup = id.is_slice().then(|| node.cgroup(name));
     let used = |usage, limit| {
         let cgroup = cgroup.as_deref()?;
-        Some(Used { usage: number(cgroup, usage)?, limit: number(cgroup, limit) })
+        Some(Used {
+            usage: number(cgroup, usage)?,
+            limit: number(cgroup, limit),
+        })
     };
     Ok(Reading {
         id,
@@ -97,23 +109,36 @@ fn reading(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Reading> {
 /// A file with one number; `None` where it says `max` or is not there, as for
 /// a controller that this node does not have.
 fn number(cgroup: &Path, file: &str) -> Option<u64> {
-    fs::read_to_string(cgroup.join(file)).ok()?.trim().parse().ok()
+    fs::read_to_string(cgroup.join(file))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn cpu(cgroup: &Path) -> Option<Cpu> {
     let stat = fs::read_to_string(cgroup.join("cpu.stat")).ok()?;
-    let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
-    let cap = fs::read_to_string(cgroup.join("cpu.max")).ok().and_then(|text| {
-        let (quota, period) = text.trim().split_once(' ')?;
-        let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
-        quota.checked_mul(1000)?.checked_div(period)
-    });
-    Some(Cpu { used_us: used.parse().ok()?, cap_millicores: cap })
+    let used = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "))?;
+    let cap = fs::read_to_string(cgroup.join("cpu.max"))
+        .ok()
+        .and_then(|text| {
+            let (quota, period) = text.trim().split_once(' ')?;
+            let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+            quota.checked_mul(1000)?.checked_div(period)
+        });
+    Some(Cpu {
+        used_us: used.parse().ok()?,
+        cap_millicores: cap,
+    })
 }
 
 /// The daemon, if one answers at its socket.
 fn daemon() -> Option<Daemon> {
     let stream = UnixStream::connect(crate::daemon::SOCKET).ok()?;
     let peer = getsockopt(&stream, sockopt::PeerCredentials).ok()?;
-    Some(Daemon { pid: u32::try_from(peer.pid()).ok()? })
+    Some(Daemon {
+        pid: u32::try_from(peer.pid()).ok()?,
+    })
 }

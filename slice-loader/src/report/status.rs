@@ -195,7 +195,12 @@ impl Status {
         let mut rows: Vec<Row> = readings.into_iter().map(Row::from).collect();
         rows.sort_by(|a, b| (a.kind.place(), &a.name).cmp(&(b.kind.place(), &b.name)));
         let total = Total::of(&rows);
-        Self { time, node, rows, total }
+        Self {
+            time,
+            node,
+            rows,
+            total,
+        }
     }
 
     /// The same report about one owner; `None` if there is none of that name.
@@ -232,7 +237,9 @@ impl RowKind {
 
 impl From<Reading> for Row {
     fn from(reading: Reading) -> Self {
-        let Reading { id, entry, state, .. } = reading;
+        let Reading {
+            id, entry, state, ..
+        } = reading;
         let kind = RowKind::of(id);
         // The row of the unattributed makes no calls: it has no entry to be live.
         let live = kind == RowKind::Unattributed || (entry.flags & LIVE != 0 && entry.id == id);
@@ -250,12 +257,22 @@ impl From<Reading> for Row {
                 RowKind::Unattributed => UNATTRIBUTED.to_owned(),
             },
             kind,
-            state: if live { RowState::Live } else { RowState::Denied },
+            state: if live {
+                RowState::Live
+            } else {
+                RowState::Denied
+            },
             addresses: own_addresses(&entry),
             claim: kind != RowKind::Slice || entry.flags & CLAIM != 0,
-            sockets: Used { usage: state.sockets_open, limit: limit(entry.sockets_max) },
+            sockets: Used {
+                usage: state.sockets_open,
+                limit: limit(entry.sockets_max),
+            },
             sockets_opened: state.sockets_opened,
-            claims: Used { usage: state.claims, limit: limit(entry.claims_max) },
+            claims: Used {
+                usage: state.claims,
+                limit: limit(entry.claims_max),
+            },
             flows: state.flows,
             processes: reading.processes,
             memory: reading.memory,
@@ -266,7 +283,10 @@ impl From<Reading> for Row {
             },
             loopback: Way {
                 sent: volume(traffic.loopback_sent_packets, traffic.loopback_sent_bytes),
-                received: volume(traffic.loopback_received_packets, traffic.loopback_received_bytes),
+                received: volume(
+                    traffic.loopback_received_packets,
+                    traffic.loopback_received_bytes,
+                ),
             },
             denials: Denied::from(&reading.denials),
             events_suppressed: state.events_suppressed,
@@ -279,7 +299,10 @@ impl From<&Denials> for Denied {
         // A newer object may count reasons that this loader has no name for:
         // they are part of the total.
         Self {
-            total: denials.counts.iter().fold(0, |sum, count| sum.saturating_add(*count)),
+            total: denials
+                .counts
+                .iter()
+                .fold(0, |sum, count| sum.saturating_add(*count)),
             by_reason: Reason::ALL
                 .iter()
                 .map(|reason| (reason.slug().to_owned(), denials.counts[*reason as usize]))
@@ -318,7 +341,10 @@ impl Total {
 
 impl Way {
     fn add(&mut self, other: &Self) {
-        for (sum, part) in [(&mut self.sent, other.sent), (&mut self.received, other.received)] {
+        for (sum, part) in [
+            (&mut self.sent, other.sent),
+            (&mut self.received, other.received),
+        ] {
             sum.packets += part.packets;
             sum.bytes += part.bytes;
         }
@@ -326,7 +352,9 @@ impl Way {
 }
 
 fn own_addresses(entry: &SliceEntry) -> Vec<String> {
-    let v4 = (entry.flags & OWN_IPV4 != 0).then(|| std::net::Ipv4Addr::from(entry.own_ipv4).to_string());
-    let v6 = (entry.flags & OWN_IPV6 != 0).then(|| std::net::Ipv6Addr::from(entry.own_ipv6).to_string());
+    let v4 =
+        (entry.flags & OWN_IPV4 != 0).then(|| std::net::Ipv4Addr::from(entry.own_ipv4).to_string());
+    let v6 =
+        (entry.flags & OWN_IPV6 != 0).then(|| std::net::Ipv6Addr::from(entry.own_ipv6).to_string());
     v4.into_iter().chain(v6).collect()
 }

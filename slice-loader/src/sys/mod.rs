@@ -3,4 +3,5 @@
 
 pub mod bpf;
 pub mod process;
+pub mod readable;
 pub mod socket;

@@ -1,0 +1,6 @@
+//! The loader's tests on the host, one binary.
+
+/// The command itself, as far as it goes without a node: usage, exit codes, pages.
+mod command;
+/// What commands print, letter by letter.
+mod golden;
