@@ -137,7 +137,8 @@ impl Kind {
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(text.len());
         let Some((mantissa, scale)) = decimal(&text[..number_end]) else {
-            return bad(Why::Number, 0..number_end.max(text.len().min(1)));
+            let first = text.chars().next().map_or(0, char::len_utf8);
+            return bad(Why::Number, 0..number_end.max(first));
         };
         let unit_start =
             number_end + (text.len() - number_end - text[number_end..].trim_start().len());
@@ -168,21 +169,18 @@ impl Kind {
     }
 
     /// Writes a quantity so that [`Kind::parse`] reads the same: in the largest unit that needs no
-    /// fraction.
+    /// fraction, else in the smallest.
     #[must_use]
     pub fn print(&self, steps: u64) -> String {
-        let whole = |(_, size): &&(&str, u64)| steps != 0 && steps.is_multiple_of(*size);
-        let mut best: Option<&(&str, u64)> = None;
-        for unit in self.units.iter().filter(whole) {
-            if best.is_none_or(|best| unit.1 > best.1) {
-                best = Some(unit);
-            }
-        }
-        let (name, size) = best
-            .copied()
-            .or(self.units.first().copied())
-            .unwrap_or(("", 1));
-        format!("{} {name}", steps / size)
+        let smallest = self.units.iter().min_by_key(|(_, size)| *size);
+        let whole = self
+            .units
+            .iter()
+            .filter(|(_, size)| steps != 0 && steps.is_multiple_of(*size));
+        // Of two names for one size the first in the table.
+        let largest = whole.reduce(|best, unit| if unit.1 > best.1 { unit } else { best });
+        let (name, size) = largest.or(smallest).copied().unwrap_or(("", 1));
+        format!("{} {name}", with_fraction(steps, size))
     }
 
     fn blame(&self, unit: &str) -> Why {
@@ -269,6 +267,17 @@ fn decimal(text: &str) -> Option<(u128, u32)> {
     Some((mantissa, u32::try_from(fraction.len()).ok()?))
 }
 
+/// `steps / size` as a decimal number; exact where `size` divides a power of ten up to 1000.
+fn with_fraction(steps: u64, size: u64) -> String {
+    let thousandths = u128::from(steps % size) * 1000 / u128::from(size);
+    let fraction = format!(".{thousandths:03}");
+    format!(
+        "{}{}",
+        steps / size,
+        fraction.trim_end_matches('0').trim_end_matches('.')
+    )
+}
+
 macro_rules! quantities {
     ($($(#[$doc:meta])* $name:ident($steps:ty) = $kind:ident;)*) => {$(
         $(#[$doc])*
@@ -301,10 +310,8 @@ pub struct MilliCores(pub u64);
 /// `1.5 cores`: people think in cores, also where a percentage would need no fraction.
 impl fmt::Display for MilliCores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fraction = format!(".{:03}", self.0 % 1000);
-        let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
         let unit = if self.0 == 1000 { "core" } else { "cores" };
-        f.pad(&format!("{}{fraction} {unit}", self.0 / 1000))
+        f.pad(&format!("{} {unit}", with_fraction(self.0, 1000)))
     }
 }
 
@@ -341,6 +348,7 @@ mod tests {
             (&SIZE, "", Why::Number, ""),
             (&SIZE, "MiB", Why::Number, "M"),
             (&SIZE, "-1 MiB", Why::Number, "-"),
+            (&SIZE, "½ MiB", Why::Number, "½"),
             (&SIZE, ".5 MiB", Why::Number, ".5"),
             (&SIZE, "1..5 MiB", Why::Number, "1..5"),
             (&SIZE, "512", Why::NoUnit, "512"),
@@ -379,5 +387,7 @@ mod tests {
         assert_eq!(MilliCores(1000).to_string(), "1 core");
         assert_eq!(MilliCores(0).to_string(), "0 cores");
         assert_eq!(MilliPercent(80_000).to_string(), "80 %");
+        assert_eq!(MilliPercent(12_500).to_string(), "12.5 %");
+        assert_eq!(MilliPercent(1).to_string(), "0.001 %");
     }
 }

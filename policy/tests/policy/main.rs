@@ -15,7 +15,7 @@ mod examples;
 // mod plans;
 
 // Laws that hold for every input.
-// mod laws;
+mod laws;
 // mod robust;
 
 // docs/policy.md says what the code does.

@@ -1,11 +1,11 @@
 //! A node to admit policies to, and texts in the place of files.
 
-use std::collections::BTreeSet;
 use policy::admission::{Admitted, Facts, admit, rows};
 use policy::compile::{Plan, compile};
 use policy::config::units::Bytes;
 use policy::config::{Config, Errors, PortRange, PortSet, Sources, parse};
 use policy::ledger::Ledger;
+use std::collections::BTreeSet;
 
 /// A node of 4 CPUs and 8 GiB with two addresses of each family.
 pub fn facts() -> Facts {
