@@ -1,6 +1,13 @@
 //! The benches: each measures, and prints one [`Measure`] per line.
 
+mod bpf; // calls of bpf(2) that aya lacks
+mod frame; // packets as a test run takes them
+mod loaded; // the programs, with maps as a node would have them
 mod measure; // the line that every bench prints
+mod packets; // what the packet programs cost
+mod ports; // the bench of tagging, ports and accounting
+mod sample; // repeats, medians, goals
+mod socket; // a tagged socket for a test run
 
 use std::process::ExitCode;
 
@@ -16,7 +23,11 @@ struct Bench {
 }
 
 /// All benches.
-const BENCHES: &[Bench] = &[];
+const BENCHES: &[Bench] = &[Bench {
+    name: ports::NAME,
+    native: ports::native,
+    in_vm: ports::in_vm,
+}];
 
 /// Runs the bench `name`, or all, and prints a line for each measure.
 ///

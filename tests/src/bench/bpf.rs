@@ -1,0 +1,136 @@
+//! The calls of bpf(2) that a bench needs and aya lacks: programs of a few
+//! instructions, arrays of programs to jump to, many map entries, test runs.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, ensure};
+use libbpf_sys as libbpf;
+use zerocopy::{Immutable, IntoBytes};
+
+/// One instruction of a program, encoded.
+pub type Instruction = [u8; 8];
+
+/// A test run: nanoseconds of one round, all rounds' mean, and the verdict of
+/// the last.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// As the kernel rounds it, to one nanosecond.
+    pub ns: f64,
+    /// What the program returned.
+    pub verdict: u32,
+}
+
+fn result(code: i32) -> io::Result<i32> {
+    // libbpf 1 returns the negative errno.
+    if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(code) }
+}
+
+fn owned(code: i32) -> io::Result<OwnedFd> {
+    let fd = result(code)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads a `cgroup_skb` program for `BPF_CGROUP_INET_INGRESS` or
+/// `BPF_CGROUP_INET_EGRESS`.
+pub fn load(attach_type: u32, instructions: &[Instruction]) -> Result<OwnedFd> {
+    let mut options = libbpf::bpf_prog_load_opts {
+        sz: size_of::<libbpf::bpf_prog_load_opts>() as libbpf::size_t,
+        expected_attach_type: attach_type,
+        ..libbpf::bpf_prog_load_opts::default()
+    };
+    // SAFETY: the strings end in NUL, the instructions are as many as said and
+    // laid out as `struct bpf_insn`, the options say their own size.
+    let fd = unsafe {
+        libbpf::bpf_prog_load(
+            libbpf::BPF_PROG_TYPE_CGROUP_SKB,
+            c"bench".as_ptr(),
+            c"GPL".as_ptr(),
+            instructions.as_ptr().cast(),
+            instructions.len() as libbpf::size_t,
+            &raw mut options,
+        )
+    };
+    owned(fd).context("load a program of the bench")
+}
+
+/// An array of these programs, to jump to by their place in it.
+pub fn jump_table(programs: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
+    let rows = u32::try_from(programs.len())?;
+    // SAFETY: the name ends in NUL; there are no options.
+    let table = owned(unsafe {
+        libbpf::bpf_map_create(
+            libbpf::BPF_MAP_TYPE_PROG_ARRAY,
+            c"bench".as_ptr(),
+            4,
+            4,
+            rows,
+            std::ptr::null(),
+        )
+    })
+    .context("make an array of programs")?;
+    for (row, program) in (0u32..).zip(programs) {
+        let fd = program.as_raw_fd();
+        set_one(table.as_raw_fd(), row.as_bytes(), fd.as_bytes())
+            .context("put a program into an array of programs")?;
+    }
+    Ok(table)
+}
+
+fn set_one(map: i32, key: &[u8], value: &[u8]) -> io::Result<()> {
+    // SAFETY: the callers made sure that the map's keys and values are as long
+    // as these.
+    result(unsafe {
+        libbpf::bpf_map_update_elem(map, key.as_ptr().cast(), value.as_ptr().cast(), 0)
+    })?;
+    Ok(())
+}
+
+/// Sets entries of a map whose values are not per CPU.
+pub fn set<K, V>(map: BorrowedFd<'_>, entries: &[(K, V)]) -> Result<()>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    let mut info = libbpf::bpf_map_info::default();
+    let mut length = u32::try_from(size_of_val(&info))?;
+    // SAFETY: `info` has `length` bytes for the kernel to fill.
+    result(unsafe {
+        libbpf::bpf_map_get_info_by_fd(map.as_raw_fd(), &raw mut info, &raw mut length)
+    })
+    .context("ask about a map")?;
+    ensure!(
+        info.key_size as usize == size_of::<K>() && info.value_size as usize == size_of::<V>(),
+        "a map has keys and values of {} and {} bytes, not {} and {}",
+        info.key_size,
+        info.value_size,
+        size_of::<K>(),
+        size_of::<V>()
+    );
+    for (key, value) in entries {
+        set_one(map.as_raw_fd(), key.as_bytes(), value.as_bytes()).context("set a map's entry")?;
+    }
+    Ok(())
+}
+
+/// Runs a `cgroup_skb` program `repeat` times on a packet that starts with its
+/// Ethernet header. All rounds see the same socket, which the kernel makes for
+/// the run, in the cgroup of this process.
+pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<Run> {
+    let mut options = libbpf::bpf_test_run_opts {
+        sz: size_of::<libbpf::bpf_test_run_opts>() as libbpf::size_t,
+        data_in: frame.as_ptr().cast(),
+        data_size_in: u32::try_from(frame.len())?,
+        repeat: i32::try_from(repeat)?,
+        ..libbpf::bpf_test_run_opts::default()
+    };
+    // SAFETY: the options say their own size and that of the frame, which
+    // outlives the call; nothing is to be written.
+    result(unsafe { libbpf::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) })
+        .context("test-run a program")?;
+    Ok(Run {
+        ns: f64::from(options.duration),
+        verdict: options.retval,
+    })
+}

@@ -1,0 +1,306 @@
+//! The programs, loaded and not attached, with maps as the loader would have
+//! filled them for a number of slices and ports.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, PerCpuArray};
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader};
+use libbpf_sys as libbpf;
+use policy::SliceId;
+use policy::abi::{
+    ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, CLAIM, Claim, LIVE, PORT_ROWS,
+    REFUSES_DESTINATIONS, RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange, Reserved,
+    Settings, SliceEntry, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, Tag, Traffic, UDP, mapped,
+    port_index,
+};
+use policy::ids::FIRST_SLICE_ROW;
+use zerocopy::{FromBytes, FromZeros};
+
+use super::bpf;
+use super::frame::{Flow, v4};
+use super::socket::{self, Past};
+
+/// The node's address, and its peer's.
+pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const PEER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub const PEER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7);
+
+/// The ports owned by slices start here.
+const FIRST_PORT: u16 = 1024;
+/// What the sockets of the bench remember is of this generation or of none.
+const GENERATION: u32 = 1;
+/// Packets by which is checked that a program takes the path it is to take.
+const CHECKED: u32 = 8;
+
+/// Which way packets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    Out,
+    In,
+}
+
+impl Direction {
+    fn program(self) -> &'static str {
+        match self {
+            Direction::Out => "egress",
+            Direction::In => "ingress",
+        }
+    }
+
+    fn attach_type(self) -> u32 {
+        match self {
+            Direction::Out => libbpf::BPF_CGROUP_INET_EGRESS,
+            Direction::In => libbpf::BPF_CGROUP_INET_INGRESS,
+        }
+    }
+}
+
+/// How the slice's socket came to its port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// It bound it.
+    Bound,
+    /// The kernel picked it when the socket connected.
+    Picked,
+}
+
+/// Programs and maps of a node.
+pub struct Loaded {
+    ebpf: Ebpf,
+    /// Slices on the node.
+    pub slices: u32,
+    /// Ports that they own, of each protocol.
+    pub ports: u16,
+    slice: SliceId,
+    port: u16,
+}
+
+/// A program with a socket to run it on, and its twin that does nothing.
+pub struct Pair {
+    /// Runs the program.
+    pub ours: OwnedFd,
+    /// Runs a program that does nothing.
+    pub idle: OwnedFd,
+    _jumps: OwnedFd,
+}
+
+impl Loaded {
+    /// Loads `object` and fills its maps: `ports` of each protocol are owned
+    /// by `slices` slices in turn.
+    pub fn new(object: &Path, slices: u32, ports: u16) -> Result<Loaded> {
+        let rows = slices + FIRST_SLICE_ROW;
+        let mut loader = EbpfLoader::new();
+        for map in ["SLICES", "STATES", "TRAFFIC", "DENIALS"] {
+            loader.map_max_entries(map, rows);
+        }
+        let mut ebpf = loader
+            .load_file(object)
+            .with_context(|| format!("load the maps of {}", object.display()))?;
+        for name in ["egress", "ingress"] {
+            let program: &mut Program = ebpf
+                .program_mut(name)
+                .with_context(|| format!("find {name}"))?;
+            let program: &mut aya::programs::CgroupSkb = program.try_into()?;
+            program.load().with_context(|| format!("load {name}"))?;
+        }
+        // The last slice is under test, and has the first port and each
+        // `slices`th behind it.
+        let turns = u32::from(ports - 1) / slices;
+        let last = u16::try_from(turns * slices)?;
+        let mut loaded = Loaded {
+            ebpf,
+            slices,
+            ports,
+            slice: SliceId::new(1, rows - 1).context("more slices than there are rows")?,
+            port: FIRST_PORT + last,
+        };
+        loaded.fill(rows)?;
+        Ok(loaded)
+    }
+
+    fn fill(&mut self, rows: u32) -> Result<()> {
+        let id = |row| SliceId::new(1, row).unwrap_or(SliceId::NODE);
+        let settings = Settings {
+            abi_version: ABI_VERSION,
+            generation: GENERATION,
+            flags: REFUSES_DESTINATIONS,
+            rows,
+            ..Settings::new_zeroed()
+        };
+        self.set("SETTINGS", &[(0_u32, settings)])?;
+        let slices: Vec<(u32, SliceEntry)> = (FIRST_SLICE_ROW..rows)
+            .map(|row| {
+                let entry = SliceEntry {
+                    id: id(row),
+                    flags: LIVE | CLAIM,
+                    sockets_max: 1000,
+                    claims_max: 100,
+                    ..SliceEntry::new_zeroed()
+                };
+                (row, entry)
+            })
+            .collect();
+        self.set("SLICES", &slices)?;
+        let cgroups: Vec<(u64, SliceId)> =
+            (FIRST_SLICE_ROW..rows).map(|row| (1 << 32 | u64::from(row), id(row))).collect();
+        self.set("CGROUPS", &cgroups)?;
+        let shared = AddressEntry {
+            kind: ADDRESS_SHARED,
+            ..AddressEntry::new_zeroed()
+        };
+        let addresses = [v4(NODE_V4), NODE_V6.octets(), v4(Ipv4Addr::new(10, 0, 0, 1))];
+        self.set("ADDRESSES", &addresses.map(|address| (address, shared)))?;
+        self.set("REFUSED", &refused(rows))?;
+        self.fill_ports(rows)
+    }
+
+    fn fill_ports(&self, rows: u32) -> Result<()> {
+        let mut reserved = Vec::new();
+        let mut claims = Vec::new();
+        for turn in 0..self.ports {
+            let row = rows - 1 - u32::from(turn) % self.slices;
+            let owner = SliceId::new(1, row).context("more slices than there are rows")?;
+            for protocol in [TCP, UDP] {
+                let index = self.index(protocol, FIRST_PORT + turn)?;
+                let holder = Claim::holder(owner, 1);
+                reserved.push((index, Reserved { owner, kind: RESERVED_SLICE }));
+                claims.push((index, Claim { holder, ..Claim::new_zeroed() }));
+            }
+        }
+        self.set("RESERVED", &reserved)?;
+        self.set("CLAIMS", &claims)
+    }
+
+    fn index(&self, protocol: u8, port: u16) -> Result<u32> {
+        port_index(protocol, port)
+            .filter(|&index| index < PORT_ROWS)
+            .with_context(|| format!("protocol {protocol} has no ports"))
+    }
+
+    fn set<K, V>(&self, map: &str, entries: &[(K, V)]) -> Result<()>
+    where
+        K: zerocopy::IntoBytes + zerocopy::Immutable,
+        V: zerocopy::IntoBytes + zerocopy::Immutable,
+    {
+        bpf::set(self.map(map)?, entries).with_context(|| format!("fill map {map}"))
+    }
+
+    fn map(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        let map = self.ebpf.map(name).with_context(|| format!("find map {name}"))?;
+        let data = match map {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LpmTrie(data)
+            | Map::SkStorage(data)
+            | Map::PerCpuArray(data) => data,
+            _ => anyhow::bail!("map {name} is of another kind than the bench knows"),
+        };
+        Ok(data.fd().as_fd())
+    }
+
+    /// The flow of packets that the slice sends over its port.
+    pub fn flow(&self, protocol: u8, ipv6: bool) -> Flow {
+        let (source, destination): (Address, Address) = if ipv6 {
+            (NODE_V6.octets(), PEER_V6.octets())
+        } else {
+            (v4(NODE_V4), v4(PEER_V4))
+        };
+        Flow {
+            source,
+            destination,
+            protocol,
+            source_port: self.port,
+            destination_port: 443,
+        }
+    }
+
+    /// The program of this direction with a socket of the slice, after making
+    /// sure that packets take the way through the slice's rules: the verdict
+    /// lets them pass, and the slice's own row counts them.
+    pub fn pair(&self, direction: Direction, flow: &Flow, hold: Hold, past: Past) -> Result<Pair> {
+        let local = match direction {
+            Direction::Out => *flow,
+            Direction::In => flow.reversed(),
+        };
+        let index = self.index(flow.protocol, local.source_port)?;
+        let bound = hold == Hold::Bound;
+        let tag = Tag {
+            id: self.slice,
+            flags: TAG_OPEN | TAG_RUNNING | if bound { 0 } else { TAG_FLOW },
+            held: if bound { u64::from(index) + 1 } else { 0 },
+            ..Tag::new_zeroed()
+        };
+        let kind = direction.attach_type();
+        let name = direction.program();
+        let program = self.ebpf.program(name).with_context(|| format!("find {name}"))?;
+        let program = program.fd()?.as_fd();
+        let idle = socket::idle(kind)?;
+        let jumps = bpf::jump_table(&[program, idle.as_fd()])?;
+        let tags = self.map("TAGS")?;
+        let pair = Pair {
+            ours: socket::tagged(kind, tags, &tag, past, &jumps, 0)?,
+            idle: socket::tagged(kind, tags, &tag, past, &jumps, 1)?,
+            _jumps: jumps,
+        };
+        let before = self.counted(direction)?;
+        let run = bpf::test_run(pair.ours.as_fd(), &flow.frame(), CHECKED)?;
+        let counted = self.counted(direction)? - before;
+        ensure!(
+            run.verdict == 1 && counted == u64::from(CHECKED),
+            "{name} gave verdict {} and counted {counted} of {CHECKED} packets for the slice ({flow:?})",
+            run.verdict
+        );
+        Ok(pair)
+    }
+
+    /// Packets of the slice that its row has counted.
+    fn counted(&self, direction: Direction) -> Result<u64> {
+        let map = self.ebpf.map("TRAFFIC").context("find map TRAFFIC")?;
+        let map = PerCpuArray::<_, [u8; size_of::<Traffic>()]>::try_from(map)?;
+        let mut packets = 0;
+        for bytes in map.get(&self.slice.index(), 0)?.iter() {
+            let Ok(traffic) = Traffic::read_from_bytes(bytes) else {
+                continue;
+            };
+            packets += match direction {
+                Direction::Out => traffic.sent_packets + traffic.loopback_sent_packets,
+                Direction::In => traffic.received_packets + traffic.loopback_received_packets,
+            };
+        }
+        Ok(packets)
+    }
+
+    /// Denials of the slice by number of the reason, for error messages.
+    #[allow(dead_code)]
+    fn denials(&self) -> Result<Vec<u8>> {
+        let map = self.ebpf.map("DENIALS").context("find map DENIALS")?;
+        let map = Array::<_, [u8; 256]>::try_from(map)?;
+        Ok(map.get(&self.slice.index(), 0)?.to_vec())
+    }
+}
+
+/// A node's usual refusals: mail from everywhere, and an exception of each
+/// slice.
+fn refused(rows: u32) -> Vec<(RefusedKey, RefusedPorts)> {
+    let mut mail = RefusedPorts::new_zeroed();
+    mail.count = 1;
+    mail.rules[0] = RefusedRange {
+        protocol: TCP,
+        low: 25,
+        high: 25,
+        ..RefusedRange::new_zeroed()
+    };
+    let key = |row: u32, network: [u8; 4], length: u32| RefusedKey {
+        prefix_length: 32 + 96 + length,
+        row: row.to_be_bytes(),
+        address: mapped(network),
+    };
+    let mut rules = vec![(key(0, [0; 4], 0), mail)];
+    rules.extend((FIRST_SLICE_ROW..rows).map(|row| (key(row, [203, 0, 113, 0], 24), RefusedPorts::new_zeroed())));
+    rules
+}
