@@ -112,12 +112,20 @@ pub fn bind(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdi
     Verdict::allow_if(mine, Reason::AddressForeign)
 }
 
-/// May a packet of the slice `who` leave with this source address?
+/// May a packet of the slice `who` leave with this source address? `inside`
+/// tells whether it stays in the node: the kernel routes packets from ::1 to
+/// other machines, where nothing tells whose they are.
 #[inline(always)]
-pub fn source(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdict {
+pub fn source(
+    who: SliceId,
+    slice: &SliceEntry,
+    place: Place,
+    ipv4: bool,
+    inside: bool,
+) -> Verdict {
     let mine = match place {
         Place::Own(owner) => owner.0 == who.0,
-        Place::Loopback => true,
+        Place::Loopback => inside,
         Place::Shared => !has_own(slice, ipv4),
         Place::Wildcard | Place::Group | Place::Foreign => false,
     };
@@ -230,16 +238,23 @@ mod tests {
     fn packets_leave_with_addresses_of_the_slice_only() {
         let denied = Verdict::Deny(Reason::SourceForeign);
         for place in [Place::Wildcard, Place::Group, Place::Foreign, Place::Own(B)] {
-            assert_eq!(source(A, &slice(0), place, true), denied, "{place:?}");
+            assert_eq!(source(A, &slice(0), place, true, true), denied, "{place:?}");
         }
-        for place in [Place::Shared, Place::Loopback, Place::Own(A)] {
+        for place in [Place::Shared, Place::Own(A)] {
             assert_eq!(
-                source(A, &slice(0), place, true),
+                source(A, &slice(0), place, true, false),
                 Verdict::Allow,
                 "{place:?}"
             );
         }
-        assert_eq!(source(A, &slice(OWN_IPV4), Place::Shared, true), denied);
+        assert_eq!(source(A, &slice(OWN_IPV4), Place::Shared, true, false), denied);
+    }
+
+    #[test]
+    fn packets_from_a_loopback_address_stay_inside_the_node() {
+        let denied = Verdict::Deny(Reason::SourceForeign);
+        assert_eq!(source(A, &slice(0), Place::Loopback, false, true), Verdict::Allow);
+        assert_eq!(source(A, &slice(0), Place::Loopback, false, false), denied);
     }
 
     #[test]

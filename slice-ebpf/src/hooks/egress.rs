@@ -73,7 +73,7 @@ fn first(
     entry: &SliceEntry,
     packet: &Packet,
 ) -> Verdict {
-    let verdict = verdict(settings, tag, who, entry, packet);
+    let verdict = verdict(skb, settings, tag, who, entry, packet);
     if verdict.is_allow() {
         passed::remember(tag, settings, packet);
         learn(skb, tag, who, entry, packet);
@@ -84,6 +84,7 @@ fn first(
 /// All that a packet is checked for.
 #[inline(always)]
 fn verdict(
+    skb: *mut __sk_buff,
     settings: &Settings,
     tag: *mut Tag,
     who: SliceId,
@@ -91,7 +92,8 @@ fn verdict(
     packet: &Packet,
 ) -> Verdict {
     let from = place(&packet.source);
-    let verdict = source(who, entry, from, is_ipv4(&packet.source));
+    let inside = packet::is_loopback(skb);
+    let verdict = source(who, entry, from, is_ipv4(&packet.source), inside);
     if !verdict.is_allow() {
         return verdict;
     }

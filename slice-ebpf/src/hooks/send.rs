@@ -83,7 +83,8 @@ fn verdict(
             }
         }
         place => {
-            let verdict = address::source(who, entry, place, is_ipv4(&source));
+            // Where it leaves the node is known of the packet only.
+            let verdict = address::source(who, entry, place, is_ipv4(&source), true);
             if !verdict.is_allow() {
                 return Verdict::Deny(Reason::AddressForeign);
             }
