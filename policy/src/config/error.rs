@@ -166,19 +166,19 @@ impl fmt::Display for Errors {
             if index > 0 {
                 writeln!(f)?;
             }
-            writeln!(f, "error: {}", complaint.message)?;
+            writeln!(f, "error: {}", printable(&complaint.message))?;
             match complaint.at {
                 Some(place) => self.excerpt(f, place, "")?,
                 None => {
                     if let Some(path) = &complaint.path {
-                        writeln!(f, "  --> {}", path.display())?;
+                        writeln!(f, "  --> {}", printable(&path.display().to_string()))?;
                     }
                 }
             }
             if let Some((place, word)) = &complaint.other {
                 self.excerpt(f, *place, word)?;
             }
-            writeln!(f, "  help: {}", complaint.help)?;
+            writeln!(f, "  help: {}", printable(&complaint.help))?;
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Errors {
         writeln!(
             f,
             "{gutter} --> {}:{}:{}",
-            cited.path.display(),
+            printable(&cited.path.display().to_string()),
             cited.line,
             cited.column
         )?;
@@ -219,15 +219,13 @@ impl Errors {
     }
 }
 
-/// The line without control characters: a policy file must not drive the reader's terminal.
-fn printable(line: &str) -> String {
-    line.chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
+/// The text without control characters: neither a policy file nor its name may drive the reader's
+/// terminal.
+fn printable(text: &str) -> String {
+    // What turns the direction of writing hides text from the reader as well.
+    let hides = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let bad = |c: char| (c.is_control() && c != '\t') || hides(c);
+    text.chars()
+        .map(|c| if bad(c) { '\u{fffd}' } else { c })
         .collect()
 }

@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 
 use super::error::{Complaint, Errors};
-use super::keys::{MAX_SLICES, NODE_FILE, SLICE_FILE};
-use super::source::Sources;
+use super::keys::{NODE_FILE, SLICE_FILE};
+use super::source::{Source, Sources};
 use super::{Config, build, read, trust};
 
 /// Reads the policy directory: `node.toml`, and every `slices/NAME.toml`.
@@ -32,7 +32,7 @@ pub fn load(directory: &Path, known: &dyn Fn(&str) -> bool, me: u32) -> Result<C
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         _ => slice_files(&slices, me, &mut sources, &mut complaints),
     }
-    match parse(sources, known) {
+    match check(sources, known) {
         Ok(config) if complaints.is_empty() => Ok(config),
         Ok(config) => Err(Errors::new(config.sources, complaints)),
         Err(errors) => Err(errors.and(complaints)),
@@ -74,16 +74,32 @@ fn slice_files(slices: &Path, me: u32, sources: &mut Sources, complaints: &mut V
 /// # Errors
 /// Everything that is wrong in any of them.
 pub fn parse(sources: Sources, known: &dyn Fn(&str) -> bool) -> Result<Config, Errors> {
+    check(sources, known).map_err(|errors| {
+        let node = errors.sources().iter().any(|(_, source)| is_node(source));
+        let missing = Complaint::of("node.toml", "there is no node.toml", MISSING_HELP);
+        errors.and(if node { Vec::new() } else { vec![missing] })
+    })
+}
+
+/// How to mend a missing `node.toml`.
+pub(super) const MISSING_HELP: &str = "create it; an empty node.toml takes every default";
+
+fn is_node(source: &Source) -> bool {
+    source
+        .path
+        .file_name()
+        .is_some_and(|name| name == "node.toml")
+}
+
+/// Checks all texts. Without a `node.toml` the answer is an error, to which the caller adds why
+/// there is none.
+fn check(sources: Sources, known: &dyn Fn(&str) -> bool) -> Result<Config, Errors> {
     let mut complaints = Vec::new();
     let mut node = None;
     let mut slices = Vec::new();
     let mut names = BTreeSet::new();
     for (file, source) in sources.iter() {
-        if source
-            .path
-            .file_name()
-            .is_some_and(|name| name == "node.toml")
-        {
+        if is_node(source) {
             let other = (&SLICE_FILE, "slices/NAME.toml");
             let fields = read::read(file, &source.text, &NODE_FILE, other, &mut complaints);
             node = Some(build::node(&fields, &mut complaints));
@@ -104,13 +120,6 @@ pub fn parse(sources: Sources, known: &dyn Fn(&str) -> bool) -> Result<Config, E
             }
             slices.push(build::slice(&fields, name, &mut complaints));
         }
-    }
-    if slices.len() > MAX_SLICES as usize {
-        let message = format!(
-            "there are {} slices, and a node holds at most {MAX_SLICES}",
-            slices.len()
-        );
-        complaints.push(Complaint::of("slices", message, "remove some"));
     }
     match node {
         Some(node) if complaints.is_empty() => {

@@ -261,7 +261,7 @@ fn distrusted(path: &Path, distrust: Distrust) -> Complaint {
 
 pub(super) fn unreadable(path: &Path, verb: &str, error: &io::Error) -> Complaint {
     let help = match error.kind() {
-        io::ErrorKind::NotFound => "create it; an empty node.toml takes every default",
+        io::ErrorKind::NotFound => super::load::MISSING_HELP,
         io::ErrorKind::PermissionDenied => "run this as root",
         _ => "see whether the file system is sound",
     };

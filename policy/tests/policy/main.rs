@@ -15,8 +15,9 @@ mod examples;
 // mod plans;
 
 // Laws that hold for every input.
+mod judge;
 mod laws;
-// mod robust;
+mod robust;
 
 // docs/policy.md says what the code does.
 // mod manual;
