@@ -41,7 +41,7 @@ fn broken_kernel_panics(_: &mut Node) -> Result<()> {
 
 fn broken_kernel_warns(_: &mut Node) -> Result<()> {
     // The console cannot tell who wrote to the kernel's log.
-    fs::write("/dev/kmsg", "<4>WARNING: CPU: 0 PID: 1 at broken.c:1")?;
+    fs::write("/dev/kmsg", "<4>WARNING: CPU: 0 PID: 1 at broken.c:1\n")?;
     Ok(())
 }
 
