@@ -219,7 +219,7 @@ layouts! {
     pub struct RefusedKey [24] {
         /// Bits that count: 32 for `row`, then those of the address.
         pub prefix_length @ 0: u32,
-        /// Row of the slice in network order, or 0 for all slices.
+        /// [`refused_row`] of the slice's row, or of 0 for all slices.
         pub row @ 4: [u8; 4],
         /// The prefix; IPv4 in mapped form, so its length is 32 + 96 + n.
         pub address @ 8: Address,
@@ -326,6 +326,26 @@ layouts! {
         pub command @ 56: [u8; 16],
         /// Events of this slice suppressed so far.
         pub suppressed @ 72: u64,
+    }
+}
+
+/// The row of a slice, or 0 for all slices, in a [`RefusedKey`]. The rules for
+/// all have a row of their own that differs from every slice's in the first
+/// bit: the trie then finds them at once, however many slices have rules.
+#[inline(always)]
+pub const fn refused_row(row: u32) -> [u8; 4] {
+    match row {
+        0 => [0xff; 4],
+        row => row.to_be_bytes(),
+    }
+}
+
+/// The reverse of [`refused_row`].
+#[inline(always)]
+pub const fn refused_row_of(bytes: [u8; 4]) -> u32 {
+    match bytes {
+        [0xff, 0xff, 0xff, 0xff] => 0,
+        bytes => u32::from_be_bytes(bytes),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::abi::{
     ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, Address, AddressEntry, CLAIM, LIVE, OWN_ADDRESSES,
     OWN_IPV4, OWN_IPV6, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE, RESERVED_SLICE,
     RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP, UDP, mapped, port_index,
+    refused_row, refused_row_of,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
 use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Slice, SliceName};
@@ -313,7 +314,7 @@ fn cgroups(admitted: &Admitted<'_>) -> Vec<CgroupWrite> {
 
 impl From<&RefusedKey> for RefusedAt {
     fn from(key: &RefusedKey) -> Self {
-        let row = u32::from_be_bytes(key.row);
+        let row = refused_row_of(key.row);
         Self {
             row,
             address: key.address,
@@ -328,7 +329,7 @@ impl RefusedAt {
     pub fn key(&self) -> RefusedKey {
         RefusedKey {
             prefix_length: 32 + self.length,
-            row: self.row.to_be_bytes(),
+            row: refused_row(self.row),
             address: self.address,
         }
     }

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 
 use zerocopy::FromZeros;
 
-use crate::abi::{REFUSED_RANGES, RefusedKey, RefusedPorts, RefusedRange, TCP, UDP, mapped};
+use crate::abi::{
+    REFUSED_RANGES, RefusedKey, RefusedPorts, RefusedRange, TCP, UDP, mapped, refused_row,
+};
 use crate::config::{PortRange, PortSet, Prefix, Refusal, RefusedProtocol};
 
 /// Most entries of the kernel's map for all slices together.
@@ -129,7 +131,7 @@ pub fn entries(row: u32, rules: &[Refusal]) -> Result<Vec<(RefusedKey, RefusedPo
             let (address, length) = point;
             let key = RefusedKey {
                 prefix_length: ROW_BITS + length,
-                row: row.to_be_bytes(),
+                row: refused_row(row),
                 address: address.to_be_bytes(),
             };
             entries.push((key, ports));

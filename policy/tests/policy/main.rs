@@ -20,4 +20,4 @@ mod laws;
 mod robust;
 
 // docs/policy.md says what the code does.
-// mod manual;
+mod manual;
