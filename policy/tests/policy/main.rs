@@ -12,7 +12,7 @@ mod fit;
 
 // Admitted -> Plan: golden files, and the way from one plan to the next.
 mod examples;
-// mod plans;
+mod plans;
 
 // Laws that hold for every input.
 mod judge;
