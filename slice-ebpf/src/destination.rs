@@ -1,7 +1,7 @@
 //! What the node's owner refuses.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use policy::abi::{Address, REFUSES_DESTINATIONS, Settings};
+use policy::abi::{Address, REFUSES_DESTINATIONS, RefusedPorts, Settings, refused_row};
 use policy::decide::destination::refused;
 use policy::{SliceId, Verdict};
 
@@ -10,8 +10,12 @@ use crate::maps::REFUSED;
 /// Bits of the row and of an address.
 const WHOLE: u32 = 32 + 128;
 
+/// The row of the rules for all.
+const ALL_SLICES: u32 = 0;
+
 /// Looks at the rules for this slice, then at those for all. Two look-ups in a
-/// trie: their cost grows with the length of the prefixes, not their number.
+/// trie: the cost of the first grows with the logarithm of the slices that
+/// have rules of their own, that of the second does not.
 #[inline(always)]
 pub fn verdict(
     settings: &Settings,
@@ -23,29 +27,25 @@ pub fn verdict(
     if settings.flags & REFUSES_DESTINATIONS == 0 {
         return Verdict::Allow;
     }
-    let mut data = [0; 20];
-    let mut at = 0;
-    while at < 16 {
-        data[4 + at] = destination[at];
-        at += 1;
-    }
-    let own = refused(
-        REFUSED.get(&Key::new(WHOLE, row(data, who.index()))),
-        protocol,
-        port,
-    );
+    let own = refused(look_up(who.index(), destination), protocol, port);
     if !own.is_allow() {
         return own;
     }
-    refused(REFUSED.get(&Key::new(WHOLE, data)), protocol, port)
+    refused(look_up(ALL_SLICES, destination), protocol, port)
 }
 
 #[inline(always)]
-fn row(mut data: [u8; 20], index: u32) -> [u8; 20] {
-    let bytes = index.to_be_bytes();
-    data[0] = bytes[0];
-    data[1] = bytes[1];
-    data[2] = bytes[2];
-    data[3] = bytes[3];
-    data
+fn look_up(row: u32, destination: &Address) -> Option<&'static RefusedPorts> {
+    let mut data = [0; 20];
+    let row = refused_row(row);
+    let mut at = 0;
+    while at < 4 {
+        data[at] = row[at];
+        at += 1;
+    }
+    while at < 20 {
+        data[at] = destination[at - 4];
+        at += 1;
+    }
+    REFUSED.get(&Key::new(WHOLE, data))
 }

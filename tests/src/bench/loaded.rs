@@ -15,7 +15,7 @@ use policy::abi::{
     ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, CLAIM, Claim, LIVE, PORT_ROWS,
     REFUSES_DESTINATIONS, RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange, Reserved,
     Settings, SliceEntry, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, Tag, Traffic, UDP, mapped,
-    port_index,
+    port_index, refused_row,
 };
 use policy::ids::FIRST_SLICE_ROW;
 use zerocopy::{FromBytes, FromZeros};
@@ -146,14 +146,19 @@ impl Loaded {
             })
             .collect();
         self.set("SLICES", &slices)?;
-        let cgroups: Vec<(u64, SliceId)> =
-            (FIRST_SLICE_ROW..rows).map(|row| (1 << 32 | u64::from(row), id(row))).collect();
+        let cgroups: Vec<(u64, SliceId)> = (FIRST_SLICE_ROW..rows)
+            .map(|row| (1 << 32 | u64::from(row), id(row)))
+            .collect();
         self.set("CGROUPS", &cgroups)?;
         let shared = AddressEntry {
             kind: ADDRESS_SHARED,
             ..AddressEntry::new_zeroed()
         };
-        let addresses = [v4(NODE_V4), NODE_V6.octets(), v4(Ipv4Addr::new(10, 0, 0, 1))];
+        let addresses = [
+            v4(NODE_V4),
+            NODE_V6.octets(),
+            v4(Ipv4Addr::new(10, 0, 0, 1)),
+        ];
         self.set("ADDRESSES", &addresses.map(|address| (address, shared)))?;
         self.set("REFUSED", &refused(rows))?;
         self.fill_ports(rows)
@@ -168,8 +173,20 @@ impl Loaded {
             for protocol in [TCP, UDP] {
                 let index = self.index(protocol, FIRST_PORT + turn)?;
                 let holder = Claim::holder(owner, 1);
-                reserved.push((index, Reserved { owner, kind: RESERVED_SLICE }));
-                claims.push((index, Claim { holder, ..Claim::new_zeroed() }));
+                reserved.push((
+                    index,
+                    Reserved {
+                        owner,
+                        kind: RESERVED_SLICE,
+                    },
+                ));
+                claims.push((
+                    index,
+                    Claim {
+                        holder,
+                        ..Claim::new_zeroed()
+                    },
+                ));
             }
         }
         self.set("RESERVED", &reserved)?;
@@ -191,7 +208,10 @@ impl Loaded {
     }
 
     fn map(&self, name: &str) -> Result<BorrowedFd<'_>> {
-        let map = self.ebpf.map(name).with_context(|| format!("find map {name}"))?;
+        let map = self
+            .ebpf
+            .map(name)
+            .with_context(|| format!("find map {name}"))?;
         let data = match map {
             Map::Array(data)
             | Map::HashMap(data)
@@ -237,7 +257,10 @@ impl Loaded {
         };
         let kind = direction.attach_type();
         let name = direction.program();
-        let program = self.ebpf.program(name).with_context(|| format!("find {name}"))?;
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("find {name}"))?;
         let program = program.fd()?.as_fd();
         let idle = socket::idle(kind)?;
         let jumps = bpf::jump_table(&[program, idle.as_fd()])?;
@@ -297,10 +320,13 @@ fn refused(rows: u32) -> Vec<(RefusedKey, RefusedPorts)> {
     };
     let key = |row: u32, network: [u8; 4], length: u32| RefusedKey {
         prefix_length: 32 + 96 + length,
-        row: row.to_be_bytes(),
+        row: refused_row(row),
         address: mapped(network),
     };
     let mut rules = vec![(key(0, [0; 4], 0), mail)];
-    rules.extend((FIRST_SLICE_ROW..rows).map(|row| (key(row, [203, 0, 113, 0], 24), RefusedPorts::new_zeroed())));
+    rules.extend(
+        (FIRST_SLICE_ROW..rows)
+            .map(|row| (key(row, [203, 0, 113, 0], 24), RefusedPorts::new_zeroed())),
+    );
     rules
 }
