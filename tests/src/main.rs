@@ -5,15 +5,19 @@
 
 mod bench; // the line of a measure, and the list of benches
 mod broken; // tests that must fail, and be seen to
+mod counters; // every counter of every owner, and how they moved
 mod demo; // the demonstration that `cargo xtask demo` shows
 mod feature; // what a kernel may lack, and which kernel must not
 mod node; // the machine under test: commands, files, what to undo
+mod puppet; // processes in slices that make the calls a test tells them
 mod runner; // runs tests and prints verdict lines
+mod stage; // a node with a few slices, and a world outside
 
 #[cfg(test)]
 mod manual; // the tables of promises and attacks name real tests
 
 mod machine; // the VM itself is what the other tests take it for
+mod ports; // whose a port is: the table of bind, row by row
 
 use std::process::ExitCode;
 
@@ -22,7 +26,7 @@ use clap::{Parser, Subcommand};
 use runner::Test;
 
 /// Every module's tests, in the order in which they run.
-const MODULES: &[&[Test]] = &[machine::TESTS, broken::TESTS];
+const MODULES: &[&[Test]] = &[machine::TESTS, broken::TESTS, ports::TESTS];
 
 /// Tests, demo and benches of a slice node; runs as root inside the VM.
 #[derive(Parser)]
@@ -43,6 +47,9 @@ enum Task {
     },
     /// Run one test in this process, for the runner and for debuggers
     One { name: String },
+    /// Make the system calls that a test says, in the slice it was put in
+    #[command(hide = true)]
+    Puppet,
     /// Show what a slice node does
     Demo,
     /// Measure, and print one JSON line for each measure
@@ -59,6 +66,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Run { filters, list } => runner::run(MODULES, &filters, list),
         Task::One { name } => runner::one(MODULES, &name),
+        Task::Puppet => puppet::run(),
         Task::Demo => demo::run(),
         Task::Bench { name, native } => bench::run(name.as_deref(), native),
     };

@@ -23,6 +23,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::feature::Feature;
 use crate::node::Node;
+use crate::stage;
 
 /// Exit status by which the process of one test says that it skipped.
 const SKIPPED: u8 = 77;
@@ -41,6 +42,7 @@ pub struct Test {
     needs: &'static [Feature],
     long: bool,
     broken: bool,
+    on_stage: bool,
     deadline_s: u32,
 }
 
@@ -52,6 +54,7 @@ pub const fn test(name: &'static str, run: fn(&mut Node) -> Result<()>) -> Test 
         needs: &[],
         long: false,
         broken: false,
+        on_stage: false,
         deadline_s: DEADLINE_S,
     }
 }
@@ -66,6 +69,12 @@ impl Test {
     /// Skipped where the kernel lacks one of these.
     pub const fn needs(mut self, features: &'static [Feature]) -> Test {
         self.needs = features;
+        self
+    }
+
+    /// Plays on the stage, which stays set for the next test that does.
+    pub const fn on_stage(mut self) -> Test {
+        self.on_stage = true;
         self
     }
 
@@ -131,10 +140,12 @@ pub fn run(modules: &[&[Test]], filters: &[String], list: bool) -> Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     let (mut passed, mut failed, mut skipped) = (0u32, 0u32, 0u32);
-    for test in chosen {
+    let mut chosen = chosen.into_iter().peekable();
+    while let Some(test) = chosen.next() {
         let limit = Duration::from_secs(u64::from(test.deadline_s) * time_scale());
         println!("start {} (at most {} s)", test.name, limit.as_secs());
         let start = Instant::now();
+        let failed_before = failed;
         let (verdict, words) = judge(test, limit)?;
         match verdict {
             Verdict::Passed => {
@@ -155,6 +166,11 @@ pub fn run(modules: &[&[Test]], filters: &[String], list: bool) -> Result<ExitCo
             }
         }
         io::stdout().flush()?;
+        // A failed test may have left anything behind.
+        let failed_here = failed > failed_before;
+        if test.on_stage && (failed_here || !chosen.peek().is_some_and(|next| next.on_stage)) {
+            stage::strike();
+        }
     }
     println!("done: {passed} passed, {failed} failed, {skipped} skipped");
     Ok(ExitCode::from(u8::from(failed > 0)))

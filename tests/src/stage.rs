@@ -1,0 +1,304 @@
+//! The stage that most tests play on: a node that is up with a few slices of
+//! different policies, and a world outside behind a wire.
+//!
+//! Bringing it up takes longer than a test, so tests that say `.on_stage()`
+//! share it: the first sets it, the runner strikes it after the last and after
+//! each failure. Tests therefore use ports of their own and look at how much a
+//! counter moved.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use policy::Reason;
+
+use crate::counters::{Change, Counters};
+use crate::node::Node;
+use crate::puppet::{Called, Puppet};
+
+/// Where the policy of the stage is.
+const POLICY: &str = "/run/slice-stage/policy";
+/// Exists while the stage is set.
+const SET: &str = "/run/slice-stage/set";
+/// The network namespace of the world outside.
+const OUTSIDE: &str = "outside";
+
+/// The node's addresses on the wire.
+pub const NODE: [IpAddr; 2] = [v4(1), v6(0x1)];
+/// The outside world's addresses on the wire.
+pub const PEER: [IpAddr; 2] = [v4(2), v6(0x2)];
+/// Addresses outside that the node's owner refuses to all slices.
+pub const REFUSED: [IpAddr; 2] = [v4(129), v6(0x129)];
+/// Addresses among those that are excepted.
+pub const EXCEPTED: [IpAddr; 2] = [v4(130), v6(0x130)];
+/// The addresses of slice `gamma`, and of nobody else.
+pub const GAMMA: [IpAddr; 2] = [v4(10), v6(0x10)];
+/// The own IPv4 address of slice `gamma4`, which shares the IPv6 addresses.
+pub const GAMMA4: IpAddr = v4(14);
+/// The own IPv6 address of slice `gamma6`, which shares the IPv4 addresses.
+pub const GAMMA6: IpAddr = v6(0x16);
+/// Addresses that are nobody's here.
+pub const FOREIGN: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0x66))];
+/// The loopback addresses.
+pub const LOOPBACK: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// How long a port lingers on the stage, in milliseconds.
+pub const LINGER_MS: u64 = 3000;
+
+const fn v4(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, host))
+}
+
+const fn v6(host: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 5, 0, 0, 0, 0, host))
+}
+
+/// A port at an address.
+pub const fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
+}
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "node.toml",
+        r#"
+        [node]
+        max_slices = 32
+        linger = "3 s"
+        [node.reserved]
+        tcp = [2222]
+        udp = [2222]
+        [node.addresses]
+        exclude = ["198.51.100.8/29", "2001:db8:5::10/124"]
+        [[refuse]]
+        to = ["198.51.100.128/25", "2001:db8:5::100/120"]
+        except = ["198.51.100.130", "2001:db8:5::130"]
+        [[refuse]]
+        to = ["0.0.0.0/0", "::/0"]
+        protocol = "tcp"
+        ports = [25]
+        "#,
+    ),
+    (
+        "slices/alpha.toml",
+        r#"
+        ports.tcp = [80, "8000-8099", 40000]
+        ports.udp = [53, "8000-8099", 40000]
+        "#,
+    ),
+    (
+        "slices/beta.toml",
+        r#"
+        [[refuse]]
+        to = ["0.0.0.0/0", "::/0"]
+        protocol = "udp"
+        ports = ["7770-7779"]
+        "#,
+    ),
+    (
+        "slices/gamma.toml",
+        r#"
+        address.ipv4 = "198.51.100.10"
+        address.ipv6 = "2001:db8:5::10"
+        "#,
+    ),
+    ("slices/gamma4.toml", "address.ipv4 = \"198.51.100.14\"\n"),
+    ("slices/gamma6.toml", "address.ipv6 = \"2001:db8:5::16\"\n"),
+    (
+        "slices/strict.toml",
+        r#"
+        ports.tcp = [8100]
+        ports.udp = [8100]
+        ports.claim = false
+        "#,
+    ),
+    ("slices/few.toml", "ports.claims = 2\n"),
+    ("slices/small.toml", "sockets = 4\n"),
+    ("slices/loud.toml", "events_per_second = 5\n"),
+];
+
+/// The node's end of the wire; neighbours are fixed, so that no packet but the
+/// tests' own is on it.
+const HERE: &str = "\
+link add wire0 address 02:00:00:00:00:01 type veth peer name wire0 address 02:00:00:00:00:02 netns outside
+addr add 198.51.100.1/24 dev wire0
+addr add 198.51.100.10/24 dev wire0
+addr add 198.51.100.14/24 dev wire0
+addr add 2001:db8:5::1/64 dev wire0 nodad
+addr add 2001:db8:5::10/64 dev wire0 nodad
+addr add 2001:db8:5::16/64 dev wire0 nodad
+link set wire0 addrgenmode none
+link set wire0 up
+neigh add 198.51.100.2 lladdr 02:00:00:00:00:02 dev wire0
+neigh add 198.51.100.129 lladdr 02:00:00:00:00:02 dev wire0
+neigh add 198.51.100.130 lladdr 02:00:00:00:00:02 dev wire0
+neigh add 2001:db8:5::2 lladdr 02:00:00:00:00:02 dev wire0
+neigh add 2001:db8:5::129 lladdr 02:00:00:00:00:02 dev wire0
+neigh add 2001:db8:5::130 lladdr 02:00:00:00:00:02 dev wire0
+";
+
+const THERE: &str = "\
+link set lo up
+addr add 198.51.100.2/24 dev wire0
+addr add 198.51.100.129/24 dev wire0
+addr add 198.51.100.130/24 dev wire0
+addr add 2001:db8:5::2/64 dev wire0 nodad
+addr add 2001:db8:5::129/64 dev wire0 nodad
+addr add 2001:db8:5::130/64 dev wire0 nodad
+link set wire0 addrgenmode none
+link set wire0 up
+route add default dev wire0
+route add default dev wire0 metric 1
+neigh add 198.51.100.1 lladdr 02:00:00:00:00:01 dev wire0
+neigh add 198.51.100.10 lladdr 02:00:00:00:00:01 dev wire0
+neigh add 198.51.100.14 lladdr 02:00:00:00:00:01 dev wire0
+neigh add 2001:db8:5::1 lladdr 02:00:00:00:00:01 dev wire0
+neigh add 2001:db8:5::10 lladdr 02:00:00:00:00:01 dev wire0
+neigh add 2001:db8:5::16 lladdr 02:00:00:00:00:01 dev wire0
+";
+
+/// The node with its slices, and the world outside.
+pub struct Stage<'n> {
+    node: &'n Node,
+}
+
+impl<'n> Stage<'n> {
+    /// The stage; sets it where the test before has not left it.
+    ///
+    /// # Errors
+    /// The node does not come up.
+    pub fn open(node: &'n Node) -> Result<Stage<'n>> {
+        if !Path::new(SET).exists() {
+            strike();
+            set(node).context("set the stage")?;
+        }
+        Ok(Stage { node })
+    }
+
+    /// A puppet in a slice.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn slice(&self, name: &str) -> Result<Puppet> {
+        self.slice_with(name, None)
+    }
+
+    /// A puppet in a slice that inherits a socket.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn slice_with(&self, name: &str, inherited: Option<OwnedFd>) -> Result<Puppet> {
+        let mut command = Command::new("slice");
+        command.args(["run", name, "--"]).arg(std::env::current_exe()?).arg("puppet");
+        Puppet::start(name, command, inherited)
+    }
+
+    /// A puppet of the node, outside of any slice, root.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn node(&self) -> Result<Puppet> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("puppet");
+        Puppet::start("node", command, None)
+    }
+
+    /// A puppet at the other end of the wire.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn outside(&self) -> Result<Puppet> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", OUTSIDE]).arg(std::env::current_exe()?).arg("puppet");
+        Puppet::start(OUTSIDE, command, None)
+    }
+
+    /// Every counter of every owner.
+    ///
+    /// # Errors
+    /// `slice status` fails.
+    pub fn counters(&self) -> Result<Counters> {
+        Counters::parse(&self.node.must("slice", &["status", "-o", "json"])?.stdout)
+    }
+
+    /// Does something, and tells how the counters moved by it.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub fn change_by(&self, act: impl FnOnce() -> Result<()>) -> Result<Change> {
+        let before = self.counters()?;
+        act()?;
+        Ok(self.counters()?.since(&before))
+    }
+
+    /// Does something, and checks that exactly these denials were counted, and
+    /// no other of any owner.
+    ///
+    /// # Errors
+    /// Those of `act`; other denials were counted.
+    #[track_caller]
+    pub fn counts(
+        &self,
+        expected: &[(&str, Reason, i64)],
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let place = std::panic::Location::caller();
+        let change = self.change_by(act)?.denials();
+        let expected = Change::of_denials(expected);
+        ensure!(change == expected, "line {}: {change} was counted, not {expected}", place.line());
+        Ok(())
+    }
+}
+
+/// Checks that a call was refused with this error number.
+///
+/// # Errors
+/// It was not.
+#[track_caller]
+pub fn refused<T>(called: Called<T>, errno: Errno) -> Result<()> {
+    let line = std::panic::Location::caller().line();
+    match called {
+        Ok(_) => anyhow::bail!("line {line}: a call succeeded that {errno:?} was expected of"),
+        Err(refused) => {
+            ensure!(refused.errno == errno, "line {line}: {refused}, not {errno:?}");
+            Ok(())
+        }
+    }
+}
+
+fn set(node: &Node) -> Result<()> {
+    fs::create_dir_all(Path::new(POLICY).join("slices"))?;
+    for (name, text) in FILES {
+        fs::write(Path::new(POLICY).join(name), text)?;
+    }
+    node.must("ip", &["netns", "add", OUTSIDE])?;
+    let batch = node.dir().join("ip");
+    let batch = batch.to_str().context("a path in UTF-8")?;
+    fs::write(batch, HERE)?;
+    node.must("ip", &["-batch", batch])?;
+    fs::write(batch, THERE)?;
+    node.must("ip", &["-n", OUTSIDE, "-batch", batch])?;
+    node.must("slice", &["up", "--policy", POLICY])?;
+    fs::write(SET, "")?;
+    Ok(())
+}
+
+/// Takes the stage down, as far as it is there.
+pub fn strike() {
+    if !Path::new("/run/slice-stage").exists() {
+        return;
+    }
+    for words in ["slice down", "ip netns del outside"] {
+        let mut words = words.split(' ');
+        if let Some(program) = words.next() {
+            let _ = Command::new(program).args(words).output();
+        }
+    }
+    let _ = fs::remove_dir_all("/run/slice-stage");
+}
