@@ -2,10 +2,8 @@
 //! cgroups, sysctls; and from two of these to the difference. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 
-use serde::Serialize;
 use zerocopy::FromZeros;
 
 use crate::abi::{
@@ -15,13 +13,16 @@ use crate::abi::{
     refused_row, refused_row_of,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
-use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Slice, SliceName};
+use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Slice};
 use crate::ids::SliceId;
 
+mod cgroups;
 mod changes;
 pub mod refused;
+mod show;
 mod weight;
 
+pub use cgroups::{Cgroup, CgroupWrite};
 pub use changes::{Changes, MapChanges, Step};
 
 /// Everything an admitted policy makes the loader write. Two compilations of the same input are
@@ -56,29 +57,6 @@ pub struct RefusedAt {
     pub length: u32,
 }
 
-/// A cgroup that the policy has something to say about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum Cgroup {
-    /// The one that holds everything of ours. Where it is systemd's (a delegated unit) it is set by
-    /// the unit's properties of the same meaning: `cpu.weight` CPUWeight, `memory.min` MemoryMin.
-    Holder,
-    /// `slices`, the parent of all slices.
-    Slices,
-    /// `slices/NAME`.
-    Slice(SliceName),
-}
-
-/// One attribute of a cgroup.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct CgroupWrite {
-    /// Which cgroup.
-    pub cgroup: Cgroup,
-    /// The file.
-    pub file: &'static str,
-    /// What is written to it, without newline; the kernel reads it back the same.
-    pub value: String,
-}
-
 /// Compiles an admitted policy.
 #[must_use]
 pub fn compile(admitted: &Admitted<'_>) -> Plan {
@@ -94,7 +72,7 @@ pub fn compile(admitted: &Admitted<'_>) -> Plan {
         reserved: reserved(admitted),
         addresses,
         refused,
-        cgroups: cgroups(admitted),
+        cgroups: cgroups::cgroups(admitted),
         reserved_ports: reserved_ports(admitted),
     }
 }
@@ -237,81 +215,6 @@ fn reserved_ports(admitted: &Admitted<'_>) -> PortSet {
     })
 }
 
-/// Period of the CPU bandwidth controller in microseconds: the kernel's default.
-const CPU_PERIOD: u64 = 100_000;
-
-fn cgroups(admitted: &Admitted<'_>) -> Vec<CgroupWrite> {
-    let (given, facts) = (admitted.given(), admitted.facts());
-    let page = facts.page_size.max(1);
-    // A floor is kept whole, a cap is not exceeded.
-    let floor = |bytes: u64| bytes.div_ceil(page).saturating_mul(page).to_string();
-    let cap = |bytes: u64| (bytes / page * page).to_string();
-    let quota = |milli_cores: u64| {
-        format!(
-            "{} {CPU_PERIOD}",
-            milli_cores.saturating_mul(CPU_PERIOD) / 1000
-        )
-    };
-    let most = || String::from("max");
-
-    let floors: Vec<(u64, u64)> = admitted
-        .slices()
-        .map(|(_, slice)| (slice.cpu.floor.0, slice.memory.floor.0))
-        .collect();
-    let cpu_floor: u64 = floors.iter().map(|(cpu, _)| cpu).sum();
-    let memory_floor: u64 = floors
-        .iter()
-        .map(|(_, memory)| memory.div_ceil(page).saturating_mul(page))
-        .sum();
-    let shares: Vec<(u64, u32)> = admitted
-        .slices()
-        .map(|(_, slice)| (slice.cpu.floor.0, slice.cpu.share))
-        .collect();
-    let weights = weight::of_slices(&shares, given.cpu.0);
-
-    let mut writes = vec![
-        (
-            Cgroup::Holder,
-            "cpu.weight",
-            weight::of_holder(cpu_floor, u64::from(facts.cpus) * 1000).to_string(),
-        ),
-        (Cgroup::Holder, "memory.min", memory_floor.to_string()),
-        (Cgroup::Slices, "cpu.max", quota(given.cpu.0)),
-        (Cgroup::Slices, "memory.min", memory_floor.to_string()),
-        (Cgroup::Slices, "memory.max", cap(given.memory.0)),
-        (Cgroup::Slices, "pids.max", given.processes.to_string()),
-    ];
-    for ((_, slice), weight) in admitted.slices().zip(weights) {
-        let of = || Cgroup::Slice(slice.name.value.clone());
-        writes.extend([
-            (of(), "cpu.weight", weight.to_string()),
-            (
-                of(),
-                "cpu.max",
-                slice
-                    .cpu
-                    .cap
-                    .map_or_else(|| format!("max {CPU_PERIOD}"), |cap| quota(cap.0)),
-            ),
-            (of(), "memory.min", floor(slice.memory.floor.0)),
-            (
-                of(),
-                "memory.max",
-                slice.memory.cap.map_or_else(most, |bytes| cap(bytes.0)),
-            ),
-            (of(), "pids.max", slice.processes.to_string()),
-        ]);
-    }
-    writes
-        .into_iter()
-        .map(|(cgroup, file, value)| CgroupWrite {
-            cgroup,
-            file,
-            value,
-        })
-        .collect()
-}
-
 impl From<&RefusedKey> for RefusedAt {
     fn from(key: &RefusedKey) -> Self {
         let row = refused_row_of(key.row);
@@ -332,87 +235,5 @@ impl RefusedAt {
             row: refused_row(self.row),
             address: self.address,
         }
-    }
-}
-
-/// One entry per line, in the order of the maps: for snapshots, and for people who compare.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = |address: &Address| std::net::Ipv6Addr::from(*address).to_canonical();
-        let settings = &self.settings;
-        writeln!(
-            f,
-            "SETTINGS rows={} level={} netns={} flags={} loopback={}-{} ephemeral={}-{} linger_ns={}",
-            settings.rows,
-            settings.slices_level,
-            settings.node_netns,
-            settings.flags,
-            settings.loopback_low,
-            settings.loopback_high,
-            settings.ephemeral_low,
-            settings.ephemeral_high,
-            settings.linger_ns,
-        )?;
-        for (row, entry) in &self.slices {
-            writeln!(
-                f,
-                "SLICES {row} id={} flags={} sockets={} claims={} events={} ipv4={} ipv6={}",
-                entry.id.0,
-                entry.flags,
-                entry.sockets_max,
-                entry.claims_max,
-                entry.events_per_second,
-                std::net::Ipv4Addr::from(entry.own_ipv4),
-                std::net::Ipv6Addr::from(entry.own_ipv6),
-            )?;
-        }
-        for (index, entry) in &self.reserved {
-            let protocol = if *index < 1 << 16 { "tcp" } else { "udp" };
-            writeln!(
-                f,
-                "RESERVED {protocol} {} owner={} kind={}",
-                index & 0xffff,
-                entry.owner.0,
-                entry.kind
-            )?;
-        }
-        for (key, entry) in &self.addresses {
-            writeln!(
-                f,
-                "ADDRESSES {} owner={} kind={}",
-                address(key),
-                entry.owner.0,
-                entry.kind
-            )?;
-        }
-        for (key, ports) in &self.refused {
-            let ranges: Vec<String> = ports
-                .rules
-                .iter()
-                .take(ports.count as usize)
-                .map(|rule| format!("{}:{}-{}", rule.protocol, rule.low, rule.high))
-                .collect();
-            let prefix = std::net::Ipv6Addr::from(key.address);
-            writeln!(
-                f,
-                "REFUSED row={} {prefix}/{} [{}]",
-                key.row,
-                key.length,
-                ranges.join(" ")
-            )?;
-        }
-        for write in &self.cgroups {
-            let cgroup = match &write.cgroup {
-                Cgroup::Holder => String::from("."),
-                Cgroup::Slices => String::from("slices"),
-                Cgroup::Slice(name) => format!("slices/{name}"),
-            };
-            writeln!(f, "cgroup {cgroup}/{} {}", write.file, write.value)?;
-        }
-        writeln!(
-            f,
-            "sysctl net.ipv4.ip_local_reserved_ports {}",
-            self.reserved_ports
-        )
     }
 }

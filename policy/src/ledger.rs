@@ -38,7 +38,12 @@ impl Ledger {
     /// there is no row left is not in the result. Rows in `busy` are not given away: sockets of
     /// their former slice still count there.
     #[must_use]
-    pub fn assign<'a>(&self, names: impl IntoIterator<Item = &'a SliceName>, rows: u32, busy: &BTreeSet<u32>) -> Self {
+    pub fn assign<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a SliceName>,
+        rows: u32,
+        busy: &BTreeSet<u32>,
+    ) -> Self {
         let names: BTreeSet<&str> = names.into_iter().map(SliceName::as_str).collect();
         let mut new = Self {
             ids: BTreeMap::new(),
@@ -103,7 +108,10 @@ mod tests {
         assert_eq!((ledger.id("a"), ledger.id("b")), (SliceId::new(0, 2), None));
         // Fewer rows than before: who is beyond them does not keep its id.
         let wide = Ledger::default().assign(&names(&["a", "b"]), 4, &BTreeSet::new());
-        assert_eq!(wide.assign(&names(&["b"]), 3, &BTreeSet::new()).id("b"), SliceId::new(1, 2));
+        assert_eq!(
+            wide.assign(&names(&["b"]), 3, &BTreeSet::new()).id("b"),
+            SliceId::new(1, 2)
+        );
     }
 
     #[test]
@@ -112,8 +120,14 @@ mod tests {
             ids: BTreeMap::new(),
             next: BTreeMap::from([(2, 1 << 18)]),
         };
-        assert_eq!(worn.assign(&names(&["a"]), 3, &BTreeSet::new()).id("a"), None);
-        assert_eq!(worn.assign(&names(&["a"]), 4, &BTreeSet::new()).id("a"), SliceId::new(0, 3));
+        assert_eq!(
+            worn.assign(&names(&["a"]), 3, &BTreeSet::new()).id("a"),
+            None
+        );
+        assert_eq!(
+            worn.assign(&names(&["a"]), 4, &BTreeSet::new()).id("a"),
+            SliceId::new(0, 3)
+        );
     }
 
     #[test]
@@ -122,6 +136,9 @@ mod tests {
         let busy = BTreeSet::from([2]);
         assert_eq!(first.assign(&names(&["b"]), 3, &busy).id("b"), None);
         // Who stays keeps a busy row.
-        assert_eq!(first.assign(&names(&["a"]), 3, &busy).id("a"), first.id("a"));
+        assert_eq!(
+            first.assign(&names(&["a"]), 3, &busy).id("a"),
+            first.id("a")
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! From checked values to [`Node`] and [`Slice`]: defaults, and rules between keys.
 
 use super::error::Complaint;
+use super::fields::Fields;
 use super::keys::{self, TableDef, Takes};
 use super::name::SliceName;
-use super::read::Fields;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{

@@ -11,7 +11,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 mod build;
 mod error;
+mod fields;
 mod keys;
+mod lists;
 mod load;
 mod name;
 mod ports;

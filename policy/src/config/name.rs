@@ -20,7 +20,7 @@ const TAKEN: [&str; 3] = ["node", "all", "unattributed"];
 pub enum BadName {
     /// No characters.
     Empty,
-    /// More than [`LONGEST`].
+    /// More than 31 characters.
     Long,
     /// Does not begin with a lower-case letter.
     Start,

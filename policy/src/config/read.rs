@@ -9,41 +9,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::Complaint;
+use super::fields::{Fields, Value};
 use super::keys::{Key, TableDef, Takes};
 use super::name::SliceName;
-use super::ports::{BadPorts, PortRange};
-use super::prefix::{BadPrefix, Prefix};
 use super::source::{At, Place};
 use super::units::{Bytes, CPU, Kind, MilliCores, MilliPercent, Nanoseconds, PART, SIZE, TIME};
 use super::{MemoryGive, syntax};
-
-/// A value that passed its declaration.
-#[derive(Clone, Debug)]
-pub(super) enum Value {
-    Count(u32),
-    Size(Bytes),
-    SizeOrPart(MemoryGive),
-    Time(Nanoseconds),
-    Cpu(MilliCores),
-    Flag(bool),
-    Text(String),
-    Word(&'static str),
-    Name(SliceName),
-    Ports(Vec<At<PortRange>>),
-    Prefixes(Vec<At<Prefix>>),
-    Ipv4(Ipv4Addr),
-    Ipv6(Ipv6Addr),
-    Table(Fields),
-    Tables(Vec<Fields>),
-}
-
-/// The values of one table that passed.
-#[derive(Clone, Debug)]
-pub(super) struct Fields {
-    /// Where the table stands.
-    pub at: Place,
-    values: BTreeMap<&'static str, At<Value>>,
-}
 
 /// Reads one file.
 pub(super) struct Reader<'a> {
@@ -52,7 +23,7 @@ pub(super) struct Reader<'a> {
     root: &'static TableDef,
     /// The other kind of file, for keys that are written in the wrong one.
     elsewhere: (&'static TableDef, &'static str),
-    complaints: Vec<Complaint>,
+    pub(super) complaints: Vec<Complaint>,
 }
 
 /// Checks a file; complains about everything that is wrong.
@@ -84,11 +55,11 @@ pub(super) fn read(
 }
 
 impl Reader<'_> {
-    fn complain(&mut self, complaint: Complaint) {
+    pub(super) fn complain(&mut self, complaint: Complaint) {
         self.complaints.push(complaint);
     }
 
-    fn place(&self, span: Range<usize>) -> Place {
+    pub(super) fn place(&self, span: Range<usize>) -> Place {
         Place::new(self.file, span)
     }
 
@@ -138,7 +109,7 @@ impl Reader<'_> {
                 ));
             }
         }
-        Fields { at, values }
+        Fields::new(at, values)
     }
 
     /// A key nobody declared: what may have been meant.
@@ -331,7 +302,7 @@ impl Reader<'_> {
         None
     }
 
-    fn wrong_type(&mut self, key: &'static Key, value: &DeValue<'_>, at: Place) {
+    pub(super) fn wrong_type(&mut self, key: &'static Key, value: &DeValue<'_>, at: Place) {
         let message = format!(
             "`{}` takes {}, and this is {}",
             key.name,
@@ -395,108 +366,6 @@ impl Reader<'_> {
         }
     }
 
-    fn ports(&mut self, key: &'static Key, list: &[Spanned<DeValue<'_>>]) -> Vec<At<PortRange>> {
-        let mut ports: Vec<At<PortRange>> = Vec::new();
-        for entry in list {
-            let at = self.place(entry.span());
-            let (shown, range) = match entry.get_ref() {
-                DeValue::Integer(number) => {
-                    let port = i128::from_str_radix(number.as_str(), number.radix()).ok();
-                    let port = port
-                        .and_then(|port| u16::try_from(port).ok())
-                        .ok_or(BadPorts::Number);
-                    (
-                        number.to_string(),
-                        port.and_then(|port| PortRange::new(port, port)),
-                    )
-                }
-                DeValue::String(text) => (format!("\"{text}\""), PortRange::parse(text)),
-                other => {
-                    self.wrong_type(key, other, at);
-                    continue;
-                }
-            };
-            match range {
-                Err(bad) => {
-                    let help = match bad {
-                        BadPorts::Form => {
-                            String::from("write a port like 80 or a range like \"8000-8010\"")
-                        }
-                        BadPorts::Number => String::from("write a port from 1 to 65535"),
-                        BadPorts::Order => String::from("write the lower port first"),
-                    };
-                    self.complain(Complaint::at(
-                        at,
-                        format!("{shown} in `{}` {bad}", key.name),
-                        help,
-                    ));
-                }
-                Ok(range) => ports.push(At::written(range, at)),
-            }
-        }
-        ports.sort_by_key(|range| (range.value, range.at));
-        self.twice(key, &ports);
-        ports
-    }
-
-    /// Complains about each range that overlaps one before it.
-    fn twice(&mut self, key: &'static Key, sorted: &[At<PortRange>]) {
-        let mut widest: Option<At<PortRange>> = None;
-        for range in sorted {
-            if let Some(before) = widest
-                && let Some(shared) = before.value.overlap(range.value)
-            {
-                // The later one in the file is the one too many.
-                let (first, second) = if before.at <= range.at {
-                    (before, *range)
-                } else {
-                    (*range, before)
-                };
-                if let Some(at) = second.at {
-                    let message = format!("port {shared} is listed twice in `{}`", key.name);
-                    let complaint = Complaint::at(at, message, "remove one of the two");
-                    self.complain(complaint.with_other(first.at, "listed here"));
-                }
-            }
-            if widest.is_none_or(|before| range.value.high() > before.value.high()) {
-                widest = Some(*range);
-            }
-        }
-    }
-
-    fn prefixes(
-        &mut self,
-        key: &'static Key,
-        list: &[Spanned<DeValue<'_>>],
-    ) -> Option<Vec<At<Prefix>>> {
-        let mut prefixes = Vec::new();
-        let before = self.complaints.len();
-        for entry in list {
-            let at = self.place(entry.span());
-            let DeValue::String(text) = entry.get_ref() else {
-                self.wrong_type(key, entry.get_ref(), at);
-                continue;
-            };
-            match Prefix::parse(text) {
-                Ok(prefix) => prefixes.push(At::written(prefix, at)),
-                Err(bad) => {
-                    let help = match bad {
-                        BadPrefix::Form => String::from(
-                            "write for example \"192.0.2.1\", \"10.0.0.0/8\" or \"2001:db8::/32\"",
-                        ),
-                        BadPrefix::Length(longest) => format!("write a length from 0 to {longest}"),
-                        BadPrefix::HostBits(network) => {
-                            format!("write \"{network}\", or a longer length")
-                        }
-                        BadPrefix::Mapped(v4) => format!("write \"{v4}\""),
-                    };
-                    self.complain(Complaint::at(at, format!("\"{text}\" {bad}"), help));
-                }
-            }
-        }
-        (self.complaints.len() == before).then_some(prefixes)
-    }
-
     fn no_address(&mut self, key: &'static Key, text: &str, at: Place) -> Option<Value> {
         let message = format!("\"{text}\" is not {}", key.takes.describe());
         self.refuse(
@@ -543,87 +412,5 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
-    }
-}
-
-macro_rules! take {
-    ($($(#[$doc:meta])* $method:ident $variant:ident -> $type:ty;)*) => {$(
-        $(#[$doc])*
-        pub fn $method(&self, key: &str) -> Option<At<$type>> {
-            match self.values.get(key) {
-                Some(At { value: Value::$variant(value), at }) => {
-                    Some(At { value: value.clone(), at: *at })
-                }
-                _ => None,
-            }
-        }
-    )*};
-}
-
-impl Fields {
-    /// A table that nobody wrote.
-    pub fn absent(at: Place) -> Self {
-        Self {
-            at,
-            values: BTreeMap::new(),
-        }
-    }
-
-    take! {
-        count Count -> u32;
-        size Size -> Bytes;
-        size_or_part SizeOrPart -> MemoryGive;
-        time Time -> Nanoseconds;
-        cpu Cpu -> MilliCores;
-        flag Flag -> bool;
-        text Text -> String;
-        word Word -> &'static str;
-        name Name -> SliceName;
-        ipv4 Ipv4 -> Ipv4Addr;
-        ipv6 Ipv6 -> Ipv6Addr;
-    }
-
-    /// The ranges of a list of ports.
-    pub fn ports(&self, key: &str) -> Vec<At<PortRange>> {
-        match self.values.get(key) {
-            Some(At {
-                value: Value::Ports(ports),
-                ..
-            }) => ports.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// A list of prefixes.
-    pub fn prefixes(&self, key: &str) -> Vec<At<Prefix>> {
-        match self.values.get(key) {
-            Some(At {
-                value: Value::Prefixes(prefixes),
-                ..
-            }) => prefixes.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// A table within this one.
-    pub fn table(&self, key: &str) -> Self {
-        match self.values.get(key) {
-            Some(At {
-                value: Value::Table(fields),
-                ..
-            }) => fields.clone(),
-            _ => Self::absent(self.at),
-        }
-    }
-
-    /// A list of tables.
-    pub fn tables(&self, key: &str) -> Vec<Self> {
-        match self.values.get(key) {
-            Some(At {
-                value: Value::Tables(tables),
-                ..
-            }) => tables.clone(),
-            _ => Vec::new(),
-        }
     }
 }

@@ -1,0 +1,85 @@
+//! Ids of slices and user ids.
+
+use std::collections::BTreeMap;
+
+use super::Facts;
+use crate::config::{Complaint, Config};
+use crate::ids::SliceId;
+use crate::ledger::Ledger;
+
+/// The stretch of user ids for all slices fits, and is nobody's.
+pub(super) fn uids(config: &Config, facts: &Facts, complaints: &mut Vec<Complaint>) {
+    let node = &config.node;
+    let at = node
+        .uid_base
+        .at
+        .or(node.max_slices.at)
+        .or(node.uids_per_slice.at);
+    let first = u64::from(node.uid_base.value);
+    let count = u64::from(node.max_slices.value) * u64::from(node.uids_per_slice.value);
+    let last = first + count - 1;
+    let most = u64::from(i32::MAX.unsigned_abs());
+    if last > most {
+        complaints.push(Complaint::maybe_at(
+            at,
+            format!(
+                "the user ids of {} slices do not fit: {first} and the {count} ids from there end {} above {most}",
+                node.max_slices.value, last - most,
+            ),
+            "lower `uid_base`, `uids_per_slice` or `max_slices` in [node]",
+        ));
+        return;
+    }
+    for taken in &facts.taken_uids {
+        if u64::from(taken.first) <= last && first <= u64::from(taken.last) {
+            complaints.push(Complaint::maybe_at(
+                at,
+                format!(
+                    "the user ids {first}-{last} for slices overlap {}-{} of {}",
+                    taken.first, taken.last, taken.by,
+                ),
+                "choose another `uid_base` in [node]",
+            ));
+        }
+    }
+}
+
+pub(super) fn ids<'a>(
+    config: &'a Config,
+    ledger: &Ledger,
+    complaints: &mut Vec<Complaint>,
+) -> BTreeMap<&'a str, SliceId> {
+    let (there, most) = (config.slices.len(), config.node.max_slices.value as usize);
+    if there > most {
+        let message = format!(
+            "there are {there} slices, {} more than `max_slices` ({most})",
+            there - most
+        );
+        let help = "raise `max_slices` in [node]; that needs `slice down` and `slice up`";
+        complaints.push(Complaint::maybe_at(
+            config.node.max_slices.at,
+            message,
+            help,
+        ));
+        return BTreeMap::new();
+    }
+    let mut ids = BTreeMap::new();
+    let mut rows = BTreeMap::new();
+    for slice in &config.slices {
+        let name = slice.name.as_str();
+        match ledger
+            .id(name)
+            .filter(|id| id.is_slice() && id.index() < super::rows(config))
+        {
+            Some(id) if rows.insert(id.index(), name).is_none() => {
+                ids.insert(name, id);
+            }
+            _ => complaints.push(Complaint::maybe_at(
+                slice.name.at,
+                format!("there is no id left for slice {name}"),
+                "raise `max_slices` in [node]; that needs `slice down` and `slice up`",
+            )),
+        }
+    }
+    ids
+}

@@ -1,0 +1,242 @@
+//! The keys of `node.toml`.
+
+use super::{TableDef, Takes, key, later};
+use crate::ids::{FIRST_SLICE_ROW, MAX_ROWS};
+
+/// Most slices that the per-slice maps have rows for.
+pub const MAX_SLICES: u32 = MAX_ROWS - FIRST_SLICE_ROW;
+/// The kernel's own bound of process ids (`PID_MAX_LIMIT` of 64-bit kernels).
+pub(super) const PID_MAX: u32 = 4 << 20;
+/// User ids above are negative in old interfaces, and systemd keeps them.
+const UID_MAX: u32 = i32::MAX as u32;
+/// First user id of the stretch that systemd's table of user ids calls unused (to 2^31 - 1).
+const UID_UNUSED: u32 = 1_879_048_192;
+/// Account databases and packages hand out ids below.
+const UID_LOWEST: u32 = 65_536;
+const SECOND: u64 = 1_000_000_000;
+pub(super) const MIB: u64 = 1 << 20;
+/// The kernel takes no CPU bandwidth quota below 1 ms; our period is 100 ms.
+pub(super) const CPU_LOWEST_CAP: u64 = 10;
+/// More cores than any kernel has (`NR_CPUS` is 8192 at most).
+pub(super) const CPU_MOST: u64 = 8192 * 1000;
+
+/// `node.toml`.
+pub static NODE_FILE: TableDef = TableDef {
+    path: "",
+    keys: &[
+        key("node", Takes::Table(&NODE), "", "", "The node as a whole."),
+        key(
+            "refuse",
+            Takes::Tables(&REFUSE),
+            "nothing is refused",
+            "",
+            "Destinations refused to all slices.",
+        ),
+        later(
+            "link",
+            "the link scheduler",
+            "slices share every link unshaped",
+        ),
+        later(
+            "login",
+            "logins into slices",
+            "processes enter a slice through `slice run`",
+        ),
+        later(
+            "image",
+            "contexts",
+            "processes of slices see the node's files",
+        ),
+        later(
+            "status",
+            "the status hooks",
+            "`slice status` shows the same to the node's owner",
+        ),
+        later("audit", "the flow audit", "`slice events` shows denials"),
+    ],
+};
+
+/// `[node]`.
+static NODE: TableDef = TableDef {
+    path: "node",
+    keys: &[
+        key(
+            "max_slices",
+            Takes::Count {
+                low: 1,
+                high: MAX_SLICES,
+                default: 1024,
+            },
+            "",
+            "1024",
+            "Most slices the node can hold. It sizes the tables in the kernel, so a change needs `slice down` and `slice up`.",
+        ),
+        key(
+            "uid_base",
+            Takes::Count {
+                low: UID_LOWEST,
+                high: UID_MAX,
+                default: UID_UNUSED,
+            },
+            "",
+            "1879048192",
+            "First user id that belongs to slices. The default begins the stretch that systemd leaves unused.",
+        ),
+        key(
+            "uids_per_slice",
+            Takes::Count {
+                low: 1,
+                high: 1 << 24,
+                default: 65_536,
+            },
+            "",
+            "65536",
+            "How many consecutive user ids each slice gets.",
+        ),
+        key(
+            "linger",
+            Takes::Time {
+                low: 0,
+                high: 3600 * SECOND,
+                default: 120 * SECOND,
+            },
+            "",
+            "\"120 s\"",
+            "How long a port stays its owner's after its last socket is gone while TCP may still answer for it (TIME_WAIT, orphans).",
+        ),
+        key(
+            "events_per_second",
+            Takes::Count {
+                low: 0,
+                high: 100_000,
+                default: 100,
+            },
+            "",
+            "100",
+            "Most events per second that processes outside the slices may cause; the rest is counted only.",
+        ),
+        key(
+            "reserved",
+            Takes::Table(&RESERVED),
+            "",
+            "",
+            "Ports the node keeps.",
+        ),
+        key(
+            "addresses",
+            Takes::Table(&ADDRESSES),
+            "",
+            "",
+            "Addresses of the node.",
+        ),
+        key(
+            "give",
+            Takes::Table(&GIVE),
+            "",
+            "",
+            "What all slices together may have.",
+        ),
+    ],
+};
+
+/// `[node.reserved]`.
+static RESERVED: TableDef = TableDef {
+    path: "node.reserved",
+    keys: &[
+        key(
+            "tcp",
+            Takes::Ports,
+            "none",
+            "[22, \"9000-9010\"]",
+            "TCP ports of the shared addresses that only the node binds; a slice gets EACCES.",
+        ),
+        key("udp", Takes::Ports, "none", "[123]", "The same for UDP."),
+    ],
+};
+
+/// `[node.addresses]`.
+static ADDRESSES: TableDef = TableDef {
+    path: "node.addresses",
+    keys: &[key(
+        "exclude",
+        Takes::Prefixes { required: false },
+        "every address of the node is shared",
+        "[\"10.0.0.0/8\", \"fd00::/8\"]",
+        "Addresses of the node in these prefixes are not shared with slices; one of them may still be a slice's own.",
+    )],
+};
+
+/// `[node.give]`.
+static GIVE: TableDef = TableDef {
+    path: "node.give",
+    keys: &[
+        key(
+            "cpu",
+            Takes::Cpu {
+                low: CPU_LOWEST_CAP,
+                high: CPU_MOST,
+                default: None,
+            },
+            "all of the node's",
+            "\"3.5\"",
+            "CPU time: no more in total, and the sum of the floors must fit.",
+        ),
+        key(
+            "memory",
+            Takes::SizeOrPart { low: MIB },
+            "80 % of the node's",
+            "\"80 %\"",
+            "Memory: no more in total, and the sum of the floors must fit.",
+        ),
+        key(
+            "processes",
+            Takes::Count {
+                low: 1,
+                high: PID_MAX,
+                default: 0,
+            },
+            "half of what the kernel has ids for",
+            "20000",
+            "Processes and threads in total.",
+        ),
+        later("disk", "project quotas", "the disk is not divided"),
+    ],
+};
+
+/// `[[refuse]]` in both kinds of file.
+pub(super) static REFUSE: TableDef = TableDef {
+    path: "refuse",
+    keys: &[
+        key(
+            "to",
+            Takes::Prefixes { required: true },
+            "must be there",
+            "[\"10.0.0.0/8\"]",
+            "The destinations.",
+        ),
+        key(
+            "except",
+            Takes::Prefixes { required: false },
+            "no exception",
+            "[\"10.1.0.0/16\"]",
+            "Parts of them that this rule leaves alone; each lies in one of `to`.",
+        ),
+        key(
+            "protocol",
+            Takes::Word {
+                words: &["any", "tcp", "udp"],
+                later: &[],
+            },
+            "",
+            "\"tcp\"",
+            "Which protocol. With `ports`, `any` means TCP and UDP.",
+        ),
+        key(
+            "ports",
+            Takes::Ports,
+            "all",
+            "[25, 465, 587]",
+            "Ports of the destination.",
+        ),
+    ],
+};

@@ -1,0 +1,249 @@
+//! The keys of `slices/NAME.toml`.
+
+use super::node_file::{CPU_LOWEST_CAP, CPU_MOST, MIB, PID_MAX, REFUSE};
+use super::{TableDef, Takes, key, later};
+
+/// `slices/NAME.toml`.
+pub static SLICE_FILE: TableDef = TableDef {
+    path: "",
+    keys: &[
+        key(
+            "name",
+            Takes::Name,
+            "the file's name",
+            "\"alpha\"",
+            "The slice's name. Where it is written it must be the file's name without `.toml`.",
+        ),
+        key(
+            "description",
+            Takes::Text { longest: 200 },
+            "none",
+            "\"Measures paths\"",
+            "A line for people.",
+        ),
+        key(
+            "role",
+            Takes::Word {
+                words: &["slice"],
+                later: &[("management", "the status hooks")],
+            },
+            "",
+            "\"slice\"",
+            "What the slice is for.",
+        ),
+        key(
+            "sockets",
+            Takes::Count {
+                low: 1,
+                high: 16 << 20,
+                default: 65_536,
+            },
+            "",
+            "4096",
+            "Most sockets open at once; the next `socket()` gets ENOBUFS.",
+        ),
+        key(
+            "events_per_second",
+            Takes::Count {
+                low: 0,
+                high: 100_000,
+                default: 100,
+            },
+            "",
+            "20",
+            "Most events per second that the slice may cause; the rest is counted only.",
+        ),
+        key(
+            "processes",
+            Takes::Count {
+                low: 1,
+                high: PID_MAX,
+                default: 4096,
+            },
+            "",
+            "512",
+            "Most processes and threads at once; the next `fork()` gets EAGAIN.",
+        ),
+        key(
+            "ports",
+            Takes::Table(&PORTS),
+            "",
+            "",
+            "Ports on the shared addresses.",
+        ),
+        key(
+            "address",
+            Takes::Table(&ADDRESS),
+            "",
+            "",
+            "Addresses of its own.",
+        ),
+        key("cpu", Takes::Table(&CPU_KEYS), "", "", "CPU."),
+        key("memory", Takes::Table(&MEMORY), "", "", "Memory."),
+        key(
+            "refuse",
+            Takes::Tables(&REFUSE),
+            "nothing more is refused",
+            "",
+            "Destinations refused to this slice, beside those refused to all.",
+        ),
+        later(
+            "link",
+            "the link scheduler",
+            "the slice shares every link unshaped",
+        ),
+        later(
+            "raw",
+            "safe raw sockets",
+            "the slice has no raw or packet sockets",
+        ),
+        later(
+            "disk",
+            "project quotas",
+            "the slice's files are bounded by the file system alone",
+        ),
+        later("io", "the block I/O controller", "block I/O is not divided"),
+        later(
+            "context",
+            "contexts",
+            "the slice's processes see the node's files and processes",
+        ),
+        later("nested", "contexts", "namespaces are the node's affair"),
+        later(
+            "login",
+            "logins into slices",
+            "processes enter the slice through `slice run`",
+        ),
+        later(
+            "grants",
+            "the status hooks",
+            "the slice cannot read the node's status",
+        ),
+        later(
+            "connections_per_second",
+            "the connection rate limit",
+            "new connections are bounded by `sockets` alone",
+        ),
+    ],
+};
+
+/// `[ports]`.
+static PORTS: TableDef = TableDef {
+    path: "ports",
+    keys: &[
+        key(
+            "tcp",
+            Takes::Ports,
+            "none",
+            "[80, \"8000-8010\"]",
+            "TCP ports reserved for the slice: it alone binds them, also below 1024 and without privilege. 61000-65499 are not reservable.",
+        ),
+        key("udp", Takes::Ports, "none", "[53]", "The same for UDP."),
+        key(
+            "claim",
+            Takes::Flag { default: true },
+            "",
+            "false",
+            "Whether the slice may bind free ports from 1024 up that nobody reserved; without, it gets EACCES.",
+        ),
+        key(
+            "claims",
+            Takes::Count {
+                low: 1,
+                high: 65_535 * 2,
+                default: 4096,
+            },
+            "",
+            "100",
+            "Most ports claimed at once.",
+        ),
+    ],
+};
+
+/// `[address]`.
+static ADDRESS: TableDef = TableDef {
+    path: "address",
+    keys: &[
+        key(
+            "ipv4",
+            Takes::Ipv4,
+            "the shared addresses",
+            "\"203.0.113.9\"",
+            "An IPv4 address that is this slice's alone: every port there is the slice's, and it uses no other IPv4 address.",
+        ),
+        key(
+            "ipv6",
+            Takes::Ipv6,
+            "the shared addresses",
+            "\"2001:db8::9\"",
+            "The same for IPv6.",
+        ),
+    ],
+};
+
+/// `[cpu]`.
+static CPU_KEYS: TableDef = TableDef {
+    path: "cpu",
+    keys: &[
+        key(
+            "floor",
+            Takes::Cpu {
+                low: 0,
+                high: CPU_MOST,
+                default: Some(0),
+            },
+            "",
+            "\"0.5\"",
+            "CPU time the slice gets whenever it wants it, whatever other slices do.",
+        ),
+        key(
+            "share",
+            Takes::Count {
+                low: 1,
+                high: 1000,
+                default: 1,
+            },
+            "",
+            "3",
+            "Weight by which CPU time beyond the floors is split.",
+        ),
+        key(
+            "cap",
+            Takes::Cpu {
+                low: CPU_LOWEST_CAP,
+                high: CPU_MOST,
+                default: None,
+            },
+            "what the node gives",
+            "\"150 %\"",
+            "Never more than this.",
+        ),
+    ],
+};
+
+/// `[memory]`.
+static MEMORY: TableDef = TableDef {
+    path: "memory",
+    keys: &[
+        key(
+            "floor",
+            Takes::Size {
+                low: 0,
+                default: Some(0),
+            },
+            "",
+            "\"128 MiB\"",
+            "Memory that is not reclaimed from the slice for the sake of others.",
+        ),
+        key(
+            "cap",
+            Takes::Size {
+                low: MIB,
+                default: None,
+            },
+            "what the node gives",
+            "\"512 MiB\"",
+            "Never more than this; beyond it the kernel kills a process of this slice.",
+        ),
+    ],
+};
