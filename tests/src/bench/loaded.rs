@@ -2,11 +2,12 @@
 //! filled them for a number of slices and ports.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, Map, PerCpuArray};
+use aya::maps::{Map, PerCpuArray};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use libbpf_sys as libbpf;
@@ -32,8 +33,6 @@ pub const PEER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7
 
 /// The ports owned by slices start here.
 const FIRST_PORT: u16 = 1024;
-/// What the sockets of the bench remember is of this generation or of none.
-const GENERATION: u32 = 1;
 /// Packets by which is checked that a program takes the path it is to take.
 const CHECKED: u32 = 8;
 
@@ -69,13 +68,22 @@ pub enum Hold {
     Picked,
 }
 
-/// Programs and maps of a node.
-pub struct Loaded {
-    ebpf: Ebpf,
-    /// Slices on the node.
+/// What is on a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size {
+    /// Slices.
     pub slices: u32,
     /// Ports that they own, of each protocol.
     pub ports: u16,
+    /// Whether each slice has refused destinations of its own, not only those
+    /// that are refused to all.
+    pub own_refusals: bool,
+}
+
+/// Programs and maps of a node.
+pub struct Loaded {
+    ebpf: Ebpf,
+    size: Size,
     slice: SliceId,
     port: u16,
 }
@@ -90,9 +98,9 @@ pub struct Pair {
 }
 
 impl Loaded {
-    /// Loads `object` and fills its maps: `ports` of each protocol are owned
-    /// by `slices` slices in turn.
-    pub fn new(object: &Path, slices: u32, ports: u16) -> Result<Loaded> {
+    /// Loads `object` and fills its maps; the slices own the ports in turn.
+    pub fn new(object: &Path, size: Size) -> Result<Loaded> {
+        let Size { slices, ports, .. } = size;
         let rows = slices + FIRST_SLICE_ROW;
         let mut loader = EbpfLoader::new();
         for map in ["SLICES", "STATES", "TRAFFIC", "DENIALS"] {
@@ -112,22 +120,21 @@ impl Loaded {
         // `slices`th behind it.
         let turns = u32::from(ports - 1) / slices;
         let last = u16::try_from(turns * slices)?;
-        let mut loaded = Loaded {
+        let loaded = Loaded {
             ebpf,
-            slices,
-            ports,
-            slice: SliceId::new(1, rows - 1).context("more slices than there are rows")?,
+            size,
+            slice: SliceId::new(socket::GENERATION, rows - 1).context("more slices than there are rows")?,
             port: FIRST_PORT + last,
         };
         loaded.fill(rows)?;
         Ok(loaded)
     }
 
-    fn fill(&mut self, rows: u32) -> Result<()> {
-        let id = |row| SliceId::new(1, row).unwrap_or(SliceId::NODE);
+    fn fill(&self, rows: u32) -> Result<()> {
+        let id = |row| SliceId::new(socket::GENERATION, row).unwrap_or(SliceId::NODE);
         let settings = Settings {
             abi_version: ABI_VERSION,
-            generation: GENERATION,
+            generation: 1,
             flags: REFUSES_DESTINATIONS,
             rows,
             ..Settings::new_zeroed()
@@ -160,16 +167,16 @@ impl Loaded {
             v4(Ipv4Addr::new(10, 0, 0, 1)),
         ];
         self.set("ADDRESSES", &addresses.map(|address| (address, shared)))?;
-        self.set("REFUSED", &refused(rows))?;
+        self.set("REFUSED", &refused(rows, self.size.own_refusals))?;
         self.fill_ports(rows)
     }
 
     fn fill_ports(&self, rows: u32) -> Result<()> {
         let mut reserved = Vec::new();
         let mut claims = Vec::new();
-        for turn in 0..self.ports {
-            let row = rows - 1 - u32::from(turn) % self.slices;
-            let owner = SliceId::new(1, row).context("more slices than there are rows")?;
+        for turn in 0..self.size.ports {
+            let row = rows - 1 - u32::from(turn) % self.size.slices;
+            let owner = SliceId::new(socket::GENERATION, row).context("more slices than there are rows")?;
             for protocol in [TCP, UDP] {
                 let index = self.index(protocol, FIRST_PORT + turn)?;
                 let holder = Claim::holder(owner, 1);
@@ -270,9 +277,13 @@ impl Loaded {
             idle: socket::tagged(kind, tags, &tag, past, &jumps, 1)?,
             _jumps: jumps,
         };
-        let before = self.counted(direction)?;
+        let rows = match past {
+            Past::OtherSlice(_) => FIRST_SLICE_ROW..self.size.slices + FIRST_SLICE_ROW,
+            _ => self.slice.index()..self.slice.index() + 1,
+        };
+        let before = self.counted(rows.clone(), direction)?;
         let run = bpf::test_run(pair.ours.as_fd(), &flow.frame(), CHECKED)?;
-        let counted = self.counted(direction)? - before;
+        let counted = self.counted(rows, direction)? - before;
         ensure!(
             run.verdict == 1 && counted == u64::from(CHECKED),
             "{name} gave verdict {} and counted {counted} of {CHECKED} packets for the slice ({flow:?})",
@@ -281,35 +292,28 @@ impl Loaded {
         Ok(pair)
     }
 
-    /// Packets of the slice that its row has counted.
-    fn counted(&self, direction: Direction) -> Result<u64> {
+    /// Packets of slices that their rows have counted.
+    fn counted(&self, rows: Range<u32>, direction: Direction) -> Result<u64> {
         let map = self.ebpf.map("TRAFFIC").context("find map TRAFFIC")?;
         let map = PerCpuArray::<_, [u8; size_of::<Traffic>()]>::try_from(map)?;
         let mut packets = 0;
-        for bytes in map.get(&self.slice.index(), 0)?.iter() {
-            let Ok(traffic) = Traffic::read_from_bytes(bytes) else {
-                continue;
-            };
-            packets += match direction {
-                Direction::Out => traffic.sent_packets + traffic.loopback_sent_packets,
-                Direction::In => traffic.received_packets + traffic.loopback_received_packets,
-            };
+        for row in rows {
+            for bytes in map.get(&row, 0)?.iter() {
+                let Ok(traffic) = Traffic::read_from_bytes(bytes) else {
+                    continue;
+                };
+                packets += match direction {
+                    Direction::Out => traffic.sent_packets + traffic.loopback_sent_packets,
+                    Direction::In => traffic.received_packets + traffic.loopback_received_packets,
+                };
+            }
         }
         Ok(packets)
     }
-
-    /// Denials of the slice by number of the reason, for error messages.
-    #[allow(dead_code)]
-    fn denials(&self) -> Result<Vec<u8>> {
-        let map = self.ebpf.map("DENIALS").context("find map DENIALS")?;
-        let map = Array::<_, [u8; 256]>::try_from(map)?;
-        Ok(map.get(&self.slice.index(), 0)?.to_vec())
-    }
 }
 
-/// A node's usual refusals: mail from everywhere, and an exception of each
-/// slice.
-fn refused(rows: u32) -> Vec<(RefusedKey, RefusedPorts)> {
+/// Mail, refused to all; and an exception of each slice's own.
+fn refused(rows: u32, own: bool) -> Vec<(RefusedKey, RefusedPorts)> {
     let mut mail = RefusedPorts::new_zeroed();
     mail.count = 1;
     mail.rules[0] = RefusedRange {
@@ -324,9 +328,9 @@ fn refused(rows: u32) -> Vec<(RefusedKey, RefusedPorts)> {
         address: mapped(network),
     };
     let mut rules = vec![(key(0, [0; 4], 0), mail)];
-    rules.extend(
-        (FIRST_SLICE_ROW..rows)
-            .map(|row| (key(row, [203, 0, 113, 0], 24), RefusedPorts::new_zeroed())),
-    );
+    if own {
+        let none = RefusedPorts::new_zeroed();
+        rules.extend((FIRST_SLICE_ROW..rows).map(|row| (key(row, [203, 0, 113, 0], 24), none)));
+    }
     rules
 }

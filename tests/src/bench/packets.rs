@@ -11,21 +11,40 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Measure;
 use super::bpf;
-use super::loaded::{Direction, Hold, Loaded, Pair};
+use super::loaded::{Direction, Hold, Loaded, Size};
 use super::sample::{Goal, Sample, measure, unmeasured};
 use super::socket::Past;
 
-/// Interleaved repeats of every measure.
-const REPEATS: usize = 9;
-/// Packets of one repeat.
-const PACKETS: u32 = 100_000;
+/// Interleaved repeats of every measure. Each loads the programs anew, since
+/// where the kernel puts a program makes a few nanoseconds of difference.
+const REPEATS: usize = 7;
+/// Runs within a repeat; the middle one counts.
+const RUNS: usize = 3;
+/// Packets of one run.
+const PACKETS: u32 = 50_000;
 /// Goal for one packet in one direction, nanoseconds.
 const GOAL_NS: f64 = 150.0;
 /// Goal for 10,000 slices against one.
 const GOAL_FLAT: f64 = 1.15;
 
-/// Slices and ports of the nodes that are measured.
-const NODES: &[(u32, u16)] = &[(1, 1_000), (100, 1_000), (10_000, 1_000), (100, 1), (100, 60_000)];
+const fn size(slices: u32, ports: u16) -> Size {
+    Size { slices, ports, own_refusals: false }
+}
+
+/// The nodes that are measured.
+const NODES: &[Size] = &[
+    size(1, 1_000),
+    size(100, 1_000),
+    size(10_000, 1_000),
+    size(100, 1),
+    size(100, 60_000),
+    Size { own_refusals: true, ..size(10_000, 1_000) },
+];
+/// The two of them that are to be alike.
+const ONE: Size = NODES[0];
+const MANY: Size = NODES[2];
+
+const OTHER_SLICE: Past = OtherSlice(10_000);
 
 struct Case {
     name: &'static str,
@@ -49,11 +68,13 @@ const fn case(
 
 use Direction::{In, Out};
 use Hold::{Bound, Picked};
-use Past::{OtherFlow, SameFlow};
+use Past::{OtherFlow, OtherSlice, SameFlow};
 
-/// The last of a flow's packets, and the first, which is all that a UDP server
-/// with many clients ever sends.
+/// Packets of a flow after its first; the first, which is all that a UDP server
+/// with many clients ever sends; and each packet another slice's.
 const CASES: &[Case] = &[
+    case("packet out, each another slice's", Out, TCP, false, Bound, OTHER_SLICE),
+    case("packet in, each another slice's", In, TCP, false, Bound, OTHER_SLICE),
     case("packet out, TCP over IPv4", Out, TCP, false, Bound, SameFlow),
     case("packet out, TCP over IPv6", Out, TCP, true, Bound, SameFlow),
     case("packet out, UDP over IPv4", Out, UDP, false, Bound, SameFlow),
@@ -65,83 +86,95 @@ const CASES: &[Case] = &[
     case("packet in, UDP over IPv4", In, UDP, false, Bound, SameFlow),
 ];
 
-struct Point<'a> {
-    case: &'a Case,
-    node: &'a Loaded,
-    frame: Vec<u8>,
-    pair: Pair,
+/// What a case cost on one node, harness subtracted.
+struct Cost {
+    case: &'static Case,
+    size: Size,
     net: Sample,
 }
 
 /// All measures of the packet programs in `object`.
 pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
     stay_on_one_cpu();
-    let nodes: Vec<Loaded> = match NODES
+    let mut costs: Vec<Cost> = CASES
         .iter()
-        .map(|&(slices, ports)| Loaded::new(object, slices, ports))
-        .collect()
-    {
-        Ok(nodes) => nodes,
-        Err(error) => {
-            let why = format!("the programs cannot be loaded on this machine: {error:#}");
-            return Ok(vec![unmeasured(bench, "packet programs", "ns", why)]);
-        }
-    };
-    let mut points = Vec::new();
-    for case in CASES {
-        for node in &nodes {
-            let out = node.flow(case.protocol, case.ipv6);
-            let flow = match case.direction {
-                Out => out,
-                In => out.reversed(),
-            };
-            let pair = node
-                .pair(case.direction, &flow, case.hold, case.past)
-                .with_context(|| format!("prepare {}", case.name))?;
-            let frame = flow.frame();
-            points.push(Point { case, node, frame, pair, net: Sample::default() });
-        }
-    }
+        .flat_map(|case| NODES.iter().map(move |&size| (case, size)))
+        .filter(|(case, size)| case.means_something_on(*size))
+        .map(|(case, size)| Cost { case, size, net: Sample::default() })
+        .collect();
     for _ in 0..REPEATS {
-        for point in &mut points {
-            let idle = bpf::test_run(point.pair.idle.as_fd(), &point.frame, PACKETS)?;
-            let ours = bpf::test_run(point.pair.ours.as_fd(), &point.frame, PACKETS)?;
-            point.net.add(ours.ns - idle.ns);
+        for &size in NODES {
+            let node = match Loaded::new(object, size) {
+                Ok(node) => node,
+                Err(error) => {
+                    let why = format!("the programs cannot be loaded on this machine: {error:#}");
+                    return Ok(vec![unmeasured(bench, "packet programs", "ns", why)]);
+                }
+            };
+            for cost in costs.iter_mut().filter(|cost| cost.size == size) {
+                cost.net.add(cost.case.run(&node).with_context(|| format!("measure {}", cost.case.name))?);
+            }
         }
     }
-    let mut lines: Vec<Measure> = points
+    let mut lines: Vec<Measure> = costs
         .iter()
-        .map(|point| {
-            let Loaded { slices, ports, .. } = point.node;
-            let what = format!("{}; {}, {}", point.case.name, count(*slices, "slice"), count(u32::from(*ports), "port"));
-            measure(bench, what, "ns", &point.net, None, Goal::AtMost(GOAL_NS))
+        .map(|cost| {
+            let what = format!("{}; {}", cost.case.name, describe(cost.size));
+            measure(bench, what, "ns", &cost.net, None, Goal::AtMost(GOAL_NS))
         })
         .collect();
-    lines.extend(flat(bench, &points));
+    lines.extend(flat(bench, &costs));
     Ok(lines)
 }
 
-/// 10,000 slices against one, for each case.
-fn flat(bench: &str, points: &[Point<'_>]) -> Vec<Measure> {
-    let with = |case: &Case, slices| {
-        points.iter().find(|point| {
-            point.case.name == case.name && point.node.slices == slices && point.node.ports == 1_000
-        })
+impl Case {
+    fn means_something_on(&self, size: Size) -> bool {
+        match self.past {
+            SameFlow => !size.own_refusals,
+            // Refusals are looked at for the first packet of a flow alone.
+            OtherFlow => true,
+            OtherSlice(_) => size == MANY,
+        }
+    }
+
+    /// Nanoseconds of a packet in the program itself.
+    fn run(&self, node: &Loaded) -> Result<f64> {
+        let out = node.flow(self.protocol, self.ipv6);
+        let flow = match self.direction {
+            Out => out,
+            In => out.reversed(),
+        };
+        let pair = node.pair(self.direction, &flow, self.hold, self.past)?;
+        let frame = flow.frame();
+        let mut net = Sample::default();
+        for _ in 0..RUNS {
+            let idle = bpf::test_run(pair.idle.as_fd(), &frame, PACKETS)?;
+            let ours = bpf::test_run(pair.ours.as_fd(), &frame, PACKETS)?;
+            net.add(ours.ns - idle.ns);
+        }
+        net.median().context("there were no runs")
+    }
+}
+
+/// Many slices against one, for each case.
+fn flat(bench: &str, costs: &[Cost]) -> Vec<Measure> {
+    let of = |case: &Case, size| costs.iter().find(|cost| cost.case.name == case.name && cost.size == size);
+    let ratio = |case: &'static Case| {
+        let (many, one) = (of(case, MANY)?, of(case, ONE)?);
+        let what = format!("{}; {} against 1", case.name, count(MANY.slices, "slice"));
+        let peer = Some(("1 slice", &one.net));
+        Some(measure(bench, what, "ns", &many.net, peer, Goal::RatioAtMost(GOAL_FLAT)))
     };
-    CASES
-        .iter()
-        .filter_map(|case| {
-            let (many, one) = (with(case, 10_000)?, with(case, 1)?);
-            Some(measure(
-                bench,
-                format!("{}; 10000 slices", case.name),
-                "ns",
-                &many.net,
-                Some(("1 slice", &one.net)),
-                Goal::RatioAtMost(GOAL_FLAT),
-            ))
-        })
-        .collect()
+    CASES.iter().filter_map(ratio).collect()
+}
+
+fn describe(size: Size) -> String {
+    format!(
+        "{}, {}{}",
+        count(size.slices, "slice"),
+        count(u32::from(size.ports), "port"),
+        if size.own_refusals { ", refusals of each slice" } else { "" }
+    )
 }
 
 fn count(number: u32, noun: &str) -> String {

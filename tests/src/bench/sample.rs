@@ -2,9 +2,6 @@
 
 use super::Measure;
 
-/// Repeats that every number here is the median of, at least.
-pub const REPEATS: usize = 5;
-
 /// The values of the repeats of one thing.
 #[derive(Clone, Debug, Default)]
 pub struct Sample(Vec<f64>);

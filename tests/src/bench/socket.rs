@@ -5,8 +5,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use policy::SliceId;
 use policy::abi::Tag;
+use policy::ids::FIRST_SLICE_ROW;
 use zerocopy::IntoBytes;
 
 use super::bpf::{self, Instruction};
@@ -17,6 +19,7 @@ const R2: u8 = 2;
 const R3: u8 = 3;
 const R4: u8 = 4;
 const R6: u8 = 6;
+const R7: u8 = 7;
 /// The frame pointer.
 const R10: u8 = 10;
 
@@ -24,6 +27,8 @@ const R10: u8 = 10;
 const MAP: u8 = 1;
 /// `BPF_FUNC_tail_call`.
 const TAIL_CALL: i32 = 12;
+/// `BPF_FUNC_get_prandom_u32`.
+const RANDOM: i32 = 7;
 /// `BPF_FUNC_sk_storage_get`.
 const SK_STORAGE_GET: i32 = 107;
 /// `BPF_SK_STORAGE_GET_F_CREATE`.
@@ -34,6 +39,9 @@ const SKB_SK: i16 = 168;
 const TAG_BYTES: i16 = 72;
 const _: () = assert!(size_of::<Tag>() == 72);
 
+/// How often the rows of all slices here were given away before.
+pub const GENERATION: u32 = 1;
+
 /// What the socket's earlier packets were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Past {
@@ -41,6 +49,10 @@ pub enum Past {
     SameFlow,
     /// Another one: what was remembered is overwritten before each packet.
     OtherFlow,
+    /// The same, but the socket is given to a random one of so many slices
+    /// before each packet: nothing of theirs is in the processor's caches but
+    /// by chance.
+    OtherSlice(i32),
 }
 
 fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> Instruction {
@@ -63,6 +75,12 @@ fn call(helper: i32) -> Instruction {
 
 fn map(to: u8, map: BorrowedFd<'_>) -> [Instruction; 2] {
     [instruction(0x18, to, MAP, 0, map.as_raw_fd()), [0; 8]]
+}
+
+/// The id of the first slice in its first use of the row.
+fn first_id() -> Result<i32> {
+    let id = SliceId::new(GENERATION, FIRST_SLICE_ROW).context("the first row is no slice's")?;
+    Ok(i32::try_from(id.0)?)
 }
 
 const EXIT: Instruction = [0x95, 0, 0, 0, 0, 0, 0, 0];
@@ -95,11 +113,23 @@ pub fn tagged(
     visit.push(instruction(0x07, R3, 0, 0, i32::from(-TAG_BYTES)));
     visit.push(number(R4, CREATE));
     visit.push(call(SK_STORAGE_GET));
-    if past == Past::OtherFlow {
-        let offset = i16::try_from(std::mem::offset_of!(Tag, version))?;
-        visit.push(instruction(0x15, R0, 0, 1, 0)); // skip the next where null
-        visit.push(instruction(0x72, R0, 0, offset, 0));
-    }
+    let change = match past {
+        Past::SameFlow => Vec::new(),
+        Past::OtherFlow => {
+            let offset = i16::try_from(std::mem::offset_of!(Tag, version))?;
+            vec![instruction(0x72, R0, 0, offset, 0)]
+        }
+        Past::OtherSlice(slices) => vec![
+            copy(R7, R0),
+            call(RANDOM),
+            instruction(0x97, R0, 0, 0, slices),
+            instruction(0x07, R0, 0, 0, first_id()?),
+            instruction(0x63, R7, R0, i16::try_from(std::mem::offset_of!(Tag, id))?, 0),
+        ],
+    };
+    // Nothing to change where the storage could not be made.
+    visit.push(instruction(0x15, R0, 0, i16::try_from(change.len())?, 0));
+    visit.extend(change);
     // Without a socket there is nothing to tag.
     program.push(instruction(0x15, R2, 0, i16::try_from(visit.len())?, 0));
     program.extend(visit);
