@@ -59,6 +59,7 @@ pub fn run() -> Result<u8> {
 }
 
 fn format() -> Result<()> {
+    component("rustfmt", "fmt")?;
     step::attached(
         "cargo fmt (`cargo fmt --all` repairs it)",
         tree::cargo().args(["fmt", "--all", "--check"]),
@@ -66,12 +67,31 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
+    component("clippy", "clippy")?;
     let mut command = tree::cargo();
     command.args(["clippy", "-q", "--all-targets"]);
     for name in HOST_CRATES {
         command.args(["-p", name]);
     }
     step::attached("clippy", command.args(["--", "-D", "warnings"]))
+}
+
+/// Sees to it that cargo has the subcommand, which a minimal tool chain lacks.
+fn component(name: &str, subcommand: &str) -> Result<()> {
+    if step::output(tree::cargo().args([subcommand, "--version"])).is_ok() {
+        return Ok(());
+    }
+    if packages::find_command("rustup").is_none() {
+        return Err(packages::Missing(format!(
+            "cargo has no `{subcommand}`; install the package of {name} that belongs to it"
+        ))
+        .into());
+    }
+    step::run(
+        &format!("install {name}"),
+        "rustup",
+        Command::new("rustup").args(["component", "add", name]),
+    )
 }
 
 fn clippy_ebpf() -> Result<()> {

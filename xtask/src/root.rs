@@ -89,13 +89,26 @@ const MASKED: &[&str] = &[
     "dev-hugepages.mount",
     "sys-kernel-debug.mount",
     "ldconfig.service",
+    "kmod-static-nodes.service",
+    "systemd-modules-load.service",
+    "systemd-sysusers.service",
+    "systemd-firstboot.service",
+    "modprobe@.service",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-tracing.mount",
 ];
+
+/// systemd's generators that are masked likewise: consoles are the log and
+/// the shell, never a login, and nobody logs in over vsock (whose modules are
+/// to be loaded by the tests, or not at all).
+const MASKED_GENERATORS: &[&str] = &["systemd-getty-generator", "systemd-ssh-generator"];
 
 /// Starts the agent, early: it needs the bus and the devices, nothing else.
 const AGENT_UNIT: &str = "\
 [Unit]
 Description=Run the command of this boot
-After=basic.target dbus.socket systemd-logind.service
+After=basic.target dbus.socket
 
 [Service]
 ExecStart=/opt/slice/bin/slice-vm
@@ -122,7 +135,7 @@ RateLimitBurst=0
 /// The root's disk from the cache, or from the archive.
 pub fn ready(root: Root, mirror: Option<&str>) -> Result<PathBuf> {
     let packages = PACKAGES.join(",");
-    let masked = MASKED.join(",");
+    let masked = [MASKED, MASKED_GENERATORS].concat().join(",");
     let dir = debootstrap::cached(
         "roots",
         root.name,
@@ -160,10 +173,11 @@ pub fn assemble(tree: &Path, out: &Path) -> Result<()> {
         let _ = fs::remove_file(&link);
         symlink("/dev/null", &link).with_context(|| format!("mask {unit}"))?;
     }
-    // Consoles are the log and the shell, never a login.
     let generators = tree.join("etc/systemd/system-generators");
     fs::create_dir_all(&generators)?;
-    symlink("/dev/null", generators.join("systemd-getty-generator"))?;
+    for generator in MASKED_GENERATORS {
+        symlink("/dev/null", generators.join(generator))?;
+    }
     fs::write(units.join("slice-vm.service"), AGENT_UNIT)?;
     let wants = units.join("multi-user.target.wants");
     fs::create_dir_all(&wants)?;

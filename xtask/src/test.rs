@@ -121,7 +121,13 @@ fn host() -> Result<Total> {
     let mut command = tree::cargo();
     // The totals are on standard output, compilation on standard error.
     let mut child = command
-        .args(["test", "--no-fail-fast", "--workspace", "--exclude", "slice-ebpf"])
+        .args([
+            "test",
+            "--no-fail-fast",
+            "--workspace",
+            "--exclude",
+            "slice-ebpf",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
