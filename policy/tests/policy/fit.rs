@@ -1,4 +1,5 @@
 //! Policies that are well-formed and do not fit the node.
+// long file: one case after another, each with its words.
 
 use crate::node::{facts, fits, read};
 use policy::admission::{TakenUids, admit};
@@ -343,7 +344,7 @@ fn user_ids_that_somebody_has() {
     facts.taken_uids = vec![
         taken(0, 1_879_048_191, "all below"),
         taken(1_900_000_000, 1_900_065_535, "/etc/subuid: alice"),
-        // Just behind the last of 1024 slices.
+        // Just before the first of 1024 slices, and just behind the last.
         taken(1_879_048_192 + 1024 * 65_536, u32::MAX, "all above"),
     ];
     let errors = fits(&config, &facts).unwrap_err();
@@ -351,6 +352,12 @@ fn user_ids_that_somebody_has() {
         errors.to_string(),
         "error: the user ids 1879048192-1946157055 for slices overlap 1900000000-1900065535 of /etc/subuid: alice\n  help: choose another `uid_base` in [node]\n"
     );
+
+    let last = 1_879_048_192 + 1024 * 65_536 - 1;
+    for (first, last) in [(0, 1_879_048_192), (last, u32::MAX), (0, u32::MAX)] {
+        facts.taken_uids = vec![taken(first, last, "somebody")];
+        assert!(fits(&config, &facts).is_err(), "{first}-{last}");
+    }
 }
 
 #[test]
@@ -386,6 +393,18 @@ fn more_refused_destinations_than_the_table_holds() {
         errors.complaints()[0].message,
         "the refused destinations make 65538 entries, 2 more than the node holds"
     );
+}
+
+#[test]
+fn the_least_too_much_does_not_fit() {
+    let over = |text: &str| {
+        let config = read("[node.give]\ncpu = 2\nmemory = \"1 GiB\"\n", &[("a", text)]).unwrap();
+        fits(&config, &facts()).unwrap_err().complaints()[0]
+            .message
+            .clone()
+    };
+    assert!(over("[cpu]\nfloor = 2.001\n").ends_with("0.001 cores too much"));
+    assert!(over("[memory]\nfloor = \"1073741825 B\"\n").ends_with("1 B too much"));
 }
 
 #[test]

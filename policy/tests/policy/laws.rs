@@ -3,20 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use policy::abi::{RefusedPorts, Reserved, SliceEntry, TCP, UDP, mapped, port_index};
-use policy::compile::{Plan, RefusedAt, Step, compile};
+use policy::abi::{TCP, UDP, port_index};
+use policy::compile::{Cgroup, compile};
 use policy::config::units::{
     BitsPerSecond, Bytes, CPU, MilliCores, MilliPercent, Nanoseconds, PART, RATE, SIZE, TIME,
 };
 use policy::config::{Place, PortRange, PortSet, Prefix, SliceName, Sources, parse};
-use policy::decide::destination;
 use policy::ledger::Ledger;
-use policy::verdict::Verdict;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use zerocopy::FromZeros;
 
 use crate::node::{facts, fits, read};
+use crate::refusals::probes;
 
 fn range() -> impl Strategy<Value = PortRange> {
     // Narrow and near each other, so that they touch and overlap; at both ends of the space too.
@@ -37,7 +35,7 @@ fn all(set: &PortSet) -> BTreeSet<u16> {
 }
 
 /// Prefixes of few networks, nested in each other, of both families.
-fn prefix() -> impl Strategy<Value = Prefix> {
+pub fn prefix() -> impl Strategy<Value = Prefix> {
     let v4 = (0..4u32, 0..=32u8).prop_map(|(low, length)| {
         Prefix::around(
             IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | low << 14 | low)),
@@ -52,33 +50,8 @@ fn prefix() -> impl Strategy<Value = Prefix> {
     prop_oneof![v4, v6]
 }
 
-/// A `[[refuse]]` as text; exceptions are made to lie in what is refused.
-fn refusal() -> impl Strategy<Value = String> {
-    let protocol = prop_oneof![Just("any"), Just("tcp"), Just("udp")];
-    (vec(prefix(), 1..4), vec(prefix(), 0..3), protocol, vec(1..9u16, 0..4)).prop_map(
-        |(to, except, protocol, ports)| {
-            let except: Vec<_> = except
-                .into_iter()
-                .filter(|except| to.iter().any(|to| to.covers(*except)))
-                .collect();
-            let list = |prefixes: &[Prefix]| {
-                let quoted: Vec<String> = prefixes.iter().map(|prefix| format!("\"{prefix}\"")).collect();
-                quoted.join(", ")
-            };
-            let ports: BTreeSet<u16> = ports.into_iter().collect();
-            format!(
-                "[[refuse]]\nto = [{}]\nexcept = [{}]\nprotocol = \"{protocol}\"\nports = {ports:?}\n",
-                list(&to),
-                list(&except),
-            )
-            .replace('{', "[")
-            .replace('}', "]")
-        },
-    )
-}
-
 /// Slices with random reservations, as texts.
-fn reservations() -> impl Strategy<Value = Vec<(Vec<PortRange>, Vec<PortRange>)>> {
+pub fn reservations() -> impl Strategy<Value = Vec<(Vec<PortRange>, Vec<PortRange>)>> {
     let ports = || vec((1..3000u16, 0..3u16), 0..4);
     vec((ports(), ports()), 0..6).prop_map(|slices| {
         let ranges = |ports: Vec<(u16, u16)>| {
@@ -101,7 +74,7 @@ fn list(ranges: &[PortRange]) -> String {
     quoted.join(", ")
 }
 
-fn texts(slices: &[(Vec<PortRange>, Vec<PortRange>)]) -> Vec<(String, String)> {
+pub fn texts(slices: &[(Vec<PortRange>, Vec<PortRange>)]) -> Vec<(String, String)> {
     let text = |(tcp, udp): &(Vec<PortRange>, Vec<PortRange>)| {
         format!("[ports]\ntcp = [{}]\nudp = [{}]\n", list(tcp), list(udp))
     };
@@ -112,132 +85,11 @@ fn texts(slices: &[(Vec<PortRange>, Vec<PortRange>)]) -> Vec<(String, String)> {
         .collect()
 }
 
-fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
+pub fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
     texts
         .iter()
         .map(|(name, text)| (name.as_str(), text.as_str()))
         .collect()
-}
-
-/// What the longest matching prefix says, as the kernel's map would find it.
-fn looked_up(
-    map: &BTreeMap<RefusedAt, RefusedPorts>,
-    row: u32,
-    address: IpAddr,
-) -> Option<&RefusedPorts> {
-    let bits = u128::from_be_bytes(in_map(address));
-    let matches = |at: &RefusedAt| {
-        let mask = u128::MAX.checked_shl(128 - at.length).unwrap_or(0);
-        at.row == row && (u128::from_be_bytes(at.address) ^ bits) & mask == 0
-    };
-    map.iter()
-        .filter(|(at, _)| matches(at))
-        .max_by_key(|(at, _)| at.length)
-        .map(|(_, ports)| ports)
-}
-
-fn in_map(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => mapped(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-/// Addresses at and beside the edges of the prefixes above.
-fn probes() -> Vec<IpAddr> {
-    let v4 = [0, 1, 2, 3, 0x4001, 0x8002, 0xc003, 0xc004, 0x0100_0000];
-    let v6 = [0u128, 1, 1 << 47 | 1, 2 << 47 | 2, 1 << 100, 1 << 127];
-    let v4 = v4.map(|low| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 ^ low)));
-    let v6 = v6.map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits)));
-    v4.into_iter().chain(v6).collect()
-}
-
-/// The packets whose answers tell all rules of [`refusal`] apart: protocol and port.
-const PACKETS: [(u8, u16); 8] = [
-    (TCP, 1),
-    (TCP, 4),
-    (TCP, 8),
-    (TCP, 443),
-    (UDP, 1),
-    (UDP, 4),
-    (UDP, 443),
-    (1, 0),
-];
-
-fn answers(map: &BTreeMap<RefusedAt, RefusedPorts>, row: u32) -> Vec<bool> {
-    let mut answers = Vec::new();
-    for address in probes() {
-        let found = looked_up(map, row, address);
-        answers.extend(
-            PACKETS.map(|(protocol, port)| {
-                destination::refused(found, protocol, port) != Verdict::Allow
-            }),
-        );
-    }
-    answers
-}
-
-/// The maps as the kernel would have them.
-struct Maps {
-    slices: BTreeMap<u32, SliceEntry>,
-    reserved: BTreeMap<u32, Reserved>,
-    plan: Plan,
-}
-
-impl Maps {
-    fn of(plan: &Plan) -> Self {
-        Self {
-            slices: plan.slices.clone(),
-            reserved: plan.reserved.clone(),
-            plan: plan.clone(),
-        }
-    }
-
-    /// Applies a step one write at a time.
-    fn apply(&mut self, step: &Step, mut after_each: impl FnMut(&Self)) {
-        match step {
-            Step::Slices(rows) => rows.iter().for_each(|(row, entry)| {
-                self.slices.insert(*row, *entry);
-                after_each(self);
-            }),
-            Step::Reserved(rows) => rows.iter().for_each(|(row, entry)| {
-                self.reserved.insert(*row, *entry);
-                after_each(self);
-            }),
-            Step::Addresses(changes) => {
-                self.plan.addresses.extend(changes.set.iter().copied());
-                for key in &changes.remove {
-                    assert!(self.plan.addresses.remove(key).is_some());
-                }
-            }
-            Step::Refused(changes) => {
-                for (key, ports) in &changes.set {
-                    self.plan.refused.insert(*key, *ports);
-                    after_each(self);
-                }
-                for key in &changes.remove {
-                    assert!(self.plan.refused.remove(key).is_some());
-                    after_each(self);
-                }
-            }
-            Step::Settings(settings) => self.plan.settings = *settings,
-        }
-    }
-
-    /// The plan that makes these maps: in arrays a zeroed row is none.
-    fn plan(mut self, like: &Plan) -> Plan {
-        self.slices
-            .retain(|_, entry| *entry != SliceEntry::new_zeroed());
-        self.reserved
-            .retain(|_, entry| *entry != Reserved::new_zeroed());
-        Plan {
-            slices: self.slices,
-            reserved: self.reserved,
-            cgroups: like.cgroups.clone(),
-            reserved_ports: like.reserved_ports.clone(),
-            ..self.plan
-        }
-    }
 }
 
 proptest! {
@@ -353,68 +205,6 @@ proptest! {
     }
 
     #[test]
-    fn the_longest_prefix_says_what_all_rules_say(rules in vec(refusal(), 0..5)) {
-        let config = read("", &[("a", &rules.concat())]).unwrap();
-        let facts = facts();
-        let plan = compile(&fits(&config, &facts).unwrap());
-        for address in probes() {
-            for (protocol, port) in PACKETS {
-                let refused = config.slices[0].refuse.iter().any(|rule| {
-                    let protocol_fits = match rule.protocol {
-                        policy::config::RefusedProtocol::Any => true,
-                        policy::config::RefusedProtocol::Tcp => protocol == TCP,
-                        policy::config::RefusedProtocol::Udp => protocol == UDP,
-                    };
-                    rule.to.iter().any(|to| to.value.contains(address))
-                        && !rule.except.iter().any(|except| except.value.contains(address))
-                        && protocol_fits
-                        && (rule.ports.is_empty() || rule.ports.iter().any(|ports| ports.value.contains(port)))
-                });
-                let found = looked_up(&plan.refused, 2, address);
-                let verdict = destination::refused(found, protocol, port);
-                prop_assert_eq!(verdict != Verdict::Allow, refused, "{} {}:{}", address, protocol, port);
-            }
-        }
-    }
-
-    #[test]
-    fn changes_lead_from_any_plan_to_any_other_and_never_through_a_third_answer(
-        old in vec(refusal(), 0..4),
-        new in vec(refusal(), 0..4),
-        before in reservations(),
-        after in reservations(),
-    ) {
-        let facts = facts();
-        let mut ledger = Ledger::default();
-        let mut plan = |rules: &[String], slices: &[(Vec<PortRange>, Vec<PortRange>)]| {
-            let texts = texts(slices);
-            let config = read(&rules.concat(), &borrowed(&texts)).unwrap();
-            let rows = policy::admission::rows(&config);
-            ledger = ledger.assign(config.slices.iter().map(|slice| &slice.name.value), rows, &BTreeSet::new());
-            policy::admission::admit(&config, &facts, &ledger).ok().map(|admitted| compile(&admitted))
-        };
-        let (Some(old), Some(new)) = (plan(&old, &before), plan(&new, &after)) else { return Ok(()) };
-        prop_assert!(old.changes(&old).is_empty());
-        let changes = old.changes(&new);
-        prop_assert_eq!(changes.is_empty(), old == new);
-        let (first, last) = (answers(&old.refused, 0), answers(&new.refused, 0));
-        let mut maps = Maps::of(&old);
-        for step in &changes.steps {
-            maps.apply(step, |maps| {
-                let now = answers(&maps.plan.refused, 0);
-                for ((now, first), last) in now.iter().zip(&first).zip(&last) {
-                    assert!(now == first || now == last, "neither the old answer nor the new one");
-                }
-            });
-        }
-        prop_assert_eq!(maps.plan(&new), new.clone());
-        // And back, which is what a failure half-way does.
-        let mut maps = Maps::of(&new);
-        new.changes(&old).steps.iter().for_each(|step| maps.apply(step, |_| ()));
-        prop_assert_eq!(maps.plan(&old), old);
-    }
-
-    #[test]
     fn an_id_is_never_given_twice(rounds in vec(vec(0..9u8, 0..6), 1..12)) {
         let mut ledger = Ledger::default();
         let mut given: BTreeMap<u32, String> = BTreeMap::new();
@@ -425,6 +215,8 @@ proptest! {
             let before = ledger.clone();
             ledger = ledger.assign(&names, 8, &BTreeSet::new());
             prop_assert_eq!(ledger.iter().count(), names.len());
+            let rows: BTreeSet<u32> = ledger.iter().map(|(_, id)| id.index()).collect();
+            prop_assert_eq!(rows.len(), names.len(), "two slices in one row");
             for (name, id) in ledger.iter() {
                 if living.contains(name) {
                     prop_assert_eq!(before.id(name), Some(id));
@@ -454,7 +246,7 @@ proptest! {
             .iter()
             .filter(|write| write.file == "cpu.weight")
             .filter_map(|write| match &write.cgroup {
-                policy::compile::Cgroup::Slice(name) => Some((name.to_string(), write.value.parse().unwrap())),
+                Cgroup::Slice(name) => Some((name.to_string(), write.value.parse().unwrap())),
                 _ => None,
             })
             .collect();

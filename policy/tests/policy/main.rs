@@ -15,8 +15,10 @@ mod examples;
 mod plans;
 
 // Laws that hold for every input.
+mod changes;
 mod judge;
 mod laws;
+mod refusals;
 mod robust;
 
 // docs/policy.md says what the code does.

@@ -1,4 +1,5 @@
 //! Malformed policies, and word for word what the owner reads.
+// long file: one case after another, each with its words.
 
 use crate::node::read;
 
@@ -292,6 +293,19 @@ error: port 22 is listed twice in `tcp`
   help: remove one of the two
 "#,
     );
+}
+
+#[test]
+fn each_port_within_a_range_of_the_same_list() {
+    let errors = read("[node.reserved]\nudp = [110, \"100-200\", 150]\n", &[]).unwrap_err();
+    let places: Vec<_> = errors
+        .reports()
+        .iter()
+        .map(|report| (report.column, report.message.clone()))
+        .collect();
+    let twice = |port: u16| format!("port {port} is listed twice in `udp`");
+    // Whichever comes later in the file is one too many.
+    assert_eq!(places, [(Some(13), twice(110)), (Some(24), twice(150))]);
 }
 
 #[test]

@@ -110,6 +110,21 @@ fn files_and_directories_that_others_may_write_are_all_named() {
 }
 
 #[test]
+fn a_sticky_bit_does_not_make_the_policys_own_directories_safe() {
+    let directory = Directory::new("sticky");
+    directory.mode("", 0o1777);
+    directory.mode("slices", 0o1777);
+    let here = directory.0.display();
+    assert_eq!(
+        directory.refused(),
+        [
+            &format!("{here} may be written by others (mode 1777)"),
+            "slices may be written by others (mode 1777)",
+        ]
+    );
+}
+
+#[test]
 fn a_symbolic_link_is_not_followed() {
     let directory = Directory::new("link");
     symlink("/etc/passwd", directory.0.join("slices/beta.toml")).unwrap();

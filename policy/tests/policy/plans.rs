@@ -167,6 +167,12 @@ fn what_sockets_remember_is_void_when_addresses_or_destinations_change() {
     assert_eq!(names(&changes), ["refused", "settings"]);
     assert!(changes.forget_checks);
 
+    // An address of the node that is shared no more is nobody's own either.
+    let before = plan("", &[]);
+    let changes = before.changes(&plan("[node.addresses]\nexclude = [\"10.0.0.0/8\"]\n", &[]));
+    assert_eq!(names(&changes), ["addresses", "settings"]);
+    assert!(changes.forget_checks);
+
     // Settings come even where they are the same, for the loader to raise the generation.
     let one = ("a", "[[refuse]]\nto = [\"10.0.0.0/8\"]\n");
     let two = ("a", "[[refuse]]\nto = [\"10.0.0.0/9\"]\n");

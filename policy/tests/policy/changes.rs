@@ -1,0 +1,120 @@
+//! From one plan to the next: every write in between leaves an old or a new answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy::abi::{Reserved, SliceEntry};
+use policy::compile::{Plan, Step, compile};
+use policy::config::PortRange;
+use policy::ledger::Ledger;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use zerocopy::FromZeros;
+
+use crate::laws::{borrowed, reservations, texts};
+use crate::node::{facts, read};
+use crate::refusals::{answers, refusal};
+
+/// The maps as the kernel would have them.
+struct Maps {
+    slices: BTreeMap<u32, SliceEntry>,
+    reserved: BTreeMap<u32, Reserved>,
+    plan: Plan,
+}
+
+impl Maps {
+    fn of(plan: &Plan) -> Self {
+        Self {
+            slices: plan.slices.clone(),
+            reserved: plan.reserved.clone(),
+            plan: plan.clone(),
+        }
+    }
+
+    /// Applies a step one write at a time.
+    fn apply(&mut self, step: &Step, mut after_each: impl FnMut(&Self)) {
+        match step {
+            Step::Slices(rows) => rows.iter().for_each(|(row, entry)| {
+                self.slices.insert(*row, *entry);
+                after_each(self);
+            }),
+            Step::Reserved(rows) => rows.iter().for_each(|(row, entry)| {
+                self.reserved.insert(*row, *entry);
+                after_each(self);
+            }),
+            Step::Addresses(changes) => {
+                self.plan.addresses.extend(changes.set.iter().copied());
+                for key in &changes.remove {
+                    assert!(self.plan.addresses.remove(key).is_some());
+                }
+            }
+            Step::Refused(changes) => {
+                for (key, ports) in &changes.set {
+                    self.plan.refused.insert(*key, *ports);
+                    after_each(self);
+                }
+                for key in &changes.remove {
+                    assert!(self.plan.refused.remove(key).is_some());
+                    after_each(self);
+                }
+            }
+            Step::Settings(settings) => self.plan.settings = *settings,
+        }
+    }
+
+    /// The plan that makes these maps: in arrays a zeroed row is none.
+    fn plan(mut self, like: &Plan) -> Plan {
+        self.slices
+            .retain(|_, entry| *entry != SliceEntry::new_zeroed());
+        self.reserved
+            .retain(|_, entry| *entry != Reserved::new_zeroed());
+        Plan {
+            slices: self.slices,
+            reserved: self.reserved,
+            cgroups: like.cgroups.clone(),
+            reserved_ports: like.reserved_ports.clone(),
+            ..self.plan
+        }
+    }
+}
+
+proptest! {
+    // A failure is kept as a named test, not as a seed.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn changes_lead_from_any_plan_to_any_other_and_never_through_a_third_answer(
+        old in vec(refusal(), 0..4),
+        new in vec(refusal(), 0..4),
+        before in reservations(),
+        after in reservations(),
+    ) {
+        let facts = facts();
+        let mut ledger = Ledger::default();
+        let mut plan = |rules: &[String], slices: &[(Vec<PortRange>, Vec<PortRange>)]| {
+            let texts = texts(slices);
+            let config = read(&rules.concat(), &borrowed(&texts)).unwrap();
+            let rows = policy::admission::rows(&config);
+            ledger = ledger.assign(config.slices.iter().map(|slice| &slice.name.value), rows, &BTreeSet::new());
+            policy::admission::admit(&config, &facts, &ledger).ok().map(|admitted| compile(&admitted))
+        };
+        let (Some(old), Some(new)) = (plan(&old, &before), plan(&new, &after)) else { return Ok(()) };
+        prop_assert!(old.changes(&old).is_empty());
+        let changes = old.changes(&new);
+        prop_assert_eq!(changes.is_empty(), old == new);
+        let (first, last) = (answers(&old.refused, 0), answers(&new.refused, 0));
+        let mut maps = Maps::of(&old);
+        for step in &changes.steps {
+            maps.apply(step, |maps| {
+                let now = answers(&maps.plan.refused, 0);
+                for ((now, first), last) in now.iter().zip(&first).zip(&last) {
+                    assert!(now == first || now == last, "neither the old answer nor the new one");
+                }
+            });
+        }
+        prop_assert_eq!(maps.plan(&new), new.clone());
+        // And back, which is what a failure half-way does.
+        let mut maps = Maps::of(&new);
+        new.changes(&old).steps.iter().for_each(|step| maps.apply(step, |_| ()));
+        prop_assert_eq!(maps.plan(&old), old);
+    }
+}
