@@ -1,5 +1,9 @@
 //! The policy language and what becomes of it, as the node's owner meets it.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 // What each test stands on.
 mod node;

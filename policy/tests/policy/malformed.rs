@@ -1,6 +1,10 @@
 //! Malformed policies, and word for word what the owner reads.
 // long file: one case after another, each with its words.
 
+use std::path::Path;
+
+use policy::config::{Sources, parse};
+
 use crate::node::read;
 
 /// Reads the texts, which must be wrong in this way and no other.
@@ -464,6 +468,31 @@ error: the cap of [cpu] (0.5 cores) is below its floor (2 cores)
   |         ^ the floor
   help: raise the cap, or lower the floor
 "#,
+    );
+}
+
+#[test]
+fn a_cap_equal_to_its_floor_is_well_formed() {
+    assert!(read("", &[("a", "[cpu]\nfloor = 2\ncap = \"200 %\"\n")]).is_ok());
+}
+
+#[test]
+fn two_files_of_one_slice() {
+    let mut sources = Sources::default();
+    for path in ["node.toml", "old/a.toml", "new/a.toml"] {
+        sources.add(path, "");
+    }
+    let errors = parse(sources, &|_| false).unwrap_err();
+    assert_eq!(errors.reports()[0].message, "the slice \"a\" has two files");
+    assert_eq!(errors.reports()[0].file, Path::new("new/a.toml"));
+}
+
+#[test]
+fn no_node_file() {
+    let errors = parse(Sources::default(), &|_| false).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "error: there is no node.toml\n  --> node.toml\n  help: create it; an empty node.toml takes every default\n"
     );
 }
 
