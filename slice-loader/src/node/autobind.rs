@@ -2,7 +2,8 @@
 //! merged into what the machine had in `ip_local_reserved_ports`, and taken
 //! out again by `down`.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 use anyhow::Context;
 use policy::config::PortSet;
@@ -15,9 +16,16 @@ pub const SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// # Errors
 /// It cannot be read.
 pub fn read() -> anyhow::Result<PortSet> {
-    let text = fs::read_to_string(SYSCTL).with_context(|| format!("read {SYSCTL}"))?;
-    parse(&text)
+    let mut text = vec![0; LONGEST];
+    let length = File::open(SYSCTL).and_then(|mut file| file.read(&mut text)).with_context(|| format!("read {SYSCTL}"))?;
+    text.truncate(length);
+    parse(&String::from_utf8_lossy(&text))
 }
+
+/// Bytes of the longest value: every second port. The kernel answers one read
+/// with as much as fits, and the next one with the end of the file, so that a
+/// short buffer silently loses the rest.
+const LONGEST: usize = 1 << 18;
 
 /// Understands a value.
 ///
@@ -48,6 +56,12 @@ pub fn put_back(now: &PortSet, before: &PortSet, ours: &PortSet) -> PortSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_value_fits_one_read() {
+        let every_second = (1..=65535).step_by(2).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        assert!(parse(&every_second).unwrap().to_string().len() < LONGEST);
+    }
 
     #[test]
     fn down_puts_back_what_the_machine_had_and_keeps_what_others_changed() {

@@ -21,6 +21,8 @@ pub struct Holding {
     pub loopback: bool,
     /// The socket, as `/proc/PID/fd` names it.
     pub inode: u64,
+    /// Whether the programs saw the bind: then the port is claimed already.
+    pub claimed: bool,
 }
 
 /// All ports held in the node's network namespace: by TCP sockets that listen
@@ -53,7 +55,7 @@ fn holding(protocol: u8, local: std::net::SocketAddr, inode: u64) -> Holding {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
         v4 @ IpAddr::V4(_) => v4,
     };
-    Holding { protocol, port: local.port(), loopback: address.is_loopback(), inode }
+    Holding { protocol, port: local.port(), loopback: address.is_loopback(), inode, claimed: false }
 }
 
 /// Which process has each of these sockets open, as `nginx (pid 812)`. One

@@ -76,8 +76,9 @@ pub fn up(policy: &Path) -> anyhow::Result<Up> {
     let config = policy_files::read(policy)?;
     refuse_missing_features()?;
     match Record::load()? {
-        Some(record) if record.phase == Phase::Up => return upgrade(record),
-        // What an `up` that was killed left, or one before the boot.
+        Some(record) if record.phase == Phase::Up && Store::of_node().exists() => return upgrade(record),
+        // What an `up` or a `down` that was killed left, or whose pins somebody
+        // removed: then no rule is in force, and no slice may run.
         record => clear_away(record.as_ref())?,
     }
     let before = autobind::read()?;
@@ -175,7 +176,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     let holder = record.holder.clone();
     let place = Place { maps: &maps, holder: &holder };
     let before = autobind::parse(&record.reserved_ports_before)?;
-    let (held, busy) = (state::held_unseen(&maps)?, state::busy_rows(&maps)?);
+    let (held, busy) = (state::held_by_node(&maps)?, state::busy_rows(&maps)?);
     let wanted = policy_files::want(&config, &ids::load()?, before, &held, &busy)?;
     refuse_unchangeable(&record, &wanted)?;
 
@@ -240,6 +241,10 @@ pub fn down() -> anyhow::Result<bool> {
 
 /// Removes whatever there is of a node, half-done work included.
 fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
+    if let Some(record) = record {
+        // Killed from here on, the node is not up.
+        Record { phase: Phase::Starting, ..record.clone() }.save()?;
+    }
     let holder = record.map_or_else(Holder::expected, |record| record.holder.clone());
     // The slices' processes first, and under the rules.
     SliceCgroup::all(&holder.slices()).kill()?;

@@ -25,8 +25,9 @@ use zerocopy::FromZeros;
 
 pub use policy_files::examine;
 pub use lifecycle::{Reloaded, Up, down, reload, up};
-pub use record::{Phase, Record, SliceRecord};
+pub use record::{DIRECTORY, Phase, Record, SliceRecord};
 
+use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
 use crate::kernel::events::Events;
 use crate::kernel::maps::Maps;
@@ -60,6 +61,10 @@ impl Node {
     pub fn open() -> anyhow::Result<Self> {
         let record = Record::load()?.filter(|record| record.phase == Phase::Up).ok_or(NotUp)?;
         let store = Store::of_node();
+        if !store.exists() {
+            let message = format!("read the node: somebody removed {}, no rule is in force", store.root().display());
+            return Err(Failure::new(Exit::Failed, message).remedy("slice down, slice up").into());
+        }
         let maps = Maps::open(&store)?;
         Ok(Self { record, store, maps })
     }

@@ -114,7 +114,7 @@ fn facts(reserved_ports: PortSet, held: &BTreeSet<Holding>) -> anyhow::Result<Fa
 }
 
 fn ports(held: &BTreeSet<Holding>, protocol: u8) -> anyhow::Result<PortSet> {
-    let of_protocol = held.iter().filter(|held| held.protocol == protocol && held.port != 0);
+    let of_protocol = held.iter().filter(|held| held.protocol == protocol && held.port != 0 && !held.claimed);
     let single = of_protocol.map(|held| PortRange::parse(&held.port.to_string()));
     Ok(single.collect::<Result<PortSet, _>>()?)
 }

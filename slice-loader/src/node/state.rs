@@ -178,18 +178,20 @@ pub fn busy_rows(maps: &Maps) -> anyhow::Result<BTreeSet<u32>> {
     Ok(states.filter(|(_, state)| state.sockets_open != 0).map(|(row, _)| row).collect())
 }
 
-/// The ports held by sockets outside the slices that the programs do not know
-/// of: held now, and claimed by nobody.
+/// The ports held by sockets outside the slices.
 ///
 /// # Errors
 /// /proc or a map cannot be read.
-pub fn held_unseen(maps: &Maps) -> anyhow::Result<BTreeSet<Holding>> {
+pub fn held_by_node(maps: &Maps) -> anyhow::Result<BTreeSet<Holding>> {
     let now = monotonic_ns()?;
-    let claims = maps.claims.all()?.into_iter();
-    let claimed: BTreeSet<u32> = claims.filter(|(_, claim)| claim.held(now)).map(|(row, _)| row).collect();
-    let mut held = found::scan()?;
-    held.retain(|holding| port_index(holding.protocol, holding.port).is_some_and(|row| !claimed.contains(&row)));
-    Ok(held)
+    let claims = maps.claims.all()?.into_iter().filter(|(_, claim)| claim.held(now));
+    let owners: BTreeMap<u32, SliceId> = claims.map(|(row, claim)| (row, claim.owner())).collect();
+    let owner = |holding: &Holding| owners.get(&port_index(holding.protocol, holding.port)?).copied();
+    let held = found::scan()?.into_iter();
+    Ok(held
+        .filter(|holding| owner(holding).is_none_or(|owner| !owner.is_slice()))
+        .map(|holding| Holding { claimed: owner(&holding).is_some(), ..holding })
+        .collect())
 }
 
 /// Keeps for the node the ports that its sockets hold unseen, but those that
@@ -201,7 +203,7 @@ pub fn held_unseen(maps: &Maps) -> anyhow::Result<BTreeSet<Holding>> {
 pub fn note_found(maps: &Maps) -> anyhow::Result<()> {
     let found = Reserved { owner: SliceId::NODE, kind: RESERVED_FOUND };
     let mut rows = Vec::new();
-    for holding in held_unseen(maps)? {
+    for holding in held_by_node(maps)?.into_iter().filter(|holding| !holding.claimed) {
         let Some(row) = port_index(holding.protocol, holding.port) else { continue };
         if maps.reserved.get(&row)?.is_none_or(|reserved| reserved.kind == RESERVED_NOBODY) {
             rows.push((row, found));
