@@ -1,5 +1,6 @@
 //! Asks the daemon, over its socket.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 
 use anyhow::Context;
@@ -17,8 +18,10 @@ use crate::daemon::SOCKET;
 /// An answer of the daemon, read line by line.
 pub(super) struct Lines {
     body: Incoming,
-    /// Read and not handed out yet.
-    pending: Vec<u8>,
+    /// Whole lines that were read and not handed out yet.
+    lines: VecDeque<String>,
+    /// The beginning of the next one.
+    rest: Vec<u8>,
 }
 
 /// Asks for `path` with these parameters.
@@ -41,32 +44,48 @@ pub(super) async fn get(path: &str, query: &impl Serialize) -> anyhow::Result<Li
     if response.status() == StatusCode::OK {
         return Ok(Lines {
             body: response.into_body(),
-            pending: Vec::new(),
+            lines: VecDeque::new(),
+            rest: Vec::new(),
         });
     }
     Err(refusal(response, path).await)
 }
 
 impl Lines {
+    /// Whether the next line must be waited for.
+    pub(super) fn waits(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     /// The next line that is not empty; `None` at the end of the answer.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<String>> {
         loop {
-            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.pending.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if line.is_empty() {
-                    continue;
-                }
+            if let Some(line) = self.lines.pop_front() {
                 return Ok(Some(line));
             }
             match self.body.frame().await {
                 Some(frame) => {
                     let frame = frame.context("read the daemon's answer")?;
-                    self.pending.extend(frame.data_ref().into_iter().flatten());
+                    self.rest.extend(frame.data_ref().into_iter().flatten());
+                    self.split();
                 }
                 None => return Ok(None),
             }
         }
+    }
+
+    fn split(&mut self) {
+        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else {
+            return;
+        };
+        let whole: Vec<u8> = self.rest.drain(..=end).collect();
+        let lines = String::from_utf8_lossy(&whole);
+        self.lines.extend(
+            lines
+                .lines()
+                .filter(|line| !line.is_empty())
+                .map(str::to_owned),
+        );
     }
 }
 
@@ -103,7 +122,7 @@ fn unreachable_daemon(error: &std::io::Error) -> anyhow::Error {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => (
             Exit::NoDaemon,
             "it does not run".to_owned(),
-            "start it: slice daemon (or, where it is installed as a service, systemctl start slice); \
+            "start it: slice daemon; \
              `slice status` and `slice ports` work without it",
         ),
         ErrorKind::PermissionDenied => (

@@ -3,14 +3,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::node;
+use crate::{daemon, node};
 
 /// Ends the node and says whether there was one.
 ///
 /// # Errors
-/// As [`node::down`].
+/// As [`node::down`] and [`daemon::clear_away`].
 pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     let was_up = node::down()?;
+    daemon::clear_away()?;
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::json!({ "was_up": was_up }))?;

@@ -1,6 +1,6 @@
 //! `slice events`: denials as the daemon saw them.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -31,9 +31,17 @@ async fn show(args: &EventsArgs, screen: &Screen) -> anyhow::Result<()> {
         reason: args.reason.clone(),
     };
     let mut lines = client::get("/v1/events", &query).await?;
-    let mut out = screen.out();
+    let mut out = BufWriter::new(screen.out());
     let mut last = args.after;
-    while let Some(line) = lines.next().await? {
+    loop {
+        let line = match lines.next().await {
+            Ok(Some(line)) => line,
+            // A stream that is followed ends when the daemon does, however
+            // that shows.
+            Ok(None) | Err(_) if args.follow => return Err(ended(last).into()),
+            Ok(None) => return Ok(out.flush()?),
+            Err(error) => return Err(error),
+        };
         let item: Item = serde_json::from_str(&line)
             .with_context(|| format!("understand the daemon's event: {}", printable(&line)))?;
         if let Item::Event(event) = &item {
@@ -45,12 +53,9 @@ async fn show(args: &EventsArgs, screen: &Screen) -> anyhow::Result<()> {
             write_item(&mut out, &item, screen.verbose())?;
         }
         // Each event is shown when it happens, to a pipe too.
-        out.flush()?;
-    }
-    if args.follow {
-        Err(ended(last).into())
-    } else {
-        Ok(())
+        if lines.waits() {
+            out.flush()?;
+        }
     }
 }
 

@@ -80,6 +80,9 @@ pub struct EventsQuery {
 /// A stream that nobody reads any more is noticed by writing to it.
 const BEAT: Duration = Duration::from_secs(15);
 
+/// Items looked at for one piece of a stream.
+const PIECE: usize = 256;
+
 /// Serves until the listener fails.
 pub(super) async fn serve(listener: UnixListener, state: State) -> anyhow::Result<()> {
     Ok(axum::serve(listener, router(state)).await?)
@@ -149,21 +152,33 @@ async fn events(
     response
 }
 
-/// The next piece of the stream: an item that the reader asked for, or a beat.
+/// The next piece of the stream: the items that the reader asked for as far as
+/// they are there, or a beat.
 async fn next(reader: &mut Reader, query: &EventsQuery, form: Form, follow: bool) -> Option<Bytes> {
-    loop {
-        let item = if follow {
+    let mut piece = String::new();
+    while piece.is_empty() {
+        let first = if follow {
             match time::timeout(BEAT, reader.next()).await {
                 Ok(item) => item?,
-                Err(_) => return Some(form.beat()),
+                Err(_) => return Some(Bytes::from_static(form.beat())),
             }
         } else {
             reader.kept()?
         };
-        if query.wants(&item) {
-            return Some(form.line(&item));
+        let more = std::iter::from_fn(|| {
+            if follow {
+                reader.ready()
+            } else {
+                reader.kept()
+            }
+        });
+        for item in std::iter::once(first).chain(more).take(PIECE) {
+            if query.wants(&item) {
+                form.write(&mut piece, &item);
+            }
         }
     }
+    Some(piece.into())
 }
 
 impl EventsQuery {
@@ -213,24 +228,24 @@ impl Form {
         }
     }
 
-    fn line(self, item: &Item) -> Bytes {
+    fn write(self, piece: &mut String, item: &Item) {
         // Plain structs of strings and numbers: this cannot fail.
         let json = serde_json::to_string(item).unwrap_or_default();
-        match (self, item) {
-            (Self::Lines, _) => format!("{json}\n"),
+        let (head, tail) = match (self, item) {
+            (Self::Lines, _) => (String::new(), "\n"),
             (Self::ServerSent, Item::Event(event)) => {
-                format!("id: {}\ndata: {json}\n\n", event.cursor)
+                (format!("id: {}\ndata: ", event.cursor), "\n\n")
             }
-            (Self::ServerSent, Item::Lost(_)) => format!("data: {json}\n\n"),
-        }
-        .into()
+            (Self::ServerSent, Item::Lost(_)) => (String::from("data: "), "\n\n"),
+        };
+        piece.extend([head.as_str(), json.as_str(), tail]);
     }
 
     /// Nothing, written: an empty line, a comment.
-    fn beat(self) -> Bytes {
+    const fn beat(self) -> &'static [u8] {
         match self {
-            Self::Lines => Bytes::from_static(b"\n"),
-            Self::ServerSent => Bytes::from_static(b":\n\n"),
+            Self::Lines => b"\n",
+            Self::ServerSent => b":\n\n",
         }
     }
 }

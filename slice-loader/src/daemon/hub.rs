@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 
 use crate::report::event::{Cursor, Item};
 use crate::report::{Clock, Event, Names};
@@ -137,7 +140,19 @@ impl Reader {
         if self.missed > 0 {
             return Some(Item::Lost(std::mem::take(&mut self.missed)));
         }
-        Some(Item::Event(self.backlog.pop_front()?.as_ref().clone()))
+        Some(Item::Event(owned(&self.backlog.pop_front()?)))
+    }
+
+    /// The next event, if it is there already.
+    pub fn ready(&mut self) -> Option<Item> {
+        if let Some(item) = self.kept() {
+            return Some(item);
+        }
+        match self.live.try_recv() {
+            Ok(event) => Some(Item::Event(owned(&event))),
+            Err(TryRecvError::Lagged(count)) => Some(Item::Lost(count)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
     }
 
     /// The next event, waited for; `None` when the daemon ends.
@@ -146,11 +161,16 @@ impl Reader {
             return Some(item);
         }
         match self.live.recv().await {
-            Ok(event) => Some(Item::Event(event.as_ref().clone())),
+            Ok(event) => Some(Item::Event(owned(&event))),
             Err(RecvError::Lagged(count)) => Some(Item::Lost(count)),
             Err(RecvError::Closed) => None,
         }
     }
+}
+
+/// A copy for one reader.
+fn owned(event: &Arc<Event>) -> Box<Event> {
+    Box::new(Event::clone(event))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod system;
 mod watch;
 
 pub use api::{EventsQuery, PortsQuery, StatusQuery};
+pub use gate::clear_away;
 pub use hub::Hub;
 pub use log::start as start_log;
 
@@ -67,7 +68,7 @@ fn adopt(options: &Options) -> anyhow::Result<crate::node::Node> {
 }
 
 async fn serve(
-    mut gate: gate::Gate,
+    gate: gate::Gate,
     node: crate::node::Node,
     options: Options,
 ) -> anyhow::Result<()> {

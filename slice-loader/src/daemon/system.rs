@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context;
+use policy::config::{Errors, Report};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time;
 
+use crate::cli::exit;
 use crate::node::{self, Node};
 
 /// Tells that the node is watched from here on. Without systemd this is nothing.
@@ -56,12 +58,38 @@ async fn reload(policy: &Path) {
     let policy = policy.to_path_buf();
     match spawn_blocking(move || node::reload(&policy)).await {
         Ok(Ok(_)) => tracing::info!("reloaded the policy"),
-        Ok(Err(error)) => {
-            tracing::error!("the policy was not reloaded, the old one stays: {error:#}")
-        }
+        Ok(Err(error)) => refused(&error),
         Err(error) => tracing::error!("the policy was not reloaded: {error}"),
     }
     tell(&[NotifyState::Ready]);
+}
+
+/// A line per error: the journal keeps lines.
+fn refused(error: &anyhow::Error) {
+    let Some(errors) = error.downcast_ref::<Errors>() else {
+        tracing::error!("the policy was not reloaded, the old one stays: {error:#}");
+        return;
+    };
+    tracing::error!(
+        "the policy was not reloaded, the old one stays: {}",
+        exit::summary(errors)
+    );
+    for Report {
+        file,
+        line,
+        column,
+        message,
+        help,
+        ..
+    } in errors.reports()
+    {
+        let place = [line, column]
+            .into_iter()
+            .flatten()
+            .map(|number| format!(":{number}"));
+        let place: String = place.collect();
+        tracing::error!("{}{place}: {message}; {help}", file.display());
+    }
 }
 
 /// Silence where nobody asked to be told.

@@ -14,7 +14,7 @@ use super::{Clock, Names, Owner};
 #[serde(rename_all = "lowercase")]
 pub enum Item {
     /// A denial.
-    Event(Event),
+    Event(Box<Event>),
     /// The reader was too slow, or asked for events that are kept no more: so
     /// many of all slices passed unseen.
     Lost(u64),
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn an_event_survives_json() {
-        let item = Item::Event(event(&record()));
+        let item = Item::Event(Box::new(event(&record())));
         let text = serde_json::to_string(&item).unwrap();
         assert!(text.contains(r#""cursor":"7.9""#), "{text}");
         assert_eq!(serde_json::from_str::<Item>(&text).unwrap(), item);

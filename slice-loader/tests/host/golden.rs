@@ -306,7 +306,7 @@ fn an_event_is_one_line_and_its_command_cannot_drive_the_terminal() {
     let line = format!(
         "{time}  alpha         connect  destination       tcp  192.0.2.1:40000 -> 198.51.100.2:25  c\u{fffd}[2Jl[4321]\n"
     );
-    let item = Item::Event(event);
+    let item = Item::Event(Box::new(event));
     assert_eq!(text(|out| events::write_item(out, &item, false)), line);
     let sentence = "    The node's owner refuses this destination.\n";
     assert_eq!(

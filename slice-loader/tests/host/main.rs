@@ -1,4 +1,5 @@
 //! The loader's tests on the host, one binary.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 /// The command itself, as far as it goes without a node: usage, exit codes, pages.
 mod command;
