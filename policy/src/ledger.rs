@@ -115,16 +115,6 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_row_is_not_given_away() {
-        let busy = BTreeSet::from([2, 4]);
-        let ledger = Ledger::default().assign(&names(&["a", "b"]), 5, &busy);
-        assert_eq!((ledger.id("a"), ledger.id("b")), (SliceId::new(0, 3), None));
-        // Who lives there keeps it.
-        let living = Ledger::default().assign(&names(&["a"]), 5, &BTreeSet::new());
-        assert_eq!(living.assign(&names(&["a"]), 5, &busy), living);
-    }
-
-    #[test]
     fn a_row_whose_generations_are_used_up_is_not_used_again() {
         let worn = Ledger {
             ids: BTreeMap::new(),

@@ -396,6 +396,48 @@ fn more_refused_destinations_than_the_table_holds() {
 }
 
 #[test]
+fn one_too_many_does_not_fit() {
+    let said = |node: &str, slices: &[(&str, &str)]| {
+        let config = read(node, slices).unwrap();
+        let errors = fits(&config, &facts()).err()?;
+        Some(errors.complaints()[0].message.clone())
+    };
+    let two = [("a", ""), ("b", "")];
+    assert_eq!(
+        said("[node]\nmax_slices = 1\n", &two).unwrap(),
+        "there are 2 slices, 1 more than `max_slices` (1)"
+    );
+    assert_eq!(said("[node]\nmax_slices = 2\n", &two), None);
+    let last = "[node]\nmax_slices = 2\nuids_per_slice = 10\nuid_base = 2147483628\n";
+    assert_eq!(said(last, &[]), None);
+    let beyond = said(&last.replace("628", "629"), &[]).unwrap();
+    assert!(beyond.ends_with("end 1 above 2147483647"), "{beyond}");
+}
+
+#[test]
+fn more_addresses_than_the_table_holds() {
+    let config = read(
+        "[node.addresses]\nexclude = [\"192.0.2.0/24\"]\n",
+        &[("a", "[address]\nipv4 = \"192.0.2.1\"\n")],
+    )
+    .unwrap();
+    let mut facts = facts();
+    let some = |count: u32| {
+        (0..count)
+            .map(|n| std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into())
+            .collect()
+    };
+    facts.addresses = some(32_767);
+    assert!(fits(&config, &facts).is_ok());
+    facts.addresses = some(32_768);
+    let errors = fits(&config, &facts).unwrap_err();
+    assert_eq!(
+        errors.complaints()[0].message,
+        "the node has 32769 addresses, 1 more than its table holds"
+    );
+}
+
+#[test]
 fn the_least_too_much_does_not_fit() {
     let over = |text: &str| {
         let config = read("[node.give]\ncpu = 2\nmemory = \"1 GiB\"\n", &[("a", text)]).unwrap();

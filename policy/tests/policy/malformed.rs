@@ -649,6 +649,29 @@ error: `cpu` takes CPU time from 0.01 cores to 8192 cores, and this is `true` or
 }
 
 #[test]
+fn a_header_that_cannot_be_read_and_no_blame_for_what_is_below_it() {
+    refused(
+        "[]\nmax_slices = 4\n[node.give]\ncpu = true\n",
+        &[],
+        r#"
+error: this is not TOML: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`
+  --> node.toml:1:2
+  |
+1 | []
+  |  ^
+  help: compare it with the examples in docs/policy.md
+
+error: `cpu` takes CPU time from 0.01 cores to 8192 cores, and this is `true` or `false`
+  --> node.toml:4:7
+  |
+4 | cpu = true
+  |       ^^^^
+  help: write for example `cpu = "3.5"`
+"#,
+    );
+}
+
+#[test]
 fn a_missing_bracket_of_a_list() {
     refused(
         "",

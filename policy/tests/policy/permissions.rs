@@ -125,6 +125,26 @@ fn a_sticky_bit_does_not_make_the_policys_own_directories_safe() {
 }
 
 #[test]
+fn a_directory_above_that_others_may_write_is_named() {
+    let directory = Directory::new("above");
+    let policy = directory.0.join("etc");
+    fs::create_dir(&policy).unwrap();
+    directory.write("etc/node.toml", "");
+    directory.mode("etc", 0o755);
+    directory.mode("", 0o777);
+    let errors = directory.load_from(&policy).unwrap_err();
+    let said = format!(
+        "{} may be written by others (mode 0777)",
+        directory.0.display()
+    );
+    assert_eq!(errors.complaints().len(), 1, "{errors}");
+    assert_eq!(errors.complaints()[0].message, said);
+    // Sticky, it is as safe as /tmp.
+    directory.mode("", 0o1777);
+    assert!(directory.load_from(&policy).is_ok());
+}
+
+#[test]
 fn a_symbolic_link_is_not_followed() {
     let directory = Directory::new("link");
     symlink("/etc/passwd", directory.0.join("slices/beta.toml")).unwrap();
