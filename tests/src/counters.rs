@@ -95,6 +95,11 @@ impl Change {
         Change(counters.iter().map(entry).filter(|(_, by)| *by != 0).collect())
     }
 
+    /// Whether nothing moved.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Denials alone.
     pub fn denials(&self) -> Change {
         self.only("denials.")
@@ -111,6 +116,13 @@ impl Change {
         let mut change = self.clone();
         change.0.retain(|(_, name), _| name.starts_with(start));
         change
+    }
+
+    /// Counters, not gauges, that went back: none ever may.
+    pub fn back(&self) -> Vec<String> {
+        let gauges = ["sockets", "claims", "flows"];
+        let back = self.0.iter().filter(|((_, name), by)| **by < 0 && !gauges.contains(&name.as_str()));
+        back.map(|((owner, name), by)| format!("{owner} {name} {by:+}")).collect()
     }
 
     /// How much one counter moved.

@@ -4,19 +4,30 @@
 //! filters. A module of tests is one line here and a `TESTS` table in its file.
 
 mod bench; // the line of a measure, and the list of benches
+mod beyond; // another machine, which counts what must never arrive
 mod broken; // tests that must fail, and be seen to
 mod counters; // every counter of every owner, and how they moved
 mod demo; // the demonstration that `cargo xtask demo` shows
 mod feature; // what a kernel may lack, and which kernel must not
+mod hammer; // a program in a slice that tries what is forbidden, without a pause
+mod inventory; // everything of the machine that a node may touch
 mod node; // the machine under test: commands, files, what to undo
 mod puppet; // processes in slices that make the calls a test tells them
 mod runner; // runs tests and prints verdict lines
+mod siege; // a node under load, of which nothing may give way
+mod site; // a node with a policy of the test's own
 mod stage; // a node with a few slices, and a world outside
 
 #[cfg(test)]
 mod manual; // the tables of promises and attacks name real tests
 
+mod lifecycle; // up and down: twice is once, half-way is not at all
+mod addresses; // which addresses a slice may use, and who hears them
+mod claims; // how long a port stays its owner's
+mod destinations; // what the node's owner refuses
+mod families; // which sockets a slice may make
 mod machine; // the VM itself is what the other tests take it for
+mod owners; // whose a socket is, wherever it goes
 mod ports; // whose a port is: the table of bind, row by row
 
 use std::process::ExitCode;
@@ -26,7 +37,7 @@ use clap::{Parser, Subcommand};
 use runner::Test;
 
 /// Every module's tests, in the order in which they run.
-const MODULES: &[&[Test]] = &[machine::TESTS, broken::TESTS, ports::TESTS];
+const MODULES: &[&[Test]] = &[machine::TESTS, broken::TESTS, lifecycle::TESTS, families::TESTS, ports::TESTS, claims::TESTS, owners::TESTS, addresses::TESTS, destinations::TESTS];
 
 /// Tests, demo and benches of a slice node; runs as root inside the VM.
 #[derive(Parser)]
@@ -50,6 +61,9 @@ enum Task {
     /// Make the system calls that a test says, in the slice it was put in
     #[command(hide = true)]
     Puppet,
+    /// Try what is forbidden, in the slice it was put in
+    #[command(hide = true)]
+    Hammer,
     /// Show what a slice node does
     Demo,
     /// Measure, and print one JSON line for each measure
@@ -67,6 +81,7 @@ fn main() -> ExitCode {
         Task::Run { filters, list } => runner::run(MODULES, &filters, list),
         Task::One { name } => runner::one(MODULES, &name),
         Task::Puppet => puppet::run(),
+        Task::Hammer => hammer::run(),
         Task::Demo => demo::run(),
         Task::Bench { name, native } => bench::run(name.as_deref(), native),
     };
