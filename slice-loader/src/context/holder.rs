@@ -149,8 +149,11 @@ impl Holder {
     /// systemd or the kernel refuses.
     pub fn remove(&self) -> anyhow::Result<()> {
         if self.keeper == Keeper::Systemd {
-            // The placeholder dies, systemd removes the empty cgroup.
-            systemctl(&["stop", UNIT])?;
+            // The placeholder dies, systemd removes the empty cgroup. After a
+            // `down` that was killed the unit may be gone and the cgroup not.
+            if !matches!(state()?.as_str(), "inactive" | "failed") {
+                systemctl(&["stop", UNIT])?;
+            }
             let _ = Command::new("systemctl").args(["--quiet", "reset-failed", UNIT]).output();
         }
         super::cgroup::remove_tree(&self.path)
@@ -158,7 +161,7 @@ impl Holder {
 }
 
 fn under_systemd() -> anyhow::Result<Holder> {
-    if !is_active()? {
+    if state()? != "active" {
         let program = std::env::current_exe().context("find the path of this program")?;
         let mut command = Command::new("systemd-run");
         command.args(["--quiet", "--collect", "--unit", UNIT]);
@@ -180,9 +183,10 @@ fn under_systemd() -> anyhow::Result<Holder> {
     Ok(holder)
 }
 
-fn is_active() -> anyhow::Result<bool> {
+/// systemd's ActiveState of the unit; `inactive` where there is none.
+fn state() -> anyhow::Result<String> {
     let state = systemctl(&["show", "--property=ActiveState", "--value", UNIT])?;
-    Ok(state.trim() == "active")
+    Ok(state.trim().to_owned())
 }
 
 fn systemctl(arguments: &[&str]) -> anyhow::Result<String> {

@@ -241,9 +241,10 @@ pub fn down() -> anyhow::Result<bool> {
 
 /// Removes whatever there is of a node, half-done work included.
 fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
-    if let Some(record) = record {
-        // Killed from here on, the node is not up.
-        Record { phase: Phase::Starting, ..record.clone() }.save()?;
+    if let Some(record) = record.filter(|record| record.phase == Phase::Up) {
+        // Killed from here on, the node is not up. A full /run, which may be
+        // why it goes down, must not keep it up.
+        let _ = Record { phase: Phase::Starting, ..record.clone() }.save();
     }
     let holder = record.map_or_else(Holder::expected, |record| record.holder.clone());
     // The slices' processes first, and under the rules.

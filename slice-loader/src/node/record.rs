@@ -109,10 +109,14 @@ impl Record {
     /// # Errors
     /// It cannot be removed; that it is not there is no error.
     pub fn remove() -> anyhow::Result<()> {
-        match fs::remove_file(RECORD) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.with_context(|| format!("remove {RECORD}")),
+        // What a command that was killed while it wrote left beside it.
+        for path in [beside(Path::new(RECORD)), PathBuf::from(RECORD)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.with_context(|| format!("remove {}", path.display()))?,
+            }
         }
+        Ok(())
     }
 }
 
@@ -204,10 +208,10 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Opti
 
 /// Writes a file beside, then renames it into place.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let beside = beside(path);
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
-        let beside = path.with_extension("json.new");
         let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o644).open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
@@ -216,7 +220,15 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<
     if let Some(directory) = path.parent() {
         make_directory(directory, 0o755)?;
     }
-    write().with_context(|| format!("write {}", path.display()))
+    write().with_context(|| format!("write {}", path.display())).inspect_err(|_| {
+        // Half a file, where the disk is full.
+        let _ = fs::remove_file(&beside);
+    })
+}
+
+/// Where a file is written before it takes its name.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("json.new")
 }
 
 #[cfg(test)]
