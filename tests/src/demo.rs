@@ -66,11 +66,11 @@ pub fn run() -> Result<ExitCode> {
     let nobody = "setpriv --reuid=nobody --regid=nogroup --clear-groups";
     show.step(
         "Any user may send a packet with an address that the machine does not have,",
-        &format!("{nobody} python3 forge.py freebind 2001:db8:bad::1"),
+        &format!("{nobody} python3 /run/demo/forge.py freebind 2001:db8:bad::1"),
         0,
         &[],
     )?;
-    show.step("or with ::1, which is nobody's on the wire.", &format!("{nobody} python3 forge.py plain ::1"), 0, &[])?;
+    show.step("or with ::1, which is nobody's on the wire.", &format!("{nobody} python3 /run/demo/forge.py plain ::1"), 0, &[])?;
     until("the forged packets arrive", || heard().lines().count() == 2)?;
     show.step("Another machine gets both.", "cat heard", 0, &["2001:db8:bad::1.5353 >", "::1.5353 >"])?;
 
@@ -109,13 +109,13 @@ pub fn run() -> Result<ExitCode> {
     show.title("Addresses have owners");
     show.step(
         "Beta tries what anybody could before: it is refused the option,",
-        "slice run beta -- python3 forge.py freebind 2001:db8:bad::1 2>&1 | tail -1",
+        "slice run beta -- python3 /run/demo/forge.py freebind 2001:db8:bad::1 2>&1 | tail -1",
         0,
         &["Operation not permitted"],
     )?;
     show.step(
         "and where a packet goes without asking, the packet is dropped.",
-        "slice run beta -- python3 forge.py plain ::1 2>&1 | tail -1",
+        "slice run beta -- python3 /run/demo/forge.py plain ::1 2>&1 | tail -1",
         0,
         &["Operation not permitted"],
     )?;

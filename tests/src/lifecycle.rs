@@ -25,11 +25,13 @@ pub const TESTS: &[Test] = &[
         "an_up_that_is_killed_at_any_moment_can_be_taken_down",
         an_up_that_is_killed_at_any_moment_can_be_taken_down,
     )
-    .within(180),
+    .within(180)
+    .long(),
     test(
         "an_up_that_was_killed_half_way_is_completed_by_the_next",
         an_up_that_was_killed_half_way_is_completed_by_the_next,
-    ),
+    )
+    .long(),
     test(
         "an_up_that_cannot_attach_its_last_programs_puts_everything_back",
         an_up_that_cannot_attach_its_last_programs_puts_everything_back,
@@ -38,7 +40,7 @@ pub const TESTS: &[Test] = &[
         "an_up_that_cannot_write_its_record_at_the_end_puts_everything_back",
         an_up_that_cannot_write_its_record_at_the_end_puts_everything_back,
     ),
-    test("a_down_that_was_killed_is_completed_by_the_next", a_down_that_was_killed_is_completed_by_the_next),
+    test("a_down_that_was_killed_is_completed_by_the_next", a_down_that_was_killed_is_completed_by_the_next).long(),
     test("a_node_works_without_systemd", a_node_works_without_systemd),
     test(
         "the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again",
@@ -60,7 +62,8 @@ fn programs(node: &Node) -> Result<BTreeMap<String, u64>> {
     for entry in fs::read_dir("/sys/fs/bpf/slice/links")? {
         let path = entry?.path();
         let path = path.to_str().context("a path in UTF-8")?;
-        let shown = node.must("bpftool", &["-j", "link", "show", "pinned", path])?.stdout;
+        // bpftool 7.5 shows it and ends with 255 all the same.
+        let shown = node.run("bpftool", &["-j", "link", "show", "pinned", path])?.stdout;
         let shown: Value = serde_json::from_str(&shown)?;
         programs.insert(path.to_owned(), shown["prog_id"].as_u64().context("a link runs no program")?);
     }
@@ -181,7 +184,7 @@ fn an_up_that_was_killed_half_way_is_completed_by_the_next(node: &mut Node) -> R
     let before = Inventory::take(node)?;
     let whole = duration_of(&site, "up")?;
     let standing = site.standing()?;
-    for part in [2, 4, 6] {
+    for part in [3, 6] {
         site.must(&["down"])?;
         killed_after(&site, "up", whole * part / PARTS)?;
         site.must(&["up"])?;
