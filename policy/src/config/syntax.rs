@@ -16,12 +16,17 @@ pub(super) struct Syntax {
 }
 
 /// Remedies by the parser's words; the first that is part of its message holds.
-const REMEDIES: [(&str, &str, &str); 8] = [
+const REMEDIES: [(&str, &str, &str); 9] = [
     ("duplicate key", "", "keep one of the two"),
     (
         "unclosed table",
         "the table header has no closing bracket",
         "write `[NAME]`, or `[[NAME]]` for a list of tables",
+    ),
+    (
+        "unclosed array table",
+        "the header of a list of tables has no closing brackets",
+        "write `[[NAME]]`",
     ),
     (
         "array",
@@ -133,7 +138,7 @@ impl Syntax {
 
 /// Whether the message tells that a list took in what follows it.
 fn runs_on(message: &str) -> bool {
-    message.contains("unclosed array") || message.contains("`=` in array")
+    message.contains("unclosed array,") || message.contains("`=` in array")
 }
 
 /// An empty span at the beginning of a line says that something is missing at the end of an

@@ -396,6 +396,14 @@ fn more_refused_destinations_than_the_table_holds() {
 }
 
 #[test]
+fn a_reservation_beside_an_own_address_of_one_family_is_of_use() {
+    let node = "[node.addresses]\nexclude = [\"203.0.113.53\"]\n";
+    let slice = "[ports]\nudp = [53]\n[address]\nipv4 = \"203.0.113.53\"\n";
+    let config = read(node, &[("a", slice)]).unwrap();
+    assert!(fits(&config, &facts()).is_ok());
+}
+
+#[test]
 fn one_too_many_does_not_fit() {
     let said = |node: &str, slices: &[(&str, &str)]| {
         let config = read(node, slices).unwrap();

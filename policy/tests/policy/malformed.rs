@@ -672,6 +672,27 @@ error: `cpu` takes CPU time from 0.01 cores to 8192 cores, and this is `true` or
 }
 
 #[test]
+fn a_missing_bracket_of_the_last_header() {
+    let said = |node: &str| -> Vec<String> {
+        let errors = read(node, &[]).unwrap_err();
+        errors
+            .complaints()
+            .iter()
+            .map(|complaint| complaint.message.clone())
+            .collect()
+    };
+    // What the parser makes of the line below is not the owner's doing.
+    assert_eq!(
+        said("[node\nmax_slices = 4\n"),
+        ["the table header has no closing bracket"]
+    );
+    assert_eq!(
+        said("[[refuse]\nto = [\"10.0.0.0/8\"]\n[node]\nmax_slices = 4\n"),
+        ["the header of a list of tables has no closing brackets"]
+    );
+}
+
+#[test]
 fn a_missing_bracket_of_a_list() {
     refused(
         "",
