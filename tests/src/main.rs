@@ -21,11 +21,11 @@ mod stage; // a node with a few slices, and a world outside
 #[cfg(test)]
 mod manual; // the tables of promises and attacks name real tests
 
-mod lifecycle; // up and down: twice is once, half-way is not at all
 mod addresses; // which addresses a slice may use, and who hears them
 mod claims; // how long a port stays its owner's
 mod destinations; // what the node's owner refuses
 mod families; // which sockets a slice may make
+mod lifecycle; // up and down: twice is once, half-way is not at all
 mod machine; // the VM itself is what the other tests take it for
 mod owners; // whose a socket is, wherever it goes
 mod ports; // whose a port is: the table of bind, row by row
@@ -37,7 +37,17 @@ use clap::{Parser, Subcommand};
 use runner::Test;
 
 /// Every module's tests, in the order in which they run.
-const MODULES: &[&[Test]] = &[machine::TESTS, broken::TESTS, lifecycle::TESTS, families::TESTS, ports::TESTS, claims::TESTS, owners::TESTS, addresses::TESTS, destinations::TESTS];
+const MODULES: &[&[Test]] = &[
+    machine::TESTS,
+    broken::TESTS,
+    lifecycle::TESTS,
+    families::TESTS,
+    ports::TESTS,
+    claims::TESTS,
+    owners::TESTS,
+    addresses::TESTS,
+    destinations::TESTS,
+];
 
 /// Tests, demo and benches of a slice node; runs as root inside the VM.
 #[derive(Parser)]
@@ -55,6 +65,9 @@ enum Task {
         /// Only print the names
         #[arg(long)]
         list: bool,
+        /// Leave out this test, which an earlier boot has judged; repeatable
+        #[arg(long, value_name = "NAME")]
+        done: Vec<String>,
     },
     /// Run one test in this process, for the runner and for debuggers
     One { name: String },
@@ -78,7 +91,11 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Task::Run { filters, list } => runner::run(MODULES, &filters, list),
+        Task::Run {
+            filters,
+            list,
+            done,
+        } => runner::run(MODULES, &filters, list, &done),
         Task::One { name } => runner::one(MODULES, &name),
         Task::Puppet => puppet::run(),
         Task::Hammer => hammer::run(),

@@ -123,15 +123,21 @@ enum Verdict {
     Skipped(String),
 }
 
-/// Runs the tests whose names contain one of `filters`.
+/// Runs the tests whose names contain one of `filters`, but not those `done`.
 ///
 /// # Errors
 /// The runner itself cannot go on; a failed test is an exit code.
-pub fn run(modules: &[&[Test]], filters: &[String], list: bool) -> Result<ExitCode> {
+pub fn run(
+    modules: &[&[Test]],
+    filters: &[String],
+    list: bool,
+    done: &[String],
+) -> Result<ExitCode> {
     let chosen: Vec<&Test> = modules
         .iter()
         .flat_map(|tests| tests.iter())
         .filter(|test| test.chosen_by(filters))
+        .filter(|test| !done.iter().any(|name| name == test.name))
         .collect();
     if list {
         for test in chosen {

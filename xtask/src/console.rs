@@ -20,6 +20,9 @@ const FATAL: &[&str] = &[
     "Kernel panic",
     "BUG: ",
     "Oops",
+    "kernel BUG at",
+    // every kind of death, such as "int3: 0000 [#1] PREEMPT SMP"
+    " [#1] ",
     "general protection fault",
     "soft lockup",
     "hard LOCKUP",

@@ -69,7 +69,7 @@ fn format() -> Result<()> {
 fn clippy() -> Result<()> {
     component("clippy", "clippy")?;
     let mut command = tree::cargo();
-    command.args(["clippy", "-q", "--all-targets"]);
+    command.args(["clippy", "-q", "--all-targets", "--keep-going"]);
     for name in HOST_CRATES {
         command.args(["-p", name]);
     }
@@ -98,7 +98,7 @@ fn clippy_ebpf() -> Result<()> {
     let toolchain = toolchain::ensure()?;
     let driver = toolchain.clippy()?;
     let mut command = tree::cargo();
-    command.args(["check", "-q", "-p", "slice-ebpf"]);
+    command.args(["check", "-q", "--keep-going", "-p", "slice-ebpf"]);
     toolchain.apply(&mut command);
     // What `cargo clippy` does, with the driver of the eBPF compiler.
     command

@@ -18,11 +18,22 @@ const BOOT_LIMIT: Duration = Duration::from_secs(45);
 
 /// The VM ended, or had to be ended, without a verdict.
 #[derive(Debug)]
-pub struct Lost(pub String);
+pub struct Lost {
+    /// Why, and the end of the console.
+    pub why: String,
+    /// QEMU is to blame, not what ran in it: see [`EMULATOR_FAULT`].
+    pub by_emulator: bool,
+}
+
+/// The console's word for a fault of QEMU before 8.1: emulating several
+/// processors, it can run a breakpoint that the kernel has already patched
+/// away. On a processor the kernel's patching of its own code has no such
+/// moment, so a boot that shows this says nothing about the tree.
+const EMULATOR_FAULT: &str = "int3: ";
 
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -167,12 +178,15 @@ impl Session {
     }
 
     fn lost(&self, vm: &Vm, why: &str) -> anyhow::Error {
-        Lost(format!(
-            "{}: {why}; the end of the console, {}:\n{}",
-            self.kernel.label(),
-            vm.console_path().display(),
-            vm.console_tail()
-        ))
+        Lost {
+            by_emulator: self.accelerator == Accelerator::Tcg && why.contains(EMULATOR_FAULT),
+            why: format!(
+                "{}: {why}; the end of the console, {}:\n{}",
+                self.kernel.label(),
+                vm.console_path().display(),
+                vm.console_tail()
+            ),
+        }
         .into()
     }
 }

@@ -81,6 +81,16 @@ impl Total {
     }
 }
 
+impl std::fmt::Display for Total {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
 /// Runs `test`; the last line is the total.
 pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
     if options.self_check {
@@ -95,23 +105,15 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
     if !options.host || options.kernel.is_some() {
         let files = tree::build()?.files();
         for &kernel in options.kernel.unwrap_or(Choice::All).kernels() {
-            match on_kernel(kernel, &files, &options.filters, mirror)? {
-                Run::Finished(count) => total.add(count),
-                Run::Lost(count, error) => {
-                    eprintln!("xtask: {error:#}");
-                    total.add(count);
-                    lost = true;
-                }
-            }
+            let run = on_kernel(kernel, &files, &options.filters, mirror)?;
+            total.add(run.total);
+            lost |= !run.lost.is_empty();
         }
     }
     if total == Total::default() {
         bail!("no test is called like that; `cargo xtask vm --run 'slice-tests run --list'`");
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        total.passed, total.failed, total.skipped
-    );
+    println!("{total}");
     Ok(if lost { 4 } else { u8::from(total.failed > 0) })
 }
 
@@ -173,15 +175,20 @@ fn libtest_total(line: &str) -> Option<Total> {
     Some(total)
 }
 
-/// How the tests of one boot ended.
-pub enum Run {
-    /// The runner came to its closing line.
-    Finished(Total),
-    /// The VM ended early; the test that was at it counts as failed.
-    Lost(Total, anyhow::Error),
+/// How the tests of one kernel ended.
+pub struct Run {
+    /// All verdicts; a test at which the VM was lost has failed.
+    pub total: Total,
+    /// Why a VM was lost.
+    pub lost: Vec<String>,
 }
 
-/// Boots `kernel` with these files and runs the tests that the filters choose.
+/// Boots of one kernel in one run: a lost VM costs one test, not all that come
+/// after it, but a tree that loses every VM is not worth more time.
+const BOOTS: u32 = 4;
+
+/// Boots `kernel` with these files and runs the tests that the filters choose;
+/// after a VM is lost, the rest in another boot.
 pub fn on_kernel(
     kernel: Kernel,
     files: &[(PathBuf, String)],
@@ -191,48 +198,70 @@ pub fn on_kernel(
     let session = Session::prepare(kernel, mirror)?;
     let label = kernel.label();
     let start = Instant::now();
-    let mut command = vec!["slice-tests", "run"];
-    command.extend(filters.iter().map(String::as_str));
-    let vm = session.boot(files.to_vec(), &command, Terminal::Report)?;
     let mut reader = Reader::new(label, session.accelerator.time_scale());
-    let outcome = session.follow(vm, |frame, deadline| reader.hear(frame, deadline));
-    let mut total = reader.total;
-    let error = match outcome {
-        Ok(outcome) => {
-            for line in &outcome.noted {
-                say(&format!("{label}: FAILED: the kernel says: {line}"));
-                total.failed += 1;
-            }
-            match reader.done {
-                Some(done) if done == reader.total => {
-                    say(&format!(
-                        "{label} ({}): {} passed, {} failed, {} skipped in {:.1} s",
-                        session.accelerator.name(),
-                        total.passed,
-                        total.failed,
-                        total.skipped,
-                        start.elapsed().as_secs_f32()
-                    ));
-                    return Ok(Run::Finished(total));
-                }
-                _ => Lost(format!(
-                    "{label}: the runner ended with {} and without its closing line",
-                    outcome.status
-                ))
-                .into(),
-            }
+    let mut lost = Vec::new();
+    for boot in 1.. {
+        let mut command = vec!["slice-tests", "run"];
+        command.extend(filters.iter().map(String::as_str));
+        for name in &reader.judged {
+            command.extend(["--done", name]);
         }
-        Err(error) => error,
-    };
-    if !error.is::<Lost>() {
-        return Err(error);
+        let vm = session.boot(files.to_vec(), &command, Terminal::Report)?;
+        reader.begin_boot();
+        let error = match session.follow(vm, |frame, deadline| reader.hear(frame, deadline)) {
+            Ok(outcome) => {
+                for line in &outcome.noted {
+                    say(&format!("{label}: FAILED: the kernel says: {line}"));
+                    reader.total.failed += 1;
+                }
+                if reader.closed() {
+                    break;
+                }
+                anyhow::Error::new(Lost {
+                    by_emulator: false,
+                    why: format!(
+                        "{label}: the runner ended with {} and without its closing line",
+                        outcome.status
+                    ),
+                })
+            }
+            Err(error) => error,
+        };
+        let by_emulator = error.downcast_ref::<Lost>().map(|lost| lost.by_emulator);
+        match by_emulator {
+            None => return Err(error),
+            Some(true) if boot < BOOTS => {
+                say(&format!(
+                    "{label}: QEMU ran a breakpoint that was patched away (its fault, mended \
+                     in 8.1); booting again for the rest"
+                ));
+                continue;
+            }
+            Some(_) => {}
+        }
+        let words = match reader.at_work.take() {
+            Some(name) => {
+                let words = format!("{label}: test {name} FAILED: {error:#}");
+                reader.judged.push(name);
+                words
+            }
+            None => format!("{error:#}"),
+        };
+        eprintln!("xtask: {words}");
+        lost.push(words);
+        reader.total.failed += 1;
+        if boot >= BOOTS || reader.judged_in_boot == 0 {
+            break;
+        }
+        say(&format!("{label}: booting again for the rest"));
     }
-    total.failed += 1;
-    let error = match &reader.at_work {
-        Some(name) => error.context(format!("{label}: test {name} FAILED")),
-        None => error,
-    };
-    Ok(Run::Lost(total, error))
+    let total = reader.total;
+    say(&format!(
+        "{label} ({}): {total} in {:.1} s",
+        session.accelerator.name(),
+        start.elapsed().as_secs_f32()
+    ));
+    Ok(Run { total, lost })
 }
 
 /// Reads the runner's lines as they come.
@@ -240,8 +269,16 @@ struct Reader {
     label: &'static str,
     scale: u32,
     partial: Vec<u8>,
+    /// Verdicts of all boots.
     total: Total,
+    /// Names of the tests that have a verdict.
+    judged: Vec<String>,
+    /// Verdicts of this boot.
+    in_boot: Total,
+    judged_in_boot: u32,
+    /// The test that was started and has no verdict.
     at_work: Option<String>,
+    /// The closing line of this boot.
     done: Option<Total>,
 }
 
@@ -252,9 +289,25 @@ impl Reader {
             scale,
             partial: Vec::new(),
             total: Total::default(),
+            judged: Vec::new(),
+            in_boot: Total::default(),
+            judged_in_boot: 0,
             at_work: None,
             done: None,
         }
+    }
+
+    fn begin_boot(&mut self) {
+        self.partial.clear();
+        self.in_boot = Total::default();
+        self.judged_in_boot = 0;
+        self.at_work = None;
+        self.done = None;
+    }
+
+    /// Whether the closing line came and counts what came before it.
+    fn closed(&self) -> bool {
+        self.done == Some(self.in_boot)
     }
 
     fn hear(&mut self, frame: &Frame, deadline: &mut Deadline) {
@@ -296,8 +349,11 @@ impl Reader {
             return;
         }
         let _ = writeln!(stdout(), "{}: {line}", self.label);
-        if let Some(verdict) = verdict(line) {
+        if let Some((name, verdict)) = verdict(line) {
             self.total.add(verdict);
+            self.in_boot.add(verdict);
+            self.judged_in_boot += 1;
+            self.judged.push(name.to_owned());
             self.wait_for_next(deadline);
         } else if let Some(done) = done(line) {
             self.done = Some(done);
@@ -313,8 +369,8 @@ fn started(line: &str) -> Option<(&str, Duration)> {
 }
 
 /// Reads `test NAME ... ok (1.2s)` and its like.
-fn verdict(line: &str) -> Option<Total> {
-    let (_, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
+fn verdict(line: &str) -> Option<(&str, Total)> {
+    let (name, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
     let mut total = Total::default();
     if verdict.starts_with("ok (") {
         total.passed = 1;
@@ -325,7 +381,7 @@ fn verdict(line: &str) -> Option<Total> {
     } else {
         return None;
     }
-    Some(total)
+    Some((name, total))
 }
 
 /// Reads `done: 12 passed, 1 failed, 2 skipped`.
@@ -363,7 +419,23 @@ mod tests {
         assert_eq!(reader.at_work.as_deref(), Some("c"));
         assert_eq!(deadline.what, "test c");
         assert_eq!(reader.total.passed, 1);
-        assert_eq!(reader.done, None);
+        assert!(!reader.closed());
+    }
+
+    #[test]
+    fn the_rest_of_a_lost_boot_leaves_out_what_was_judged() {
+        let mut reader = Reader::new("6.12", 1);
+        let mut deadline = Deadline::none();
+        let mut hear = |reader: &mut Reader, line: &str| reader.line(line, &mut deadline);
+        reader.begin_boot();
+        hear(&mut reader, "test a ... ok (0.1s)");
+        hear(&mut reader, "start b (at most 60 s)");
+        assert_eq!(reader.judged, ["a"]);
+        reader.begin_boot();
+        hear(&mut reader, "test b ... ok (0.1s)");
+        hear(&mut reader, "done: 1 passed, 0 failed, 0 skipped");
+        assert!(reader.closed());
+        assert_eq!(reader.total.passed, 2);
     }
 
     #[test]
@@ -377,6 +449,6 @@ mod tests {
     fn a_tests_own_words_are_no_verdict() {
         assert_eq!(verdict("    test x ... ok (1s)"), None);
         assert_eq!(verdict("test x ... perhaps"), None);
-        assert_eq!(verdict("test x ... FAILED: why").unwrap().failed, 1);
+        assert_eq!(verdict("test x ... FAILED: why").unwrap().1.failed, 1);
     }
 }
