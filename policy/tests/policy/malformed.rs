@@ -687,8 +687,11 @@ fn a_missing_bracket_of_the_last_header() {
         ["the table header has no closing bracket"]
     );
     assert_eq!(
-        said("[[refuse]\nto = [\"10.0.0.0/8\"]\n[node]\nmax_slices = 4\n"),
-        ["the header of a list of tables has no closing brackets"]
+        said("[[refuse]\nto = [\"10.0.0.0/8\"]\n[node]\nmax_slices = 4\nlinger =\n"),
+        [
+            "the header of a list of tables has no closing brackets",
+            "a value is missing"
+        ]
     );
 }
 
