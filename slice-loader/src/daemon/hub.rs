@@ -242,6 +242,7 @@ mod tests {
                 Item::Lost(count) => panic!("lost {count}"),
             }
         }
+        assert_eq!(reader.ready(), None);
     }
 
     #[tokio::test]

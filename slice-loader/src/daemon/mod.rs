@@ -67,11 +67,7 @@ fn adopt(options: &Options) -> anyhow::Result<crate::node::Node> {
     }
 }
 
-async fn serve(
-    gate: gate::Gate,
-    node: crate::node::Node,
-    options: Options,
-) -> anyhow::Result<()> {
+async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> anyhow::Result<()> {
     let hub = Hub::new(options.keep);
     let listener = gate.listen()?;
     let mut events = events::Drain::new(&node)?;
