@@ -38,12 +38,19 @@ impl Counters {
     pub fn parse(json: &str) -> Result<Counters> {
         let status: Value = serde_json::from_str(json).context("understand slice status")?;
         let mut counters = BTreeMap::new();
-        for row in status["rows"].as_array().context("slice status has no rows")? {
+        for row in status["rows"]
+            .as_array()
+            .context("slice status has no rows")?
+        {
             let owner = row["name"].as_str().context("a row has no name")?;
             for path in COUNTED {
-                let value = row.pointer(path).with_context(|| format!("{owner} has no {path}"))?;
+                let value = row
+                    .pointer(path)
+                    .with_context(|| format!("{owner} has no {path}"))?;
                 let name = path.trim_start_matches('/');
-                let name = name.trim_end_matches("/by_reason").trim_end_matches("/usage");
+                let name = name
+                    .trim_end_matches("/by_reason")
+                    .trim_end_matches("/usage");
                 collect(&mut counters, owner, name, value);
             }
         }
@@ -56,7 +63,10 @@ impl Counters {
     /// There is none of that name.
     pub fn get(&self, owner: &str, name: &str) -> Result<i64> {
         let key = (owner.to_owned(), name.to_owned());
-        self.0.get(&key).copied().with_context(|| format!("{owner} has no counter {name}"))
+        self.0
+            .get(&key)
+            .copied()
+            .with_context(|| format!("{owner} has no counter {name}"))
     }
 
     /// What moved since.
@@ -82,9 +92,18 @@ impl Change {
     /// The change that consists of these denials.
     pub fn of_denials(denials: &[(&str, Reason, i64)]) -> Change {
         let entry = |(owner, reason, by): &(&str, Reason, i64)| {
-            (((*owner).to_owned(), format!("denials.{}", reason.slug())), *by)
+            (
+                ((*owner).to_owned(), format!("denials.{}", reason.slug())),
+                *by,
+            )
         };
-        Change(denials.iter().map(entry).filter(|(_, by)| *by != 0).collect())
+        Change(
+            denials
+                .iter()
+                .map(entry)
+                .filter(|(_, by)| *by != 0)
+                .collect(),
+        )
     }
 
     /// The change that consists of these counters.
@@ -92,7 +111,13 @@ impl Change {
         let entry = |(owner, name, by): &(&str, &str, i64)| {
             (((*owner).to_owned(), (*name).to_owned()), *by)
         };
-        Change(counters.iter().map(entry).filter(|(_, by)| *by != 0).collect())
+        Change(
+            counters
+                .iter()
+                .map(entry)
+                .filter(|(_, by)| *by != 0)
+                .collect(),
+        )
     }
 
     /// Whether nothing moved.
@@ -121,13 +146,20 @@ impl Change {
     /// Counters, not gauges, that went back: none ever may.
     pub fn back(&self) -> Vec<String> {
         let gauges = ["sockets", "claims", "flows"];
-        let back = self.0.iter().filter(|((_, name), by)| **by < 0 && !gauges.contains(&name.as_str()));
-        back.map(|((owner, name), by)| format!("{owner} {name} {by:+}")).collect()
+        let back = self
+            .0
+            .iter()
+            .filter(|((_, name), by)| **by < 0 && !gauges.contains(&name.as_str()));
+        back.map(|((owner, name), by)| format!("{owner} {name} {by:+}"))
+            .collect()
     }
 
     /// How much one counter moved.
     pub fn by(&self, owner: &str, name: &str) -> i64 {
-        self.0.get(&(owner.to_owned(), name.to_owned())).copied().unwrap_or(0)
+        self.0
+            .get(&(owner.to_owned(), name.to_owned()))
+            .copied()
+            .unwrap_or(0)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::node::Node;
 use crate::puppet::{Called, Puppet};
 
 /// Where the policy of the stage is.
-const POLICY: &str = "/run/slice-stage/policy";
+pub const POLICY: &str = "/run/slice-stage/policy";
 /// Exists while the stage is set.
 const SET: &str = "/run/slice-stage/set";
 /// The network namespace of the world outside.
@@ -31,6 +31,8 @@ const OUTSIDE: &str = "outside";
 pub const NODE: [IpAddr; 2] = [v4(1), v6(0x1)];
 /// The outside world's addresses on the wire.
 pub const PEER: [IpAddr; 2] = [v4(2), v6(0x2)];
+/// Addresses of the outside world that a test may take from it.
+pub const FLEETING: [IpAddr; 2] = [v4(3), v6(0x3)];
 /// Addresses outside that the node's owner refuses to all slices.
 pub const REFUSED: [IpAddr; 2] = [v4(129), v6(0x129)];
 /// Addresses among those that are excepted.
@@ -42,11 +44,15 @@ pub const GAMMA4: IpAddr = v4(14);
 /// The own IPv6 address of slice `gamma6`, which shares the IPv4 addresses.
 pub const GAMMA6: IpAddr = v6(0x16);
 /// Addresses that are nobody's here.
-pub const FOREIGN: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0x66))];
+pub const FOREIGN: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0x66)),
+];
 /// The loopback addresses.
-pub const LOOPBACK: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+pub const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 
 /// How long a port lingers on the stage, in milliseconds.
 pub const LINGER_MS: u64 = 3000;
@@ -123,22 +129,25 @@ const FILES: &[(&str, &str)] = &[
     ("slices/loud.toml", "events_per_second = 5\n"),
 ];
 
-/// The node's end of the wire; neighbours are fixed, so that no packet but the
-/// tests' own is on it.
+/// The node's end of the wire. Own IPv6 addresses are deprecated, so that the
+/// kernel picks none of them as the source for others. Neighbours are fixed, so that no
+/// packet but the tests' own is on it.
 const HERE: &str = "\
 link add wire0 address 02:00:00:00:00:01 type veth peer name wire0 address 02:00:00:00:00:02 netns outside
 addr add 198.51.100.1/24 dev wire0
 addr add 198.51.100.10/24 dev wire0
 addr add 198.51.100.14/24 dev wire0
 addr add 2001:db8:5::1/64 dev wire0 nodad
-addr add 2001:db8:5::10/64 dev wire0 nodad
-addr add 2001:db8:5::16/64 dev wire0 nodad
+addr add 2001:db8:5::10/64 dev wire0 nodad preferred_lft 0
+addr add 2001:db8:5::16/64 dev wire0 nodad preferred_lft 0
 link set wire0 addrgenmode none
 link set wire0 up
 neigh add 198.51.100.2 lladdr 02:00:00:00:00:02 dev wire0
+neigh add 198.51.100.3 lladdr 02:00:00:00:00:02 dev wire0
 neigh add 198.51.100.129 lladdr 02:00:00:00:00:02 dev wire0
 neigh add 198.51.100.130 lladdr 02:00:00:00:00:02 dev wire0
 neigh add 2001:db8:5::2 lladdr 02:00:00:00:00:02 dev wire0
+neigh add 2001:db8:5::3 lladdr 02:00:00:00:00:02 dev wire0
 neigh add 2001:db8:5::129 lladdr 02:00:00:00:00:02 dev wire0
 neigh add 2001:db8:5::130 lladdr 02:00:00:00:00:02 dev wire0
 ";
@@ -146,15 +155,15 @@ neigh add 2001:db8:5::130 lladdr 02:00:00:00:00:02 dev wire0
 const THERE: &str = "\
 link set lo up
 addr add 198.51.100.2/24 dev wire0
+addr add 198.51.100.3/24 dev wire0
 addr add 198.51.100.129/24 dev wire0
 addr add 198.51.100.130/24 dev wire0
 addr add 2001:db8:5::2/64 dev wire0 nodad
+addr add 2001:db8:5::3/64 dev wire0 nodad
 addr add 2001:db8:5::129/64 dev wire0 nodad
 addr add 2001:db8:5::130/64 dev wire0 nodad
 link set wire0 addrgenmode none
 link set wire0 up
-route add default dev wire0
-route add default dev wire0 metric 1
 neigh add 198.51.100.1 lladdr 02:00:00:00:00:01 dev wire0
 neigh add 198.51.100.10 lladdr 02:00:00:00:00:01 dev wire0
 neigh add 198.51.100.14 lladdr 02:00:00:00:00:01 dev wire0
@@ -195,7 +204,10 @@ impl<'n> Stage<'n> {
     /// It cannot be started.
     pub fn slice_with(&self, name: &str, inherited: Option<OwnedFd>) -> Result<Puppet> {
         let mut command = Command::new("slice");
-        command.args(["run", name, "--"]).arg(std::env::current_exe()?).arg("puppet");
+        command
+            .args(["run", name, "--"])
+            .arg(std::env::current_exe()?)
+            .arg("puppet");
         Puppet::start(name, command, inherited)
     }
 
@@ -215,8 +227,41 @@ impl<'n> Stage<'n> {
     /// It cannot be started.
     pub fn outside(&self) -> Result<Puppet> {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", OUTSIDE]).arg(std::env::current_exe()?).arg("puppet");
+        command
+            .args(["netns", "exec", OUTSIDE])
+            .arg(std::env::current_exe()?)
+            .arg("puppet");
         Puppet::start(OUTSIDE, command, None)
+    }
+
+    /// Does something while one more rule refuses a port to a slice.
+    ///
+    /// # Errors
+    /// Those of `act`, and of `slice reload`.
+    pub fn with_rule(
+        &self,
+        slice: &str,
+        protocol: &str,
+        port: u16,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let path = Path::new(POLICY).join(format!("slices/{slice}.toml"));
+        let before = fs::read_to_string(&path)?;
+        let reload = || self.node.must("slice", &["reload", "--policy", POLICY]);
+        let rule = format!(
+            "{before}\n[[refuse]]\nto = [\"0.0.0.0/0\", \"::/0\"]\nprotocol = \"{protocol}\"\nports = [{port}]\n"
+        );
+        fs::write(&path, rule)?;
+        reload()?;
+        let result = act();
+        fs::write(&path, before)?;
+        reload()?;
+        result
+    }
+
+    /// The node under the stage.
+    pub const fn machine(&self) -> &'n Node {
+        self.node
     }
 
     /// Every counter of every owner.
@@ -251,8 +296,20 @@ impl<'n> Stage<'n> {
         let place = std::panic::Location::caller();
         let change = self.change_by(act)?.denials();
         let expected = Change::of_denials(expected);
-        ensure!(change == expected, "line {}: {change} was counted, not {expected}", place.line());
+        ensure!(
+            change == expected,
+            "line {}: {change} was counted, not {expected}",
+            place.line()
+        );
         Ok(())
+    }
+}
+
+/// An IPv4 address as IPv6 sockets name it.
+pub fn mapped(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V6(v4.to_ipv6_mapped()),
+        v6 => v6,
     }
 }
 
@@ -266,9 +323,37 @@ pub fn refused<T>(called: Called<T>, errno: Errno) -> Result<()> {
     match called {
         Ok(_) => anyhow::bail!("line {line}: a call succeeded that {errno:?} was expected of"),
         Err(refused) => {
-            ensure!(refused.errno == errno, "line {line}: {refused}, not {errno:?}");
+            ensure!(
+                refused.errno == errno,
+                "line {line}: {refused}, not {errno:?}"
+            );
             Ok(())
         }
+    }
+}
+
+/// A sysctl of the node with another value; put back when this is dropped.
+pub struct Sysctl {
+    path: String,
+    before: String,
+}
+
+impl Sysctl {
+    /// Sets it.
+    ///
+    /// # Errors
+    /// There is none of that name, or it does not take the value.
+    pub fn set(name: &str, value: &str) -> Result<Sysctl> {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        let before = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        fs::write(&path, value).with_context(|| format!("write {value:?} to {path}"))?;
+        Ok(Sysctl { path, before })
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.path, self.before.trim());
     }
 }
 

@@ -13,7 +13,7 @@ use socket2::{MsgHdr, SockAddr, SockRef};
 use super::unsafe_calls;
 use super::{Call, Control, Value};
 
-/// How long accept and connect may take; a peer that answers does so at once.
+/// How long accept and send may take; a peer that answers does so at once.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The sockets that a puppet holds.
@@ -34,7 +34,9 @@ impl Hands {
     /// answer.
     pub fn make(&mut self, call: Call, beside: Option<OwnedFd>) -> (Made, Option<OwnedFd>) {
         if let Call::Give { socket } = call {
-            let copy = self.socket(socket).and_then(|s| s.try_clone().map_err(errno));
+            let copy = self
+                .socket(socket)
+                .and_then(|s| s.try_clone().map_err(errno));
             return match copy {
                 Ok(copy) => (Ok(Value::Nothing), Some(copy)),
                 Err(error) => (Err(error), None),
@@ -45,11 +47,19 @@ impl Hands {
 
     fn answer(&mut self, call: Call, beside: Option<OwnedFd>) -> Made {
         match call {
-            Call::Socket { family, kind, protocol } => {
+            Call::Socket {
+                family,
+                kind,
+                protocol,
+            } => {
                 let socket = unsafe_calls::socket(family, kind, protocol)?;
                 Ok(self.keep(socket))
             }
-            Call::RingSocket { family, kind, protocol } => {
+            Call::RingSocket {
+                family,
+                kind,
+                protocol,
+            } => {
                 let socket = unsafe_calls::ring_socket(family, kind, protocol)?;
                 Ok(self.keep(socket))
             }
@@ -66,29 +76,52 @@ impl Hands {
                 let (accepted, _) = SockRef::from(listener).accept().map_err(errno)?;
                 Ok(self.keep(accepted.into()))
             }
-            Call::Connect { socket, to } => self.on(socket, |s| {
-                s.set_write_timeout(Some(DEADLINE))?;
+            Call::Connect {
+                socket,
+                to,
+                deadline_ms,
+            } => self.on(socket, |s| {
+                s.set_write_timeout(Some(Duration::from_millis(deadline_ms.into())))?;
                 s.connect(&to.into())
             }),
             Call::Disconnect { socket } => {
                 unsafe_calls::disconnect(self.socket(socket)?.as_fd())?;
                 Ok(Value::Nothing)
             }
-            Call::Send { socket, bytes, to, flags, control } => {
-                self.send(socket, bytes, to, flags, &control)
-            }
-            Call::Receive { socket, deadline_ms } => self.receive(socket, deadline_ms),
-            Call::SetOption { socket, level, name, value } => {
+            Call::Send {
+                socket,
+                payload,
+                to,
+                control,
+            } => self.send(socket, &payload, to, &control),
+            Call::Receive {
+                socket,
+                deadline_ms,
+            } => self.receive(socket, deadline_ms),
+            Call::SetOption {
+                socket,
+                level,
+                name,
+                value,
+            } => {
                 unsafe_calls::set_option(self.socket(socket)?.as_fd(), level, name, &value)?;
                 Ok(Value::Nothing)
             }
-            Call::GetOption { socket, level, name } => {
+            Call::GetOption {
+                socket,
+                level,
+                name,
+            } => {
                 let value = unsafe_calls::get_option(self.socket(socket)?.as_fd(), level, name)?;
                 Ok(Value::Number(value.into()))
             }
             Call::Name { socket } => {
-                let name = SockRef::from(self.socket(socket)?).local_addr().map_err(errno)?;
-                name.as_socket().map(Value::Address).ok_or(Errno::EAFNOSUPPORT)
+                let name = SockRef::from(self.socket(socket)?)
+                    .local_addr()
+                    .map_err(errno)?;
+                name.as_socket()
+                    .map(Value::Address)
+                    .ok_or(Errno::EAFNOSUPPORT)
             }
             Call::Shutdown { socket } => self.on(socket, |s| s.shutdown(Shutdown::Write)),
             Call::Close { socket } => {
@@ -128,13 +161,11 @@ impl Hands {
     fn send(
         &self,
         socket: u32,
-        bytes: usize,
+        payload: &[u8],
         to: Option<SocketAddr>,
-        flags: i32,
         control: &[Control],
     ) -> Made {
-        let payload = vec![b'x'; bytes];
-        let parts = [IoSlice::new(&payload)];
+        let parts = [IoSlice::new(payload)];
         let to = to.map(SockAddr::from);
         let control = packed(control);
         let mut message = MsgHdr::new().with_buffers(&parts);
@@ -144,19 +175,30 @@ impl Hands {
         if !control.is_empty() {
             message = message.with_control(&control);
         }
-        let flags = flags | libc::MSG_NOSIGNAL;
         let socket = self.socket(socket)?;
-        SockRef::from(socket).set_write_timeout(Some(DEADLINE)).map_err(errno)?;
-        let sent = SockRef::from(socket).sendmsg(&message, flags).map_err(errno)?;
-        Ok(Value::Received { bytes: sent, from: None })
+        SockRef::from(socket)
+            .set_write_timeout(Some(DEADLINE))
+            .map_err(errno)?;
+        let sent = SockRef::from(socket)
+            .sendmsg(&message, libc::MSG_NOSIGNAL)
+            .map_err(errno)?;
+        Ok(Value::Received {
+            bytes: sent,
+            from: None,
+        })
     }
 
     fn receive(&self, socket: u32, deadline_ms: u32) -> Made {
         let socket = self.socket(socket)?;
         wait(socket, Duration::from_millis(deadline_ms.into()))?;
         let mut buffer = vec![std::mem::MaybeUninit::uninit(); 64 * 1024];
-        let (bytes, from) = SockRef::from(socket).recv_from(&mut buffer).map_err(errno)?;
-        Ok(Value::Received { bytes, from: from.as_socket() })
+        let (bytes, from) = SockRef::from(socket)
+            .recv_from(&mut buffer)
+            .map_err(errno)?;
+        Ok(Value::Received {
+            bytes,
+            from: from.as_socket(),
+        })
     }
 }
 

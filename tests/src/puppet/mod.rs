@@ -31,9 +31,17 @@ const MESSAGE_MAX: usize = 64 * 1024;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Call {
     /// `socket(2)`.
-    Socket { family: i32, kind: i32, protocol: i32 },
+    Socket {
+        family: i32,
+        kind: i32,
+        protocol: i32,
+    },
     /// The same by io_uring, which asks no seccomp filter.
-    RingSocket { family: i32, kind: i32, protocol: i32 },
+    RingSocket {
+        family: i32,
+        kind: i32,
+        protocol: i32,
+    },
     /// `bind(2)`.
     Bind { socket: u32, to: SocketAddr },
     /// `bind(2)` by io_uring, since 6.11.
@@ -42,16 +50,30 @@ pub enum Call {
     Listen { socket: u32 },
     /// `accept(2)`, within the deadline.
     Accept { socket: u32 },
-    /// `connect(2)`, within the deadline.
-    Connect { socket: u32, to: SocketAddr },
+    /// `connect(2)`; EINPROGRESS where nobody answers within the deadline.
+    Connect {
+        socket: u32,
+        to: SocketAddr,
+        deadline_ms: u32,
+    },
     /// `connect(2)` with AF_UNSPEC: a UDP socket forgets its peer.
     Disconnect { socket: u32 },
-    /// `sendmsg(2)` of so many bytes, to an address, with control messages.
-    Send { socket: u32, bytes: usize, to: Option<SocketAddr>, flags: i32, control: Vec<Control> },
+    /// `sendmsg(2)` of a payload, to an address, with control messages.
+    Send {
+        socket: u32,
+        payload: Vec<u8>,
+        to: Option<SocketAddr>,
+        control: Vec<Control>,
+    },
     /// `recvfrom(2)`, within the deadline: how many bytes, and from whom.
     Receive { socket: u32, deadline_ms: u32 },
     /// `setsockopt(2)`.
-    SetOption { socket: u32, level: i32, name: i32, value: Vec<u8> },
+    SetOption {
+        socket: u32,
+        level: i32,
+        name: i32,
+        value: Vec<u8>,
+    },
     /// `getsockopt(2)` of an int.
     GetOption { socket: u32, level: i32, name: i32 },
     /// `getsockname(2)`.
@@ -90,7 +112,10 @@ pub enum Value {
     Socket(u32),
     Number(i64),
     Address(SocketAddr),
-    Received { bytes: usize, from: Option<SocketAddr> },
+    Received {
+        bytes: usize,
+        from: Option<SocketAddr>,
+    },
 }
 
 /// The value, or the error number.
@@ -120,7 +145,12 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     if !descriptors.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    let sent = sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    );
     sent.context("pull a string")?;
     Ok(())
 }

@@ -63,8 +63,14 @@ impl Kind {
     /// UDP.
     pub const UDP: [Kind; 3] = [Kind::Udp4, Kind::Udp6, Kind::UdpDual];
     /// All.
-    pub const ALL: [Kind; 6] =
-        [Kind::Tcp4, Kind::Tcp6, Kind::TcpDual, Kind::Udp4, Kind::Udp6, Kind::UdpDual];
+    pub const ALL: [Kind; 6] = [
+        Kind::Tcp4,
+        Kind::Tcp6,
+        Kind::TcpDual,
+        Kind::Udp4,
+        Kind::Udp6,
+        Kind::UdpDual,
+    ];
 
     /// Whether it is TCP.
     pub const fn is_tcp(self) -> bool {
@@ -94,12 +100,20 @@ impl Kind {
 
     /// The kind for an address of its own family.
     pub const fn tcp_for(address: IpAddr) -> Kind {
-        if address.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 }
+        if address.is_ipv4() {
+            Kind::Tcp4
+        } else {
+            Kind::Tcp6
+        }
     }
 
     /// The kind for an address of its own family.
     pub const fn udp_for(address: IpAddr) -> Kind {
-        if address.is_ipv4() { Kind::Udp4 } else { Kind::Udp6 }
+        if address.is_ipv4() {
+            Kind::Udp4
+        } else {
+            Kind::Udp6
+        }
     }
 }
 
@@ -109,15 +123,23 @@ impl Puppet {
     /// # Errors
     /// It cannot be started.
     pub fn start(name: &str, mut command: Command, inherited: Option<OwnedFd>) -> Result<Puppet> {
-        let (string, hand) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .context("make a string")?;
+        let (string, hand) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .context("make a string")?;
         let child = command
             .stdin(hand)
             .stdout(inherited.map_or_else(Stdio::null, Stdio::from))
             .spawn()
             .with_context(|| format!("start the puppet of {name}"))?;
-        Ok(Puppet { name: name.to_owned(), string, child })
+        Ok(Puppet {
+            name: name.to_owned(),
+            string,
+            child,
+        })
     }
 
     fn pull(
@@ -133,7 +155,10 @@ impl Puppet {
                 super::receive(self.string.as_fd())?.context("the puppet is gone")?;
             Ok((serde_json::from_slice(&bytes)?, descriptors.pop()))
         };
-        let refused = |errno| Refused { what: format!("{}: {}", self.name, what()), errno };
+        let refused = |errno| Refused {
+            what: format!("{}: {}", self.name, what()),
+            errno,
+        };
         match spoken() {
             Ok((Ok(value), descriptor)) => Ok((value, descriptor)),
             Ok((Err(errno), _)) => Err(refused(Errno::from_raw(errno))),
@@ -146,29 +171,50 @@ impl Puppet {
 
     fn new_socket(&self, call: &Call, what: impl FnOnce() -> String) -> Called<Sock<'_>> {
         match self.pull(call, None, what)?.0 {
-            Value::Socket(number) => Ok(Sock { puppet: self, number }),
+            Value::Socket(number) => Ok(Sock {
+                puppet: self,
+                number,
+            }),
             other => Err(unexpected(&other)),
         }
     }
 
     /// `socket(2)` with any numbers.
     pub fn raw_socket(&self, family: i32, kind: i32, protocol: i32) -> Called<Sock<'_>> {
-        self.new_socket(&Call::Socket { family, kind, protocol }, || {
-            format!("socket {family} {kind} {protocol}")
-        })
+        self.new_socket(
+            &Call::Socket {
+                family,
+                kind,
+                protocol,
+            },
+            || format!("socket {family} {kind} {protocol}"),
+        )
     }
 
     /// `socket(2)` by io_uring.
     pub fn ring_socket(&self, family: i32, kind: i32, protocol: i32) -> Called<Sock<'_>> {
-        self.new_socket(&Call::RingSocket { family, kind, protocol }, || {
-            format!("socket {family} {kind} {protocol} by io_uring")
-        })
+        self.new_socket(
+            &Call::RingSocket {
+                family,
+                kind,
+                protocol,
+            },
+            || format!("socket {family} {kind} {protocol} by io_uring"),
+        )
     }
 
     /// A socket of this kind.
     pub fn socket(&self, kind: Kind) -> Called<Sock<'_>> {
-        let number = if kind.is_tcp() { libc::SOCK_STREAM } else { libc::SOCK_DGRAM };
-        let call = Call::Socket { family: kind.family(), kind: number, protocol: 0 };
+        let number = if kind.is_tcp() {
+            libc::SOCK_STREAM
+        } else {
+            libc::SOCK_DGRAM
+        };
+        let call = Call::Socket {
+            family: kind.family(),
+            kind: number,
+            protocol: 0,
+        };
         let socket = self.new_socket(&call, || format!("socket {kind:?}"))?;
         if matches!(kind, Kind::Tcp6 | Kind::Udp6) {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -202,8 +248,14 @@ impl Puppet {
     /// its own descriptor.
     pub fn take(&self, socket: &Sock<'_>) -> Called<Sock<'_>> {
         let descriptor = socket.give()?;
-        match self.pull(&Call::Take, Some(descriptor), || "take a socket".into())?.0 {
-            Value::Socket(number) => Ok(Sock { puppet: self, number }),
+        match self
+            .pull(&Call::Take, Some(descriptor), || "take a socket".into())?
+            .0
+        {
+            Value::Socket(number) => Ok(Sock {
+                puppet: self,
+                number,
+            }),
             other => Err(unexpected(&other)),
         }
     }
@@ -215,7 +267,8 @@ impl Puppet {
 
     /// Moves it into a network namespace of its own.
     pub fn leave_for_own_network(&self) -> Called<()> {
-        self.pull(&Call::OwnNetwork, None, || "unshare".into()).map(drop)
+        self.pull(&Call::OwnNetwork, None, || "unshare".into())
+            .map(drop)
     }
 
     /// Its process id, once it runs.
@@ -242,61 +295,107 @@ impl<'p> Sock<'p> {
 
     /// `bind(2)`.
     pub fn bind(&self, to: SocketAddr) -> Called<()> {
-        self.pull(&Call::Bind { socket: self.number, to }, || format!("bind {to}")).map(drop)
+        self.pull(
+            &Call::Bind {
+                socket: self.number,
+                to,
+            },
+            || format!("bind {to}"),
+        )
+        .map(drop)
     }
 
     /// `bind(2)` by io_uring.
     pub fn ring_bind(&self, to: SocketAddr) -> Called<()> {
-        self.pull(&Call::RingBind { socket: self.number, to }, || {
-            format!("bind {to} by io_uring")
-        })
+        self.pull(
+            &Call::RingBind {
+                socket: self.number,
+                to,
+            },
+            || format!("bind {to} by io_uring"),
+        )
         .map(drop)
     }
 
     /// `listen(2)`.
     pub fn listen(&self) -> Called<()> {
-        self.pull(&Call::Listen { socket: self.number }, || "listen".into()).map(drop)
+        self.pull(
+            &Call::Listen {
+                socket: self.number,
+            },
+            || "listen".into(),
+        )
+        .map(drop)
     }
 
     /// `accept(2)`.
     pub fn accept(&self) -> Called<Sock<'p>> {
-        match self.pull(&Call::Accept { socket: self.number }, || "accept".into())? {
-            Value::Socket(number) => Ok(Sock { puppet: self.puppet, number }),
+        match self.pull(
+            &Call::Accept {
+                socket: self.number,
+            },
+            || "accept".into(),
+        )? {
+            Value::Socket(number) => Ok(Sock {
+                puppet: self.puppet,
+                number,
+            }),
             other => Err(unexpected(&other)),
         }
     }
 
     /// `connect(2)`.
     pub fn connect(&self, to: SocketAddr) -> Called<()> {
-        self.pull(&Call::Connect { socket: self.number, to }, || format!("connect {to}"))
-            .map(drop)
+        self.connect_within(to, 5000)
+    }
+
+    /// The same; EINPROGRESS where nobody answered.
+    pub fn connect_within(&self, to: SocketAddr, deadline_ms: u32) -> Called<()> {
+        let call = Call::Connect {
+            socket: self.number,
+            to,
+            deadline_ms,
+        };
+        self.pull(&call, || format!("connect {to}")).map(drop)
     }
 
     /// `connect(2)` with AF_UNSPEC.
     pub fn disconnect(&self) -> Called<()> {
-        self.pull(&Call::Disconnect { socket: self.number }, || "disconnect".into()).map(drop)
+        self.pull(
+            &Call::Disconnect {
+                socket: self.number,
+            },
+            || "disconnect".into(),
+        )
+        .map(drop)
     }
 
     /// `send(2)` to the peer.
     pub fn send(&self, bytes: usize) -> Called<()> {
-        self.send_with(bytes, None, 0, Vec::new())
+        self.send_with(vec![b'x'; bytes], None, Vec::new())
     }
 
     /// `sendto(2)`.
     pub fn send_to(&self, bytes: usize, to: SocketAddr) -> Called<()> {
-        self.send_with(bytes, Some(to), 0, Vec::new())
+        self.send_with(vec![b'x'; bytes], Some(to), Vec::new())
     }
 
     /// `sendmsg(2)`.
     pub fn send_with(
         &self,
-        bytes: usize,
+        payload: Vec<u8>,
         to: Option<SocketAddr>,
-        flags: i32,
         control: Vec<Control>,
     ) -> Called<()> {
-        let call = Call::Send { socket: self.number, bytes, to, flags, control };
-        self.pull(&call, || format!("send {bytes} bytes to {to:?}")).map(drop)
+        let bytes = payload.len();
+        let call = Call::Send {
+            socket: self.number,
+            payload,
+            to,
+            control,
+        };
+        self.pull(&call, || format!("send {bytes} bytes to {to:?}"))
+            .map(drop)
     }
 
     /// `recvfrom(2)`: how many bytes and, for datagrams, from whom.
@@ -306,7 +405,10 @@ impl<'p> Sock<'p> {
 
     /// The same; ETIMEDOUT where nothing came.
     pub fn receive_within(&self, deadline_ms: u32) -> Called<(usize, Option<SocketAddr>)> {
-        let call = Call::Receive { socket: self.number, deadline_ms };
+        let call = Call::Receive {
+            socket: self.number,
+            deadline_ms,
+        };
         match self.pull(&call, || "receive".into())? {
             Value::Received { bytes, from } => Ok((bytes, from)),
             other => Err(unexpected(&other)),
@@ -320,13 +422,23 @@ impl<'p> Sock<'p> {
 
     /// `setsockopt(2)`.
     pub fn set_bytes(&self, level: i32, name: i32, value: Vec<u8>) -> Called<()> {
-        let call = Call::SetOption { socket: self.number, level, name, value };
-        self.pull(&call, || format!("setsockopt {level} {name}")).map(drop)
+        let call = Call::SetOption {
+            socket: self.number,
+            level,
+            name,
+            value,
+        };
+        self.pull(&call, || format!("setsockopt {level} {name}"))
+            .map(drop)
     }
 
     /// `getsockopt(2)` of an int.
     pub fn get(&self, level: i32, name: i32) -> Called<i64> {
-        let call = Call::GetOption { socket: self.number, level, name };
+        let call = Call::GetOption {
+            socket: self.number,
+            level,
+            name,
+        };
         match self.pull(&call, || format!("getsockopt {level} {name}"))? {
             Value::Number(value) => Ok(value),
             other => Err(unexpected(&other)),
@@ -335,7 +447,12 @@ impl<'p> Sock<'p> {
 
     /// `getsockname(2)`.
     pub fn name(&self) -> Called<SocketAddr> {
-        match self.pull(&Call::Name { socket: self.number }, || "getsockname".into())? {
+        match self.pull(
+            &Call::Name {
+                socket: self.number,
+            },
+            || "getsockname".into(),
+        )? {
             Value::Address(address) => Ok(address),
             other => Err(unexpected(&other)),
         }
@@ -348,14 +465,25 @@ impl<'p> Sock<'p> {
 
     /// `shutdown(2)` of the sending half.
     pub fn shutdown(&self) -> Called<()> {
-        self.pull(&Call::Shutdown { socket: self.number }, || "shutdown".into()).map(drop)
+        self.pull(
+            &Call::Shutdown {
+                socket: self.number,
+            },
+            || "shutdown".into(),
+        )
+        .map(drop)
     }
 
     /// A descriptor of it in this process.
     pub fn give(&self) -> Called<OwnedFd> {
         let what = || "give a socket".to_owned();
-        let (value, descriptor) =
-            self.puppet.pull(&Call::Give { socket: self.number }, None, what)?;
+        let (value, descriptor) = self.puppet.pull(
+            &Call::Give {
+                socket: self.number,
+            },
+            None,
+            what,
+        )?;
         descriptor.ok_or_else(|| unexpected(&value))
     }
 
@@ -365,10 +493,18 @@ impl<'p> Sock<'p> {
 
 impl Drop for Sock<'_> {
     fn drop(&mut self) {
-        let _ = self.pull(&Call::Close { socket: self.number }, || "close".into());
+        let _ = self.pull(
+            &Call::Close {
+                socket: self.number,
+            },
+            || "close".into(),
+        );
     }
 }
 
 fn unexpected(value: &Value) -> Refused {
-    Refused { what: format!("the puppet answered {value:?}"), errno: Errno::UnknownErrno }
+    Refused {
+        what: format!("the puppet answered {value:?}"),
+        errno: Errno::UnknownErrno,
+    }
 }
