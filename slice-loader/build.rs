@@ -20,14 +20,20 @@ fn embed_object() {
             match fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    println!("cargo::error=read SLICE_EBPF_OBJECT {}: {error}", path.display());
+                    println!(
+                        "cargo::error=read SLICE_EBPF_OBJECT {}: {error}",
+                        path.display()
+                    );
                     return;
                 }
             }
         }
         None => Vec::new(),
     };
-    let place = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default().join("slice-ebpf.o");
+    let place = env::var_os("OUT_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_default()
+        .join("slice-ebpf.o");
     if let Err(error) = fs::write(&place, object) {
         println!("cargo::error=write {}: {error}", place.display());
     }
@@ -40,10 +46,16 @@ fn link_statically() {
     if !features.split(',').any(|feature| feature == "crt-static") {
         return;
     }
-    let Ok(output) = Command::new("pkg-config").args(["--static", "--libs-only-l", "libelf"]).output() else {
+    let Ok(output) = Command::new("pkg-config")
+        .args(["--static", "--libs-only-l", "libelf"])
+        .output()
+    else {
         return;
     };
-    if String::from_utf8_lossy(&output.stdout).split_whitespace().any(|library| library == "-lzstd") {
+    if String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .any(|library| library == "-lzstd")
+    {
         println!("cargo::rustc-link-arg=-lzstd");
     }
 }

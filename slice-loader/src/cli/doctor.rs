@@ -35,7 +35,10 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
             found: feature.probe(),
         })
         .collect();
-    let missing = lines.iter().filter(|line| line.found != Found::Present).count();
+    let missing = lines
+        .iter()
+        .filter(|line| line.found != Found::Present)
+        .count();
     let mut out = io::stdout().lock();
     if json {
         serde_json::to_writer(&mut out, &lines)?;
@@ -53,7 +56,11 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
         }
         match missing {
             0 => writeln!(out, "everything that `slice up` needs is there")?,
-            _ => writeln!(out, "{missing} of {} missing: `slice up` will refuse", lines.len())?,
+            _ => writeln!(
+                out,
+                "{missing} of {} missing: `slice up` will refuse",
+                lines.len()
+            )?,
         }
     }
     Ok(if missing == 0 { Exit::Ok } else { Exit::Kernel }.into())

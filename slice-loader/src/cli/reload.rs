@@ -22,7 +22,11 @@ pub fn run(policy: &Path, json: bool) -> anyhow::Result<ExitCode> {
         writeln!(io::stderr().lock(), "warning: {warning}")?;
     }
     let mut silent = true;
-    for (word, names) in [("added", &reloaded.added), ("removed", &reloaded.removed), ("changed", &reloaded.changed)] {
+    for (word, names) in [
+        ("added", &reloaded.added),
+        ("removed", &reloaded.removed),
+        ("changed", &reloaded.changed),
+    ] {
         if !names.is_empty() {
             writeln!(out, "{word}: {}", names.join(" "))?;
             silent = false;

@@ -21,8 +21,14 @@ const OWN_FAILURE: u8 = 125;
 /// The node is not up, or there is no such slice.
 pub fn run(slice: &str, command: &[OsString]) -> anyhow::Result<ExitCode> {
     let node = Node::open()?;
-    let record = node.record().slices.get(slice).ok_or_else(|| unknown_slice(slice))?;
-    let (program, arguments) = command.split_first().context("run a command: none is given")?;
+    let record = node
+        .record()
+        .slices
+        .get(slice)
+        .ok_or_else(|| unknown_slice(slice))?;
+    let (program, arguments) = command
+        .split_first()
+        .context("run a command: none is given")?;
     let ended = enter::run(slice, &node.cgroup(slice), record.uid, program, arguments)?;
     if let Ended::NotStarted(error) = &ended {
         let name = program.to_string_lossy();

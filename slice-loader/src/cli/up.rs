@@ -26,10 +26,18 @@ pub fn run(policy: &Path, json: bool) -> anyhow::Result<ExitCode> {
             writeln!(out, "the node is up with {}", count(slices))?;
         }
         Up::Already { slices } => {
-            writeln!(out, "the node was up already with {}; `slice reload` applies changes of the policy", count(slices))?;
+            writeln!(
+                out,
+                "the node was up already with {}; `slice reload` applies changes of the policy",
+                count(slices)
+            )?;
         }
         Up::Upgraded { from } => {
-            writeln!(out, "the programs of the running node ({from}) were replaced by those of {}", env!("CARGO_PKG_VERSION"))?;
+            writeln!(
+                out,
+                "the programs of the running node ({from}) were replaced by those of {}",
+                env!("CARGO_PKG_VERSION")
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

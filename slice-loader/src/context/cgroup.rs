@@ -20,7 +20,12 @@ use super::holder::make_directory;
 const LEAVES: [&str; 3] = ["payload", "login", "broker"];
 
 /// What of `payload` belongs to the slice.
-const DELEGATED: [&str; 4] = ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
+const DELEGATED: [&str; 4] = [
+    "",
+    "cgroup.procs",
+    "cgroup.threads",
+    "cgroup.subtree_control",
+];
 
 /// Most cgroups below a slice's: a cgroup costs kernel memory that no limit
 /// of the slice covers.
@@ -42,13 +47,17 @@ impl SliceCgroup {
     /// The cgroup of this name below the slices' parent, made or not.
     #[must_use]
     pub fn of(slices: &Path, name: &str) -> Self {
-        Self { path: slices.join(name) }
+        Self {
+            path: slices.join(name),
+        }
     }
 
     /// The parent of all slices, to be killed and removed as one.
     #[must_use]
     pub fn all(slices: &Path) -> Self {
-        Self { path: slices.to_owned() }
+        Self {
+            path: slices.to_owned(),
+        }
     }
 
     /// Its directory.
@@ -71,7 +80,8 @@ impl SliceCgroup {
         }
         for file in DELEGATED {
             let path = self.path.join("payload").join(file);
-            chown(&path, Some(uid), Some(uid)).with_context(|| format!("give {} to uid {uid}", path.display()))?;
+            chown(&path, Some(uid), Some(uid))
+                .with_context(|| format!("give {} to uid {uid}", path.display()))?;
         }
         Ok(())
     }
@@ -81,7 +91,8 @@ impl SliceCgroup {
     /// # Errors
     /// It is not there.
     pub fn id(&self) -> anyhow::Result<u64> {
-        let metadata = fs::metadata(&self.path).with_context(|| format!("find cgroup {}", self.path.display()))?;
+        let metadata = fs::metadata(&self.path)
+            .with_context(|| format!("find cgroup {}", self.path.display()))?;
         Ok(metadata.ino())
     }
 
@@ -125,9 +136,17 @@ impl SliceCgroup {
     pub fn kill(&self) -> anyhow::Result<()> {
         self.begin_kill()?;
         let until = Instant::now() + KILL_TIMEOUT;
-        while self.path.exists() && self.read("cgroup.events")?.lines().any(|line| line == "populated 1") {
+        while self.path.exists()
+            && self
+                .read("cgroup.events")?
+                .lines()
+                .any(|line| line == "populated 1")
+        {
             if Instant::now() > until {
-                bail!("end the processes in {}: some do not end; see its cgroup.procs", self.path.display());
+                bail!(
+                    "end the processes in {}: some do not end; see its cgroup.procs",
+                    self.path.display()
+                );
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -167,7 +186,9 @@ pub(super) fn remove_tree(path: &Path) -> anyhow::Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            Err(error) => return Err(error).with_context(|| format!("remove cgroup {}", path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("remove cgroup {}", path.display()));
+            }
         }
     }
 }

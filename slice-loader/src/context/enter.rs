@@ -23,8 +23,14 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 const PASSED: [&str; 4] = ["TERM", "COLORTERM", "LANG", "TZ"];
 
 /// Signals passed on to the program, which has no terminal to get them from.
-const FORWARDED: [Signal; 6] =
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// How the program ended, or why it did not start.
 #[derive(Debug)]
@@ -43,8 +49,11 @@ impl Ended {
     pub fn code(&self) -> u8 {
         match self {
             Self::With(status) => {
-                let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-                code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+                let code = status
+                    .code()
+                    .or_else(|| status.signal().map(|signal| 128 + signal));
+                code.and_then(|code| u8::try_from(code).ok())
+                    .unwrap_or(u8::MAX)
             }
             Self::NotStarted(error) if error.kind() == io::ErrorKind::NotFound => 127,
             Self::NotStarted(_) => 126,
@@ -57,7 +66,13 @@ impl Ended {
 ///
 /// # Errors
 /// The slice could not be entered.
-pub fn run(name: &str, cgroup: &Path, uid: u32, program: &OsString, arguments: &[OsString]) -> anyhow::Result<Ended> {
+pub fn run(
+    name: &str,
+    cgroup: &Path,
+    uid: u32,
+    program: &OsString,
+    arguments: &[OsString],
+) -> anyhow::Result<Ended> {
     let procs = cgroup.join("payload/cgroup.procs");
     let cgroup_procs = OpenOptions::new()
         .write(true)
@@ -67,13 +82,25 @@ pub fn run(name: &str, cgroup: &Path, uid: u32, program: &OsString, arguments: &
 
     let mut command = Command::new(program);
     command.args(arguments).current_dir("/").env_clear();
-    command.env("PATH", SEARCH_PATH).env("HOME", "/").env("USER", name).env("LOGNAME", name).env("SHELL", "/bin/sh");
+    command
+        .env("PATH", SEARCH_PATH)
+        .env("HOME", "/")
+        .env("USER", name)
+        .env("LOGNAME", name)
+        .env("SHELL", "/bin/sh");
     for variable in PASSED {
         if let Some(value) = std::env::var_os(variable) {
             command.env(variable, value);
         }
     }
-    confine(&mut command, Confinement { cgroup_procs, uid, confined });
+    confine(
+        &mut command,
+        Confinement {
+            cgroup_procs,
+            uid,
+            confined,
+        },
+    );
 
     // Blocked before the child exists, so that none is lost in between.
     let mut waited: SigSet = FORWARDED.into_iter().collect();
@@ -83,16 +110,23 @@ pub fn run(name: &str, cgroup: &Path, uid: u32, program: &OsString, arguments: &
     // The other end of the pipe is in it.
     drop(command);
     let mut reported = Vec::new();
-    io::Read::by_ref(&mut std::fs::File::from(report)).take(1).read_to_end(&mut reported).context("read a pipe")?;
+    io::Read::by_ref(&mut std::fs::File::from(report))
+        .take(1)
+        .read_to_end(&mut reported)
+        .context("read a pipe")?;
     match spawned {
         Ok(child) => Ok(Ended::With(wait(child, &waited)?)),
-        Err(error) if reported.is_empty() => Err(error).with_context(|| format!("enter slice {name}")),
+        Err(error) if reported.is_empty() => {
+            Err(error).with_context(|| format!("enter slice {name}"))
+        }
         Err(error) => Ok(Ended::NotStarted(error)),
     }
 }
 
 fn wait(mut child: Child, signals: &SigSet) -> anyhow::Result<ExitStatus> {
-    let pid = i32::try_from(child.id()).map(Pid::from_raw).context("read the child's process id")?;
+    let pid = i32::try_from(child.id())
+        .map(Pid::from_raw)
+        .context("read the child's process id")?;
     loop {
         if let Some(status) = child.try_wait().context("wait for the program")? {
             return Ok(status);

@@ -62,6 +62,9 @@ pub struct Holder {
     pub keeper: Keeper,
     /// Its directory.
     pub path: PathBuf,
+    /// Controllers that the root of the hierarchy did not give its children
+    /// before us; ours to switch off again. Under systemd they are systemd's.
+    pub enables: Vec<String>,
 }
 
 impl Holder {
@@ -87,7 +90,16 @@ impl Holder {
         } else {
             (Keeper::Kernel, "slice-node")
         };
-        Self { keeper, path: Path::new(CGROUPFS).join(name) }
+        let enables = match keeper {
+            Keeper::Systemd => Vec::new(),
+            // What cannot be read is reported when it is to be enabled.
+            Keeper::Kernel => missing_controllers(Path::new(CGROUPFS)).unwrap_or_default(),
+        };
+        Self {
+            keeper,
+            path: Path::new(CGROUPFS).join(name),
+            enables: enables.into_iter().map(str::to_owned).collect(),
+        }
     }
 
     /// Whether it is there.
@@ -120,7 +132,9 @@ impl Holder {
     /// The holder is not below the mount of cgroup v2.
     pub fn slices_level(&self) -> anyhow::Result<u32> {
         let below = self.slices();
-        let below = below.strip_prefix(CGROUPFS).with_context(|| format!("find {} below {CGROUPFS}", below.display()))?;
+        let below = below
+            .strip_prefix(CGROUPFS)
+            .with_context(|| format!("find {} below {CGROUPFS}", below.display()))?;
         u32::try_from(below.components().count() + 1).context("count the levels of cgroups")
     }
 
@@ -133,13 +147,21 @@ impl Holder {
         let property = match (self.keeper, file) {
             (Keeper::Systemd, "cpu.weight") => "CPUWeight",
             (Keeper::Systemd, "memory.min") => "MemoryMin",
-            (Keeper::Systemd, _) => bail!("set {file} of {UNIT}: no property of systemd's is known for it"),
+            (Keeper::Systemd, _) => {
+                bail!("set {file} of {UNIT}: no property of systemd's is known for it")
+            }
             (Keeper::Kernel, _) => {
                 let path = self.path.join(file);
-                return fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()));
+                return fs::write(&path, value)
+                    .with_context(|| format!("write {value} to {}", path.display()));
             }
         };
-        systemctl(&["set-property", "--runtime", UNIT, &format!("{property}={value}")])?;
+        systemctl(&[
+            "set-property",
+            "--runtime",
+            UNIT,
+            &format!("{property}={value}"),
+        ])?;
         Ok(())
     }
 
@@ -154,9 +176,19 @@ impl Holder {
             if !matches!(state()?.as_str(), "inactive" | "failed") {
                 systemctl(&["stop", UNIT])?;
             }
-            let _ = Command::new("systemctl").args(["--quiet", "reset-failed", UNIT]).output();
+            let _ = Command::new("systemctl")
+                .args(["--quiet", "reset-failed", UNIT])
+                .output();
         }
-        super::cgroup::remove_tree(&self.path)
+        super::cgroup::remove_tree(&self.path)?;
+        for controller in &self.enables {
+            // Somebody else's children may use it by now: then it stays.
+            let _ = fs::write(
+                Path::new(CGROUPFS).join("cgroup.subtree_control"),
+                format!("-{controller}"),
+            );
+        }
+        Ok(())
     }
 }
 
@@ -165,7 +197,10 @@ fn under_systemd() -> anyhow::Result<Holder> {
         let program = std::env::current_exe().context("find the path of this program")?;
         let mut command = Command::new("systemd-run");
         command.args(["--quiet", "--collect", "--unit", UNIT]);
-        command.args(["--description", "The cgroups of all slices: do not stop, use `slice down`"]);
+        command.args([
+            "--description",
+            "The cgroups of all slices: do not stop, use `slice down`",
+        ]);
         for property in PROPERTIES {
             command.args(["--property", property]);
         }
@@ -200,7 +235,11 @@ fn run(mut command: Command) -> anyhow::Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("run {name}"))?;
     if !output.status.success() {
-        bail!("{name} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{name} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -213,20 +252,26 @@ pub(super) fn make_directory(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Lets the children of a cgroup have the controllers it has itself.
-fn enable_controllers(cgroup: &Path) -> anyhow::Result<()> {
+/// The controllers that a cgroup has and does not give its children.
+fn missing_controllers(cgroup: &Path) -> anyhow::Result<Vec<&'static str>> {
     let list = |file: &str| {
         let path = cgroup.join(file);
         fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     };
     let (present, enabled) = (list("cgroup.controllers")?, list("cgroup.subtree_control")?);
     let has = |text: &str, controller| text.split_whitespace().any(|word| word == controller);
-    for controller in CONTROLLERS {
-        if has(&present, controller) && !has(&enabled, controller) {
-            let path = cgroup.join("cgroup.subtree_control");
-            fs::write(&path, format!("+{controller}"))
-                .with_context(|| format!("enable controller {controller} in {}", path.display()))?;
-        }
+    Ok(CONTROLLERS
+        .into_iter()
+        .filter(|c| has(&present, *c) && !has(&enabled, *c))
+        .collect())
+}
+
+/// Lets the children of a cgroup have the controllers it has itself.
+fn enable_controllers(cgroup: &Path) -> anyhow::Result<()> {
+    for controller in missing_controllers(cgroup)? {
+        let path = cgroup.join("cgroup.subtree_control");
+        fs::write(&path, format!("+{controller}"))
+            .with_context(|| format!("enable controller {controller} in {}", path.display()))?;
     }
     Ok(())
 }
@@ -238,13 +283,20 @@ fn enable_controllers(cgroup: &Path) -> anyhow::Result<()> {
 /// It is not in a cgroup of its own.
 pub fn hold(leaf: &Path) -> anyhow::Result<()> {
     let own = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::")).context("find this process in cgroup v2")?;
-    ensure!(own.ends_with(UNIT), "hold the slices' cgroups: this is not {UNIT} but {own}");
+    let own = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .context("find this process in cgroup v2")?;
+    ensure!(
+        own.ends_with(UNIT),
+        "hold the slices' cgroups: this is not {UNIT} but {own}"
+    );
     let leaf = PathBuf::from(format!("{CGROUPFS}{own}")).join(leaf);
     make_directory(&leaf)?;
     let procs = leaf.join("cgroup.procs");
     fs::write(&procs, "0").with_context(|| format!("move into {}", procs.display()))?;
-    sd_notify::notify(&[sd_notify::NotifyState::Ready]).context("tell systemd that the holder is ready")?;
+    sd_notify::notify(&[sd_notify::NotifyState::Ready])
+        .context("tell systemd that the holder is ready")?;
     loop {
         nix::unistd::pause();
     }

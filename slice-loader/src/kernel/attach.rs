@@ -39,11 +39,21 @@ pub struct Attachment {
 }
 
 const fn at(place: Place, program: &'static str, attach_type: u32) -> Attachment {
-    Attachment { program, place, attach_type, lsm_hook: None }
+    Attachment {
+        program,
+        place,
+        attach_type,
+        lsm_hook: None,
+    }
 }
 
 const fn lsm(program: &'static str, hook: &'static str) -> Attachment {
-    Attachment { program, place: Place::Slices, attach_type: libbpf::BPF_LSM_CGROUP, lsm_hook: Some(hook) }
+    Attachment {
+        program,
+        place: Place::Slices,
+        attach_type: libbpf::BPF_LSM_CGROUP,
+        lsm_hook: Some(hook),
+    }
 }
 
 use Place::{Root, Slices};
@@ -82,8 +92,13 @@ impl Cgroups {
     /// # Errors
     /// One of them is not there.
     pub fn open(root: &Path, slices: &Path) -> anyhow::Result<Self> {
-        let open = |path: &Path| File::open(path).with_context(|| format!("open cgroup {}", path.display()));
-        Ok(Self { root: open(root)?, slices: open(slices)? })
+        let open = |path: &Path| {
+            File::open(path).with_context(|| format!("open cgroup {}", path.display()))
+        };
+        Ok(Self {
+            root: open(root)?,
+            slices: open(slices)?,
+        })
     }
 
     fn at(&self, place: Place) -> BorrowedFd<'_> {
@@ -107,20 +122,35 @@ pub struct Undo {
 ///
 /// # Errors
 /// The first program that cannot be attached.
-pub fn attach(object: &Object, store: &Store, cgroups: &Cgroups, undo: &mut Undo) -> anyhow::Result<()> {
+pub fn attach(
+    object: &Object,
+    store: &Store,
+    cgroups: &Cgroups,
+    undo: &mut Undo,
+) -> anyhow::Result<()> {
     for attachment in PROGRAMS {
         let name = attachment.program;
         let program = object.program(name)?;
         let path = store.link(name);
         if path.exists() {
-            let link = bpf::object_get(&path).with_context(|| format!("open link {}", path.display()))?;
-            let former = bpf::link_program_id(link.as_fd()).with_context(|| format!("ask what link {name} runs"))?;
+            let link =
+                bpf::object_get(&path).with_context(|| format!("open link {}", path.display()))?;
+            let former = bpf::link_program_id(link.as_fd())
+                .with_context(|| format!("ask what link {name} runs"))?;
             undo.updated.push((name, former));
-            bpf::link_update(link.as_fd(), program).with_context(|| format!("replace program {name}"))?;
+            bpf::link_update(link.as_fd(), program)
+                .with_context(|| format!("replace program {name}"))?;
         } else {
-            let link = bpf::link_create(program, cgroups.at(attachment.place), attachment.attach_type)
-                .with_context(|| format!("attach program {name} to the {:?} cgroup", attachment.place))?;
-            bpf::object_pin(link.as_fd(), &path).with_context(|| format!("pin {}", path.display()))?;
+            let link = bpf::link_create(
+                program,
+                cgroups.at(attachment.place),
+                attachment.attach_type,
+            )
+            .with_context(|| {
+                format!("attach program {name} to the {:?} cgroup", attachment.place)
+            })?;
+            bpf::object_pin(link.as_fd(), &path)
+                .with_context(|| format!("pin {}", path.display()))?;
             undo.made.push(name);
         }
     }
@@ -130,7 +160,9 @@ pub fn attach(object: &Object, store: &Store, cgroups: &Cgroups, undo: &mut Undo
 /// Whether every program of the table is attached.
 #[must_use]
 pub fn all_there(store: &Store) -> bool {
-    PROGRAMS.iter().all(|attachment| store.link(attachment.program).exists())
+    PROGRAMS
+        .iter()
+        .all(|attachment| store.link(attachment.program).exists())
 }
 
 /// Removes pinned links of programs that are in the table no more.
@@ -141,7 +173,8 @@ pub fn detach_former(store: &Store) -> anyhow::Result<()> {
     for name in store.links()? {
         if !PROGRAMS.iter().any(|attachment| attachment.program == name) {
             let path = store.link(&name);
-            std::fs::remove_file(&path).with_context(|| format!("remove link {}", path.display()))?;
+            std::fs::remove_file(&path)
+                .with_context(|| format!("remove link {}", path.display()))?;
         }
     }
     Ok(())
@@ -157,7 +190,8 @@ impl Undo {
         let mut result = Ok(());
         for name in self.made {
             let path = store.link(name);
-            let removed = std::fs::remove_file(&path).with_context(|| format!("remove link {}", path.display()));
+            let removed = std::fs::remove_file(&path)
+                .with_context(|| format!("remove link {}", path.display()));
             result = result.and(removed);
         }
         for (name, id) in self.updated {
@@ -191,8 +225,11 @@ impl Former {
 
     fn restore(&self, store: &Store, name: &str, id: u32) -> anyhow::Result<()> {
         let program = self.programs.iter().find(|(held, _)| *held == id);
-        let (_, program) = program.with_context(|| format!("put program {name} back: it is gone"))?;
-        let link = bpf::object_get(&store.link(name)).with_context(|| format!("open link {name}"))?;
-        bpf::link_update(link.as_fd(), program.as_fd()).with_context(|| format!("put program {name} back"))
+        let (_, program) =
+            program.with_context(|| format!("put program {name} back: it is gone"))?;
+        let link =
+            bpf::object_get(&store.link(name)).with_context(|| format!("open link {name}"))?;
+        bpf::link_update(link.as_fd(), program.as_fd())
+            .with_context(|| format!("put program {name} back"))
     }
 }

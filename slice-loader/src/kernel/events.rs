@@ -22,7 +22,8 @@ impl Events {
     /// It is not there.
     pub fn open(store: &Store) -> anyhow::Result<Self> {
         let path = store.map("EVENTS");
-        let data = MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
+        let data =
+            MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
         let map = Map::from_map_data(data).context("open the ring of events")?;
         let ring = RingBuf::try_from(map).context("open the ring of events")?;
         Ok(Self { ring })

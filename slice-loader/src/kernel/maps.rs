@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 
 use anyhow::{Context, ensure};
 use policy::abi::{
-    ABI_VERSION, Address, AddressEntry, Claim, Denials, FlowKey, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry,
-    SliceState, Traffic,
+    ABI_VERSION, Address, AddressEntry, Claim, Denials, FlowKey, RefusedKey, RefusedPorts,
+    Reserved, Settings, SliceEntry, SliceState, Traffic,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -45,7 +45,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
             size_of::<K>(),
             size_of::<V>(),
         );
-        Ok(Self { name, map, types: PhantomData })
+        Ok(Self {
+            name,
+            map,
+            types: PhantomData,
+        })
     }
 
     /// The map's name.
@@ -67,7 +71,10 @@ impl<K: Plain, V: Plain> Table<K, V> {
     pub fn get(&self, key: &K) -> anyhow::Result<Option<V>> {
         let mut value = V::new_zeroed();
         let mut bytes = value.as_bytes().to_vec();
-        let found = self.map.lookup(key.as_bytes(), &mut bytes).with_context(|| format!("read map {}", self.name))?;
+        let found = self
+            .map
+            .lookup(key.as_bytes(), &mut bytes)
+            .with_context(|| format!("read map {}", self.name))?;
         if !found {
             return Ok(None);
         }
@@ -80,7 +87,9 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// # Errors
     /// The kernel refuses: the map is full, or the row is not there.
     pub fn set(&self, key: &K, value: &V) -> anyhow::Result<()> {
-        self.map.update(key.as_bytes(), value.as_bytes()).with_context(|| format!("write map {}", self.name))
+        self.map
+            .update(key.as_bytes(), value.as_bytes())
+            .with_context(|| format!("write map {}", self.name))
     }
 
     /// Removes `key`; whether it was there.
@@ -88,7 +97,9 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// # Errors
     /// The kernel refuses: arrays have no removal.
     pub fn remove(&self, key: &K) -> anyhow::Result<bool> {
-        self.map.delete(key.as_bytes()).with_context(|| format!("remove from map {}", self.name))
+        self.map
+            .delete(key.as_bytes())
+            .with_context(|| format!("remove from map {}", self.name))
     }
 
     /// Sets many entries.
@@ -143,11 +154,17 @@ impl<V: Plain> PerCpu<V> {
             map.key_size() == 4 && map.value_size() % stride == 0 && map.value_size() > 0,
             "open map {name}: its values have another size than this program's"
         );
-        Ok(Self { name, map, types: PhantomData })
+        Ok(Self {
+            name,
+            map,
+            types: PhantomData,
+        })
     }
 
     fn values(bytes: &[u8]) -> impl Iterator<Item = V> + '_ {
-        bytes.chunks_exact(size_of::<V>().next_multiple_of(8)).map(|value| from_bytes(&value[..size_of::<V>()]))
+        bytes
+            .chunks_exact(size_of::<V>().next_multiple_of(8))
+            .map(|value| from_bytes(&value[..size_of::<V>()]))
     }
 
     /// The values of all CPUs in a row; empty where there is no such row.
@@ -156,9 +173,15 @@ impl<V: Plain> PerCpu<V> {
     /// The kernel refuses.
     pub fn get(&self, row: u32) -> anyhow::Result<Vec<V>> {
         let mut bytes = vec![0; self.map.value_size()];
-        let found =
-            self.map.lookup(row.as_bytes(), &mut bytes).with_context(|| format!("read map {}", self.name))?;
-        Ok(if found { Self::values(&bytes).collect() } else { Vec::new() })
+        let found = self
+            .map
+            .lookup(row.as_bytes(), &mut bytes)
+            .with_context(|| format!("read map {}", self.name))?;
+        Ok(if found {
+            Self::values(&bytes).collect()
+        } else {
+            Vec::new()
+        })
     }
 
     /// Zeroes a row on all CPUs.
@@ -192,7 +215,9 @@ impl<V: Plain> PerCpu<V> {
 
 fn open(store: &Store, name: &'static str) -> anyhow::Result<bpf::Map> {
     let path = store.map(name);
-    bpf::object_get(&path).and_then(bpf::Map::from_fd).with_context(|| format!("open map {}", path.display()))
+    bpf::object_get(&path)
+        .and_then(bpf::Map::from_fd)
+        .with_context(|| format!("open map {}", path.display()))
 }
 
 /// The value with these bytes; the callers cut exactly as many.
@@ -201,7 +226,9 @@ fn from_bytes<T: Plain>(bytes: &[u8]) -> T {
 }
 
 /// A slice's row in all maps that count, zeroed.
-const NO_DENIALS: Denials = Denials { counts: [0; policy::verdict::REASON_ROWS as usize] };
+const NO_DENIALS: Denials = Denials {
+    counts: [0; policy::verdict::REASON_ROWS as usize],
+};
 
 /// Every map that the loader reads or writes.
 #[derive(Debug)]
@@ -229,7 +256,11 @@ pub struct OtherAbi {
 
 impl std::fmt::Display for OtherAbi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the running node has map layouts of version {}, this program of {ABI_VERSION}", self.theirs)
+        write!(
+            f,
+            "the running node has map layouts of version {}, this program of {ABI_VERSION}",
+            self.theirs
+        )
     }
 }
 
@@ -262,7 +293,10 @@ impl Maps {
     /// # Errors
     /// The kernel refuses.
     pub fn forget_checks(&self) -> anyhow::Result<()> {
-        let mut settings = self.settings.get(&0)?.context("read the settings: they are not there")?;
+        let mut settings = self
+            .settings
+            .get(&0)?
+            .context("read the settings: they are not there")?;
         settings.generation = settings.generation.wrapping_add(1);
         self.settings.set(&0, &settings)
     }
@@ -287,7 +321,8 @@ impl Maps {
 pub fn check_abi(store: &Store) -> anyhow::Result<()> {
     let map = open(store, "SETTINGS")?;
     let mut bytes = vec![0; map.value_size()];
-    map.lookup(0_u32.as_bytes(), &mut bytes).context("read map SETTINGS")?;
+    map.lookup(0_u32.as_bytes(), &mut bytes)
+        .context("read map SETTINGS")?;
     let theirs = u32::read_from_prefix(&bytes).map_or(0, |(version, _)| version);
     if theirs != ABI_VERSION && theirs != 0 {
         return Err(OtherAbi { theirs }.into());

@@ -16,8 +16,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 
 /// Every map of the object; all are pinned, so that an upgrade keeps them.
 const MAPS: &[&str] = &[
-    "SETTINGS", "CGROUPS", "SLICES", "STATES", "TRAFFIC", "DENIALS", "RESERVED", "CLAIMS", "ADDRESSES", "REFUSED",
-    "FLOWS", "TAGS", "EVENTS",
+    "SETTINGS",
+    "CGROUPS",
+    "SLICES",
+    "STATES",
+    "TRAFFIC",
+    "DENIALS",
+    "RESERVED",
+    "CLAIMS",
+    "ADDRESSES",
+    "REFUSED",
+    "FLOWS",
+    "TAGS",
+    "EVENTS",
 ];
 
 /// Maps with one row per slice and the two fixed rows.
@@ -26,7 +37,9 @@ const PER_SLICE: &[&str] = &["SLICES", "STATES", "TRAFFIC", "DENIALS"];
 /// A number that differs where the object differs (FNV-1a, 64 bits).
 #[must_use]
 pub fn digest() -> u64 {
-    OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 /// Whether there is an object at all.
@@ -49,9 +62,12 @@ impl Object {
     /// verifier's words are in the source.
     pub fn load(store: &Store, rows: u32) -> anyhow::Result<Self> {
         if OBJECT.is_empty() {
-            return Err(Failure::new(Exit::Kernel, "load the programs: this slice was built without them")
-                .remedy("build it with `cargo xtask build`, which makes the eBPF object first")
-                .into());
+            return Err(Failure::new(
+                Exit::Kernel,
+                "load the programs: this slice was built without them",
+            )
+            .remedy("build it with `cargo xtask build`, which makes the eBPF object first")
+            .into());
         }
         let mut loader = EbpfLoader::new();
         for name in MAPS {
@@ -65,13 +81,20 @@ impl Object {
         let mut ebpf = loader.load(OBJECT).context("load the programs' maps")?;
         for (name, program) in ebpf.programs() {
             let known = PROGRAMS.iter().any(|attachment| attachment.program == name);
-            ensure!(known, "load program {name}: nothing says where it belongs ({:?})", program.prog_type());
+            ensure!(
+                known,
+                "load program {name}: nothing says where it belongs ({:?})",
+                program.prog_type()
+            );
         }
         let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
         for attachment in PROGRAMS {
             let name = attachment.program;
-            let program = ebpf.program_mut(name).with_context(|| format!("find program {name} in the object"))?;
-            load(program, attachment.lsm_hook, &btf).with_context(|| format!("load program {name}"))?;
+            let program = ebpf
+                .program_mut(name)
+                .with_context(|| format!("find program {name} in the object"))?;
+            load(program, attachment.lsm_hook, &btf)
+                .with_context(|| format!("load program {name}"))?;
         }
         Ok(Self { ebpf })
     }
@@ -81,8 +104,14 @@ impl Object {
     /// # Errors
     /// There is none.
     pub fn program(&self, name: &str) -> anyhow::Result<BorrowedFd<'_>> {
-        let program = self.ebpf.program(name).with_context(|| format!("find program {name}"))?;
-        Ok(program.fd().with_context(|| format!("use program {name}"))?.as_fd())
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("find program {name}"))?;
+        Ok(program
+            .fd()
+            .with_context(|| format!("use program {name}"))?
+            .as_fd())
     }
 
     /// Instructions the verifier looked at, per program.

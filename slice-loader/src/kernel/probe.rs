@@ -43,7 +43,8 @@ impl Feature {
     }
 }
 
-const OTHER_KERNEL: &str = "boot a kernel of Debian 12 or later, or one built with the same options";
+const OTHER_KERNEL: &str =
+    "boot a kernel of Debian 12 or later, or one built with the same options";
 
 /// Everything, in the order in which a missing one explains those after it.
 pub const FEATURES: &[Feature] = &[
@@ -52,14 +53,24 @@ pub const FEATURES: &[Feature] = &[
         what: "the rights of root",
         needed_by: "loading programs, cgroups, user ids of slices",
         remedy: "run as root, in no container",
-        probe: || present(nix::unistd::geteuid().is_root(), "this process is not root's"),
+        probe: || {
+            present(
+                nix::unistd::geteuid().is_root(),
+                "this process is not root's",
+            )
+        },
     },
     Feature {
         slug: "programs",
         what: "the eBPF programs inside this binary",
         needed_by: "everything",
         remedy: "build with `cargo xtask build`",
-        probe: || present(super::object::is_built_in(), "built without SLICE_EBPF_OBJECT"),
+        probe: || {
+            present(
+                super::object::is_built_in(),
+                "built without SLICE_EBPF_OBJECT",
+            )
+        },
     },
     Feature {
         slug: "cgroup2",
@@ -68,7 +79,10 @@ pub const FEATURES: &[Feature] = &[
         remedy: "mount cgroup2 there; with systemd: boot with systemd.unified_cgroup_hierarchy=1",
         probe: || {
             let kind = statfs(CGROUPFS).map(|s| s.filesystem_type());
-            present(kind == Ok(CGROUP2_SUPER_MAGIC), "another file system is mounted there")
+            present(
+                kind == Ok(CGROUP2_SUPER_MAGIC),
+                "another file system is mounted there",
+            )
         },
     },
     Feature {
@@ -79,7 +93,10 @@ pub const FEATURES: &[Feature] = &[
         // The inode of the initial namespace is fixed in the kernel
         // (PROC_CGROUP_INIT_INO).
         probe: || match fs::read_link("/proc/self/ns/cgroup") {
-            Ok(link) => present(link == Path::new("cgroup:[4026531835]"), "this is a container's"),
+            Ok(link) => present(
+                link == Path::new("cgroup:[4026531835]"),
+                "this is a container's",
+            ),
             Err(error) => Found::Missing(error.to_string()),
         },
     },
@@ -90,9 +107,14 @@ pub const FEATURES: &[Feature] = &[
         remedy: "boot without cgroup_disable=; no cgroup v1 hierarchy may hold them",
         probe: || match fs::read_to_string(format!("{CGROUPFS}/cgroup.controllers")) {
             Ok(text) => {
-                let missing: Vec<_> =
-                    ["cpu", "memory", "pids"].into_iter().filter(|c| !text.split_whitespace().any(|w| w == *c)).collect();
-                present(missing.is_empty(), &format!("not available: {}", missing.join(", ")))
+                let missing: Vec<_> = ["cpu", "memory", "pids"]
+                    .into_iter()
+                    .filter(|c| !text.split_whitespace().any(|w| w == *c))
+                    .collect();
+                present(
+                    missing.is_empty(),
+                    &format!("not available: {}", missing.join(", ")),
+                )
             }
             Err(error) => Found::Missing(error.to_string()),
         },
@@ -110,7 +132,10 @@ pub const FEATURES: &[Feature] = &[
         needed_by: "refusing socket families that go round the ownership of ports",
         remedy: "boot with `bpf` added to the list in /sys/kernel/security/lsm, as lsm=...,bpf",
         probe: || match fs::read_to_string("/sys/kernel/security/lsm") {
-            Ok(list) => present(list.trim().split(',').any(|lsm| lsm == "bpf"), &format!("active are: {}", list.trim())),
+            Ok(list) => present(
+                list.trim().split(',').any(|lsm| lsm == "bpf"),
+                &format!("active are: {}", list.trim()),
+            ),
             Err(error) => Found::Missing(format!("/sys/kernel/security/lsm: {error}")),
         },
     },
@@ -119,34 +144,74 @@ pub const FEATURES: &[Feature] = &[
         what: "the kernel's type information",
         needed_by: "programs on LSM hooks",
         remedy: "boot a kernel with CONFIG_DEBUG_INFO_BTF",
-        probe: || present(Path::new("/sys/kernel/btf/vmlinux").exists(), "/sys/kernel/btf/vmlinux is not there"),
+        probe: || {
+            present(
+                Path::new("/sys/kernel/btf/vmlinux").exists(),
+                "/sys/kernel/btf/vmlinux is not there",
+            )
+        },
     },
-    program_type("cgroup_sock", "programs on making, binding and closing sockets", libbpf::BPF_PROG_TYPE_CGROUP_SOCK),
-    program_type("cgroup_sock_addr", "programs on bind, connect and sendmsg", libbpf::BPF_PROG_TYPE_CGROUP_SOCK_ADDR),
-    program_type("cgroup_skb", "programs on packets of cgroups", libbpf::BPF_PROG_TYPE_CGROUP_SKB),
-    program_type("cgroup_sockopt", "programs on socket options", libbpf::BPF_PROG_TYPE_CGROUP_SOCKOPT),
-    program_type("sock_ops", "programs on TCP's states", libbpf::BPF_PROG_TYPE_SOCK_OPS),
+    program_type(
+        "cgroup_sock",
+        "programs on making, binding and closing sockets",
+        libbpf::BPF_PROG_TYPE_CGROUP_SOCK,
+    ),
+    program_type(
+        "cgroup_sock_addr",
+        "programs on bind, connect and sendmsg",
+        libbpf::BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+    ),
+    program_type(
+        "cgroup_skb",
+        "programs on packets of cgroups",
+        libbpf::BPF_PROG_TYPE_CGROUP_SKB,
+    ),
+    program_type(
+        "cgroup_sockopt",
+        "programs on socket options",
+        libbpf::BPF_PROG_TYPE_CGROUP_SOCKOPT,
+    ),
+    program_type(
+        "sock_ops",
+        "programs on TCP's states",
+        libbpf::BPF_PROG_TYPE_SOCK_OPS,
+    ),
     program_type("lsm", "programs on LSM hooks", libbpf::BPF_PROG_TYPE_LSM),
     Feature {
         slug: "sk_storage",
         what: "storage on sockets",
         needed_by: "remembering whose a socket is",
         remedy: OTHER_KERNEL,
-        probe: || present(bpf::probe_map_type(libbpf::BPF_MAP_TYPE_SK_STORAGE), "the kernel makes no such map"),
+        probe: || {
+            present(
+                bpf::probe_map_type(libbpf::BPF_MAP_TYPE_SK_STORAGE),
+                "the kernel makes no such map",
+            )
+        },
     },
     Feature {
         slug: "lpm_trie",
         what: "maps by longest prefix",
         needed_by: "refused destinations",
         remedy: OTHER_KERNEL,
-        probe: || present(bpf::probe_map_type(libbpf::BPF_MAP_TYPE_LPM_TRIE), "the kernel makes no such map"),
+        probe: || {
+            present(
+                bpf::probe_map_type(libbpf::BPF_MAP_TYPE_LPM_TRIE),
+                "the kernel makes no such map",
+            )
+        },
     },
     Feature {
         slug: "ringbuf",
         what: "ring buffers",
         needed_by: "slice events",
         remedy: OTHER_KERNEL,
-        probe: || present(bpf::probe_map_type(libbpf::BPF_MAP_TYPE_RINGBUF), "the kernel makes no such map"),
+        probe: || {
+            present(
+                bpf::probe_map_type(libbpf::BPF_MAP_TYPE_RINGBUF),
+                "the kernel makes no such map",
+            )
+        },
     },
     Feature {
         slug: "sk_ancestor_cgroup",
@@ -155,7 +220,10 @@ pub const FEATURES: &[Feature] = &[
         remedy: OTHER_KERNEL,
         probe: || {
             let helper = libbpf::BPF_FUNC_sk_ancestor_cgroup_id;
-            present(bpf::probe_helper(libbpf::BPF_PROG_TYPE_CGROUP_SKB, helper), "the kernel has no such helper")
+            present(
+                bpf::probe_helper(libbpf::BPF_PROG_TYPE_CGROUP_SKB, helper),
+                "the kernel has no such helper",
+            )
         },
     },
     Feature {
@@ -173,7 +241,12 @@ pub const FEATURES: &[Feature] = &[
         what: "net.ipv4.ip_local_reserved_ports",
         needed_by: "keeping the kernel from giving a slice's port to others",
         remedy: "mount /proc",
-        probe: || present(Path::new(crate::node::autobind::SYSCTL).exists(), "the sysctl is not there"),
+        probe: || {
+            present(
+                Path::new(crate::node::autobind::SYSCTL).exists(),
+                "the sysctl is not there",
+            )
+        },
     },
 ];
 
@@ -190,11 +263,21 @@ const fn program_type(slug: &'static str, what: &'static str, program_type: u32)
         BPF_PROG_TYPE_CGROUP_SOCK BPF_PROG_TYPE_CGROUP_SOCK_ADDR BPF_PROG_TYPE_CGROUP_SKB
         BPF_PROG_TYPE_CGROUP_SOCKOPT BPF_PROG_TYPE_SOCK_OPS BPF_PROG_TYPE_LSM
     );
-    Feature { slug, what, needed_by: "the ownership of ports and packets", remedy: OTHER_KERNEL, probe }
+    Feature {
+        slug,
+        what,
+        needed_by: "the ownership of ports and packets",
+        remedy: OTHER_KERNEL,
+        probe,
+    }
 }
 
 fn present(is: bool, else_detail: &str) -> Found {
-    if is { Found::Present } else { Found::Missing(else_detail.to_owned()) }
+    if is {
+        Found::Present
+    } else {
+        Found::Missing(else_detail.to_owned())
+    }
 }
 
 /// The root cgroup has no such file; any other has it.
@@ -202,16 +285,25 @@ fn probe_cgroup_kill() -> Found {
     let Ok(entries) = fs::read_dir(CGROUPFS) else {
         return Found::Missing(format!("{CGROUPFS} cannot be read"));
     };
-    let mut cgroups = entries.flatten().map(|entry| entry.path()).filter(|path| path.join("cgroup.procs").exists());
+    let mut cgroups = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.join("cgroup.procs").exists());
     match cgroups.next() {
-        Some(cgroup) => present(cgroup.join("cgroup.kill").exists(), "cgroups have no such file"),
+        Some(cgroup) => present(
+            cgroup.join("cgroup.kill").exists(),
+            "cgroups have no such file",
+        ),
         None => {
             // A machine without any cgroup: make one to look.
             let path = Path::new(CGROUPFS).join("slice-probe");
             if let Err(error) = fs::create_dir(&path) {
                 return Found::Missing(format!("make {}: {error}", path.display()));
             }
-            let found = present(path.join("cgroup.kill").exists(), "cgroups have no such file");
+            let found = present(
+                path.join("cgroup.kill").exists(),
+                "cgroups have no such file",
+            );
             let _ = fs::remove_dir(&path);
             found
         }

@@ -23,7 +23,9 @@ impl Store {
     /// The node's store, whether it exists or not.
     #[must_use]
     pub fn of_node() -> Self {
-        Self { root: Path::new(BPFFS).join("slice") }
+        Self {
+            root: Path::new(BPFFS).join("slice"),
+        }
     }
 
     /// Its directory.
@@ -85,10 +87,20 @@ impl Store {
     /// bpffs cannot be mounted or written.
     pub fn create(&self) -> anyhow::Result<()> {
         if statfs(BPFFS).map(|s| s.filesystem_type()) != Ok(BPF_FS_MAGIC) {
-            mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("mode=0700"))
-                .with_context(|| format!("mount bpffs on {BPFFS}"))?;
+            mount(
+                Some("bpf"),
+                BPFFS,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some("mode=0700"),
+            )
+            .with_context(|| format!("mount bpffs on {BPFFS}"))?;
         }
-        for directory in [self.root.clone(), self.root.join("maps"), self.root.join("links")] {
+        for directory in [
+            self.root.clone(),
+            self.root.join("maps"),
+            self.root.join("links"),
+        ] {
             match DirBuilder::new().mode(0o700).create(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => made.with_context(|| format!("make {}", directory.display()))?,

@@ -30,7 +30,11 @@ pub fn refresh(maps: &Maps, record: &Record) -> anyhow::Result<bool> {
         return Ok(false);
     }
     // A new address first: until it is known it is denied.
-    let new: Vec<_> = shall.iter().filter(|(key, value)| now.get(*key) != Some(value)).map(|(k, v)| (*k, *v)).collect();
+    let new: Vec<_> = shall
+        .iter()
+        .filter(|(key, value)| now.get(*key) != Some(value))
+        .map(|(k, v)| (*k, *v))
+        .collect();
     maps.addresses.set_all(&new)?;
     for gone in now.keys().filter(|key| !shall.contains_key(*key)) {
         maps.addresses.remove(gone)?;
@@ -44,10 +48,15 @@ fn shall_be(
     devices: &[IpAddr],
     exclude: &[Prefix],
 ) -> BTreeMap<Address, AddressEntry> {
-    let shared = AddressEntry { owner: SliceId::NODE, kind: ADDRESS_SHARED };
+    let shared = AddressEntry {
+        owner: SliceId::NODE,
+        kind: ADDRESS_SHARED,
+    };
     let mut shall: BTreeMap<_, _> = devices
         .iter()
-        .filter(|address| !address.is_loopback() && !address.is_multicast() && !address.is_unspecified())
+        .filter(|address| {
+            !address.is_loopback() && !address.is_multicast() && !address.is_unspecified()
+        })
         .filter(|address| !exclude.iter().any(|prefix| prefix.contains(**address)))
         .map(|address| (in_map(*address), shared))
         .collect();
@@ -72,10 +81,27 @@ mod tests {
 
     #[test]
     fn devices_addresses_are_shared_but_loopback_excluded_and_own_ones() {
-        let own = AddressEntry { owner: SliceId(7), kind: ADDRESS_OWN };
-        let stale = AddressEntry { owner: SliceId::NODE, kind: ADDRESS_SHARED };
-        let now = BTreeMap::from([(in_map(ip("10.0.0.9")), own), (in_map(ip("10.0.0.1")), stale)]);
-        let devices = ["127.0.0.1", "::1", "10.0.0.2", "10.0.0.9", "10.9.0.1", "2001:db8::1"].map(ip);
+        let own = AddressEntry {
+            owner: SliceId(7),
+            kind: ADDRESS_OWN,
+        };
+        let stale = AddressEntry {
+            owner: SliceId::NODE,
+            kind: ADDRESS_SHARED,
+        };
+        let now = BTreeMap::from([
+            (in_map(ip("10.0.0.9")), own),
+            (in_map(ip("10.0.0.1")), stale),
+        ]);
+        let devices = [
+            "127.0.0.1",
+            "::1",
+            "10.0.0.2",
+            "10.0.0.9",
+            "10.9.0.1",
+            "2001:db8::1",
+        ]
+        .map(ip);
         let shall = shall_be(&now, &devices, &[Prefix::parse("10.9.0.0/16").unwrap()]);
         let expected = [
             (in_map(ip("10.0.0.2")), stale),

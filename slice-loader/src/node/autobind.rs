@@ -17,7 +17,9 @@ pub const SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// It cannot be read.
 pub fn read() -> anyhow::Result<PortSet> {
     let mut text = vec![0; LONGEST];
-    let length = File::open(SYSCTL).and_then(|mut file| file.read(&mut text)).with_context(|| format!("read {SYSCTL}"))?;
+    let length = File::open(SYSCTL)
+        .and_then(|mut file| file.read(&mut text))
+        .with_context(|| format!("read {SYSCTL}"))?;
     text.truncate(length);
     parse(&String::from_utf8_lossy(&text))
 }
@@ -59,19 +61,31 @@ mod tests {
 
     #[test]
     fn the_longest_value_fits_one_read() {
-        let every_second = (1..=65535).step_by(2).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        let every_second = (1..=65535)
+            .step_by(2)
+            .map(|port| port.to_string())
+            .collect::<Vec<_>>()
+            .join(",");
         assert!(parse(&every_second).unwrap().to_string().len() < LONGEST);
     }
 
     #[test]
     fn down_puts_back_what_the_machine_had_and_keeps_what_others_changed() {
         let back = |now: &str, before: &str, ours: &str| {
-            put_back(&parse(now).unwrap(), &parse(before).unwrap(), &parse(ours).unwrap()).to_string()
+            put_back(
+                &parse(now).unwrap(),
+                &parse(before).unwrap(),
+                &parse(ours).unwrap(),
+            )
+            .to_string()
         };
         assert_eq!(back("80,9005-9020", "", "80,9005-9020"), "");
         let (before, ours) = ("8080,9000-9010\n", "80,8080,9000-9020");
         assert_eq!(back("80,8080,9000-9020", before, ours), "8080,9000-9010");
-        assert_eq!(back("80,443,8080,9000-9020", before, ours), "443,8080,9000-9010");
+        assert_eq!(
+            back("80,443,8080,9000-9020", before, ours),
+            "443,8080,9000-9010"
+        );
         assert_eq!(back("80,9000-9020", before, ours), "9000-9010");
     }
 }

@@ -29,7 +29,11 @@ pub fn cpus() -> anyhow::Result<u32> {
 /// # Errors
 /// /proc is not mounted.
 pub fn memory() -> anyhow::Result<Bytes> {
-    Ok(Bytes(procfs::Meminfo::current().context("read /proc/meminfo")?.mem_total))
+    Ok(Bytes(
+        procfs::Meminfo::current()
+            .context("read /proc/meminfo")?
+            .mem_total,
+    ))
 }
 
 /// Size of a page.
@@ -45,7 +49,9 @@ pub fn page_size() -> u64 {
 pub fn pid_max() -> anyhow::Result<u32> {
     const PATH: &str = "/proc/sys/kernel/pid_max";
     let text = fs::read_to_string(PATH).with_context(|| format!("read {PATH}"))?;
-    text.trim().parse().with_context(|| format!("understand {PATH}"))
+    text.trim()
+        .parse()
+        .with_context(|| format!("understand {PATH}"))
 }
 
 /// The ports the kernel picks from.
@@ -66,7 +72,9 @@ pub fn ephemeral() -> anyhow::Result<PortRange> {
 pub fn addresses() -> anyhow::Result<Vec<IpAddr>> {
     let mut addresses = Vec::new();
     for device in nix::ifaddrs::getifaddrs().context("list the addresses of devices")? {
-        let Some(address) = device.address else { continue };
+        let Some(address) = device.address else {
+            continue;
+        };
         if let Some(v4) = address.as_sockaddr_in() {
             addresses.push(IpAddr::V4(v4.ip()));
         } else if let Some(v6) = address.as_sockaddr_in6() {
@@ -95,7 +103,10 @@ pub fn netns() -> anyhow::Result<u64> {
 pub fn taken_uids() -> anyhow::Result<Vec<TakenUids>> {
     let mut taken = users(&getent("passwd", &[])?);
     for file in ["/etc/subuid", "/etc/subgid"] {
-        taken.extend(subordinate(file, &fs::read_to_string(file).unwrap_or_default()));
+        taken.extend(subordinate(
+            file,
+            &fs::read_to_string(file).unwrap_or_default(),
+        ));
     }
     Ok(taken)
 }
@@ -106,7 +117,11 @@ fn users(passwd: &str) -> Vec<TakenUids> {
         let mut fields = line.split(':');
         let name = fields.next()?;
         let uid = fields.nth(1)?.parse().ok()?;
-        Some(TakenUids { first: uid, last: uid, by: format!("user {name}") })
+        Some(TakenUids {
+            first: uid,
+            last: uid,
+            by: format!("user {name}"),
+        })
     };
     passwd.lines().filter_map(user).collect()
 }
@@ -119,7 +134,11 @@ fn subordinate(file: &str, text: &str) -> Vec<TakenUids> {
         let first: u32 = fields.next()?.trim().parse().ok()?;
         let count: u32 = fields.next()?.trim().parse().ok()?;
         let last = first.checked_add(count.checked_sub(1)?)?;
-        Some(TakenUids { first, last, by: format!("{file}: {name}") })
+        Some(TakenUids {
+            first,
+            last,
+            by: format!("{file}: {name}"),
+        })
     };
     text.lines().filter_map(range).collect()
 }
@@ -134,7 +153,10 @@ const NAMES_PER_QUESTION: usize = 1000;
 /// getent cannot be run. A directory that cannot be read has no names: reading
 /// the policy says why.
 pub fn known_names(policy: &Path) -> anyhow::Result<HashSet<String>> {
-    let files = fs::read_dir(policy.join("slices")).into_iter().flatten().flatten();
+    let files = fs::read_dir(policy.join("slices"))
+        .into_iter()
+        .flatten()
+        .flatten();
     // Only what may be a name: nothing that getent takes for an option.
     let names: Vec<String> = files
         .filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned()))
@@ -144,7 +166,11 @@ pub fn known_names(policy: &Path) -> anyhow::Result<HashSet<String>> {
     for names in names.chunks(NAMES_PER_QUESTION) {
         for database in ["passwd", "group"] {
             let text = getent(database, names)?;
-            known.extend(text.lines().filter_map(|line| line.split(':').next()).map(str::to_owned));
+            known.extend(
+                text.lines()
+                    .filter_map(|line| line.split(':').next())
+                    .map(str::to_owned),
+            );
         }
     }
     Ok(known)
@@ -153,7 +179,11 @@ pub fn known_names(policy: &Path) -> anyhow::Result<HashSet<String>> {
 /// getent(1) rather than the C library: a statically linked one cannot load
 /// the name services that the node is configured for.
 fn getent(database: &str, names: &[String]) -> anyhow::Result<String> {
-    let output = Command::new("getent").arg(database).args(names).output().context("run getent")?;
+    let output = Command::new("getent")
+        .arg(database)
+        .args(names)
+        .output()
+        .context("run getent")?;
     // 2: a name was not found; 3: the database cannot be listed.
     anyhow::ensure!(
         matches!(output.status.code(), Some(0 | 2 | 3)),
@@ -169,9 +199,13 @@ mod tests {
 
     #[test]
     fn accounts_and_subordinate_ids_are_taken() {
-        let taken = users("root:x:0:0:root:/root:/bin/bash\nbroken\npostgres:x:113:120::/:/bin/sh\n");
+        let taken =
+            users("root:x:0:0:root:/root:/bin/bash\nbroken\npostgres:x:113:120::/:/bin/sh\n");
         assert_eq!(taken.len(), 2);
-        assert_eq!((taken[1].first, taken[1].by.as_str()), (113, "user postgres"));
+        assert_eq!(
+            (taken[1].first, taken[1].by.as_str()),
+            (113, "user postgres")
+        );
         let taken = subordinate("/etc/subuid", "alice:100000:65536\nbob:5:0\n");
         assert_eq!(taken.len(), 1);
         assert_eq!((taken[0].first, taken[0].last), (100_000, 165_535));
@@ -179,8 +213,16 @@ mod tests {
 
     #[test]
     fn the_account_database_knows_root() {
-        assert!(getent("passwd", &["root".into(), "no_such_slice".into()]).unwrap().starts_with("root:"));
-        assert!(users(&getent("passwd", &[]).unwrap()).iter().any(|user| user.first == 0));
+        assert!(
+            getent("passwd", &["root".into(), "no_such_slice".into()])
+                .unwrap()
+                .starts_with("root:")
+        );
+        assert!(
+            users(&getent("passwd", &[]).unwrap())
+                .iter()
+                .any(|user| user.first == 0)
+        );
     }
 
     #[test]
@@ -188,7 +230,12 @@ mod tests {
         assert!(cpus().unwrap() > 0);
         assert!(memory().unwrap().0 > 1 << 20);
         assert!(pid_max().unwrap() > 1000);
-        assert!(addresses().unwrap().iter().any(|address| address.is_loopback()));
+        assert!(
+            addresses()
+                .unwrap()
+                .iter()
+                .any(|address| address.is_loopback())
+        );
         assert_ne!(netns().unwrap(), 0);
         assert!(ephemeral().unwrap().high() > 1024);
     }

@@ -35,14 +35,30 @@ pub struct Holding {
 pub fn scan() -> anyhow::Result<BTreeSet<Holding>> {
     let mut held = BTreeSet::new();
     let six = std::path::Path::new("/proc/net/tcp6").exists();
-    let tcp6 = if six { procfs::net::tcp6().context("read /proc/net/tcp6")? } else { Vec::new() };
-    for entry in procfs::net::tcp().context("read /proc/net/tcp")?.into_iter().chain(tcp6) {
+    let tcp6 = if six {
+        procfs::net::tcp6().context("read /proc/net/tcp6")?
+    } else {
+        Vec::new()
+    };
+    for entry in procfs::net::tcp()
+        .context("read /proc/net/tcp")?
+        .into_iter()
+        .chain(tcp6)
+    {
         if entry.state == TcpState::Listen {
             held.insert(holding(TCP, entry.local_address, entry.inode));
         }
     }
-    let udp6 = if six { procfs::net::udp6().context("read /proc/net/udp6")? } else { Vec::new() };
-    for entry in procfs::net::udp().context("read /proc/net/udp")?.into_iter().chain(udp6) {
+    let udp6 = if six {
+        procfs::net::udp6().context("read /proc/net/udp6")?
+    } else {
+        Vec::new()
+    };
+    for entry in procfs::net::udp()
+        .context("read /proc/net/udp")?
+        .into_iter()
+        .chain(udp6)
+    {
         if entry.state == UdpState::Close {
             held.insert(holding(UDP, entry.local_address, entry.inode));
         }
@@ -55,7 +71,13 @@ fn holding(protocol: u8, local: std::net::SocketAddr, inode: u64) -> Holding {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
         v4 @ IpAddr::V4(_) => v4,
     };
-    Holding { protocol, port: local.port(), loopback: address.is_loopback(), inode, claimed: false }
+    Holding {
+        protocol,
+        port: local.port(),
+        loopback: address.is_loopback(),
+        inode,
+        claimed: false,
+    }
 }
 
 /// Which process has each of these sockets open, as `nginx (pid 812)`. One
@@ -67,13 +89,19 @@ pub fn processes(sockets: &BTreeSet<u64>) -> HashMap<u64, String> {
         return names;
     };
     for process in processes.flatten() {
-        let Ok(descriptors) = process.fd() else { continue };
+        let Ok(descriptors) = process.fd() else {
+            continue;
+        };
         for descriptor in descriptors.flatten() {
             if let FDTarget::Socket(inode) = descriptor.target
                 && sockets.contains(&inode)
             {
-                let name = process.stat().map_or_else(|_| String::from("a process"), |stat| stat.comm);
-                names.entry(inode).or_insert_with(|| format!("{name} (pid {})", process.pid()));
+                let name = process
+                    .stat()
+                    .map_or_else(|_| String::from("a process"), |stat| stat.comm);
+                names
+                    .entry(inode)
+                    .or_insert_with(|| format!("{name} (pid {})", process.pid()));
             }
         }
     }
@@ -92,11 +120,18 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let waiting = UdpSocket::bind("0.0.0.0:0").unwrap();
         let held = scan().unwrap();
-        let find = |protocol, port| held.iter().find(|h| (h.protocol, h.port) == (protocol, port));
+        let find = |protocol, port| {
+            held.iter()
+                .find(|h| (h.protocol, h.port) == (protocol, port))
+        };
         let listening = find(TCP, listener.local_addr().unwrap().port()).unwrap();
         assert!(listening.loopback);
         assert!(find(TCP, stream.local_addr().unwrap().port()).is_none());
-        assert!(!find(UDP, waiting.local_addr().unwrap().port()).unwrap().loopback);
+        assert!(
+            !find(UDP, waiting.local_addr().unwrap().port())
+                .unwrap()
+                .loopback
+        );
         let names = processes(&BTreeSet::from([listening.inode]));
         let suffix = format!("(pid {})", std::process::id());
         assert!(names[&listening.inode].ends_with(&suffix), "{names:?}");

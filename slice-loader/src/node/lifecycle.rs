@@ -76,20 +76,30 @@ pub fn up(policy: &Path) -> anyhow::Result<Up> {
     let config = policy_files::read(policy)?;
     refuse_missing_features()?;
     match Record::load()? {
-        Some(record) if record.phase == Phase::Up && Store::of_node().exists() => return upgrade(record),
+        Some(record) if record.phase == Phase::Up && Store::of_node().exists() => {
+            return upgrade(record);
+        }
         // What an `up` or a `down` that was killed left, or whose pins somebody
         // removed: then no rule is in force, and no slice may run.
         record => clear_away(record.as_ref())?,
     }
     let before = autobind::read()?;
-    let wanted = policy_files::want(&config, &ids::load()?, before.clone(), &found::scan()?, &BTreeSet::new())?;
+    let wanted = policy_files::want(
+        &config,
+        &ids::load()?,
+        before.clone(),
+        &found::scan()?,
+        &BTreeSet::new(),
+    )?;
     ids::save(&wanted.ledger)?;
     let record = Record {
         phase: Phase::Starting,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         object: object::digest(),
         boot: boot()?,
-        since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        since: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
         policy: std::path::absolute(policy).context("find the policy's directory")?,
         rows: wanted.rows,
         holder: Holder::expected(),
@@ -101,10 +111,15 @@ pub fn up(policy: &Path) -> anyhow::Result<Up> {
     // From here on `down` finds what there is to put back.
     record.save()?;
     match start(record.clone(), &wanted.plan) {
-        Ok(()) => Ok(Up::Started { slices: wanted.slices.len(), warnings: wanted.warnings }),
+        Ok(()) => Ok(Up::Started {
+            slices: wanted.slices.len(),
+            warnings: wanted.warnings,
+        }),
         Err(error) => Err(match clear_away(Some(&record)) {
             Ok(()) => error,
-            Err(left) => error.context(format!("what was half done could not be undone ({left:#}); run `slice down`")),
+            Err(left) => error.context(format!(
+                "what was half done could not be undone ({left:#}); run `slice down`"
+            )),
         }),
     }
 }
@@ -119,7 +134,10 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     store.create()?;
     let object = Object::load(&store, record.rows)?;
     let maps = Maps::open(&store)?;
-    let place = Place { maps: &maps, holder: &holder };
+    let place = Place {
+        maps: &maps,
+        holder: &holder,
+    };
     place.write_maps(&Plan::empty().changes(plan))?;
     let cgroups = Cgroups::open(Path::new(CGROUPFS), &slices)?;
     attach::attach(&object, &store, &cgroups, &mut attach::Undo::default())?;
@@ -137,7 +155,9 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
     refuse_other_abi(maps::check_abi(&store))?;
     refuse_lost_cgroups(&record)?;
     if record.object == object::digest() && attach::all_there(&store) {
-        return Ok(Up::Already { slices: record.slices.len() });
+        return Ok(Up::Already {
+            slices: record.slices.len(),
+        });
     }
     let former = Former::hold(&store)?;
     let made_before = store.maps()?;
@@ -148,10 +168,14 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
         attach::attach(&object, &store, &cgroups, &mut undo)
     };
     if let Err(error) = replace() {
-        let undone = undo.run(&store, &former).and_then(|()| store.remove_maps_but(&made_before));
+        let undone = undo
+            .run(&store, &former)
+            .and_then(|()| store.remove_maps_but(&made_before));
         return Err(match undone {
             Ok(()) => error,
-            Err(left) => error.context(format!("the former programs could not all be put back: {left:#}")),
+            Err(left) => error.context(format!(
+                "the former programs could not all be put back: {left:#}"
+            )),
         });
     }
     attach::detach_former(&store)?;
@@ -167,14 +191,20 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
 /// # Errors
 /// [`NotUp`]; or the policy or the node do not allow it.
 pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
-    let _lock = Lock::take()?;
-    let mut record = Record::load()?.filter(|record| record.phase == Phase::Up).ok_or(NotUp)?;
+    let lock = Lock::take()?;
+    let Some(mut record) = Record::load()?.filter(|record| record.phase == Phase::Up) else {
+        lock.remove()?;
+        return Err(NotUp.into());
+    };
     let config = policy_files::read(policy)?;
     let store = Store::of_node();
     let maps = refuse_other_abi(Maps::open(&store))?;
     refuse_lost_cgroups(&record)?;
     let holder = record.holder.clone();
-    let place = Place { maps: &maps, holder: &holder };
+    let place = Place {
+        maps: &maps,
+        holder: &holder,
+    };
     let before = autobind::parse(&record.reserved_ports_before)?;
     let (held, busy) = (state::held_by_node(&maps)?, state::busy_rows(&maps)?);
     let wanted = policy_files::want(&config, &ids::load()?, before, &held, &busy)?;
@@ -182,7 +212,10 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
 
     let old = place.read(&wanted.plan.cgroups)?;
     let changes = old.changes(&wanted.plan);
-    let (added, removed) = (only_in(&wanted.slices, &record.slices), only_in(&record.slices, &wanted.slices));
+    let (added, removed) = (
+        only_in(&wanted.slices, &record.slices),
+        only_in(&record.slices, &wanted.slices),
+    );
     let mut reloaded = describe(&old, &wanted, &changes.steps, &changes.cgroups);
     reloaded.added = added.keys().cloned().collect();
     reloaded.removed = removed.keys().cloned().collect();
@@ -210,7 +243,9 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         };
         return Err(match back() {
             Ok(()) => error.context("change the node (the former policy is in force)"),
-            Err(left) => error.context(format!("what was half done could not be undone ({left:#}); run `slice reload` again")),
+            Err(left) => error.context(format!(
+                "what was half done could not be undone ({left:#}); run `slice reload` again"
+            )),
         });
     }
     // What cannot be undone comes last.
@@ -244,7 +279,11 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     if let Some(record) = record.filter(|record| record.phase == Phase::Up) {
         // Killed from here on, the node is not up. A full /run, which may be
         // why it goes down, must not keep it up.
-        let _ = Record { phase: Phase::Starting, ..record.clone() }.save();
+        let _ = Record {
+            phase: Phase::Starting,
+            ..record.clone()
+        }
+        .save();
     }
     let holder = record.map_or_else(Holder::expected, |record| record.holder.clone());
     // The slices' processes first, and under the rules.
@@ -266,15 +305,29 @@ fn put_ports_back(record: &Record) -> anyhow::Result<()> {
     let ours = autobind::parse(&record.reserved_ports)?;
     let now = autobind::read()?;
     let back: PortSet = autobind::put_back(&now, &before, &ours);
-    if back == now { Ok(()) } else { autobind::write(&back) }
+    if back == now {
+        Ok(())
+    } else {
+        autobind::write(&back)
+    }
 }
 
 fn refuse_missing_features() -> anyhow::Result<()> {
     let missing = probe::missing();
-    let Some((first, _)) = missing.first() else { return Ok(()) };
-    let list: Vec<_> = missing.iter().map(|(feature, detail)| format!("{} ({detail})", feature.what)).collect();
+    let Some((first, _)) = missing.first() else {
+        return Ok(());
+    };
+    let list: Vec<_> = missing
+        .iter()
+        .map(|(feature, detail)| format!("{} ({detail})", feature.what))
+        .collect();
     let message = format!("start the node: missing: {}", list.join("; "));
-    Err(Failure::new(Exit::Kernel, message).remedy(format!("{}; `slice doctor` has the whole list", first.remedy)).into())
+    Err(Failure::new(Exit::Kernel, message)
+        .remedy(format!(
+            "{}; `slice doctor` has the whole list",
+            first.remedy
+        ))
+        .into())
 }
 
 /// Pinned maps of another layout can be neither adopted nor changed.
@@ -293,8 +346,13 @@ fn refuse_lost_cgroups(record: &Record) -> anyhow::Result<()> {
     if slices.is_dir() {
         return Ok(());
     }
-    let message = format!("change the node: its cgroup {} was removed by somebody", slices.display());
-    Err(Failure::new(Exit::Failed, message).remedy("make it anew: slice down, slice up").into())
+    let message = format!(
+        "change the node: its cgroup {} was removed by somebody",
+        slices.display()
+    );
+    Err(Failure::new(Exit::Failed, message)
+        .remedy("make it anew: slice down, slice up")
+        .into())
 }
 
 /// What the tables' sizes and running processes' ids depend on.
@@ -302,7 +360,10 @@ fn refuse_unchangeable(record: &Record, wanted: &Wanted) -> anyhow::Result<()> {
     let what = if record.rows != wanted.rows {
         "max_slices"
     } else if record.slices.iter().any(|(name, old)| {
-        wanted.slices.get(name).is_some_and(|new| new.id == old.id && new.uid != old.uid)
+        wanted
+            .slices
+            .get(name)
+            .is_some_and(|new| new.id == old.id && new.uid != old.uid)
     }) {
         "uid_base or uids_per_slice"
     } else {
@@ -314,8 +375,14 @@ fn refuse_unchangeable(record: &Record, wanted: &Wanted) -> anyhow::Result<()> {
 
 /// The slices of `these` that are not in `those`, or are others there.
 fn only_in(these: &Slices, those: &Slices) -> Slices {
-    let other = |(name, slice): &(&String, &super::SliceRecord)| those.get(*name).is_none_or(|that| that.id != slice.id);
-    these.iter().filter(other).map(|(name, slice)| (name.clone(), *slice)).collect()
+    let other = |(name, slice): &(&String, &super::SliceRecord)| {
+        those.get(*name).is_none_or(|that| that.id != slice.id)
+    };
+    these
+        .iter()
+        .filter(other)
+        .map(|(name, slice)| (name.clone(), *slice))
+        .collect()
 }
 
 /// Whom the steps concern.
@@ -326,7 +393,11 @@ fn describe(
     attributes: &[policy::compile::CgroupWrite],
 ) -> Reloaded {
     let new = &wanted.plan;
-    let names: BTreeMap<SliceId, &str> = wanted.slices.iter().map(|(name, slice)| (slice.id(), name.as_str())).collect();
+    let names: BTreeMap<SliceId, &str> = wanted
+        .slices
+        .iter()
+        .map(|(name, slice)| (slice.id(), name.as_str()))
+        .collect();
     let mut owners: BTreeSet<SliceId> = BTreeSet::new();
     let of_row = |row: u32| new.slices.get(&row).map(|entry| entry.id);
     for step in steps {
@@ -334,11 +405,22 @@ fn describe(
             Step::Slices(rows) => owners.extend(rows.iter().map(|(_, entry)| entry.id)),
             Step::Reserved(rows) => {
                 let both = |row| [old.reserved.get(row), new.reserved.get(row)];
-                owners.extend(rows.iter().flat_map(|(row, _)| both(row)).flatten().map(|reserved| reserved.owner));
+                owners.extend(
+                    rows.iter()
+                        .flat_map(|(row, _)| both(row))
+                        .flatten()
+                        .map(|reserved| reserved.owner),
+                );
             }
-            Step::Addresses(changes) => owners.extend(changes.set.iter().map(|(_, entry)| entry.owner)),
+            Step::Addresses(changes) => {
+                owners.extend(changes.set.iter().map(|(_, entry)| entry.owner))
+            }
             Step::Refused(changes) => {
-                let at = changes.set.iter().map(|(at, _)| at.row).chain(changes.remove.iter().map(|at| at.row));
+                let at = changes
+                    .set
+                    .iter()
+                    .map(|(at, _)| at.row)
+                    .chain(changes.remove.iter().map(|at| at.row));
                 owners.extend(at.filter_map(of_row));
             }
             Step::Settings(settings) => {
@@ -348,7 +430,10 @@ fn describe(
             }
         }
     }
-    let mut changed: BTreeSet<&str> = owners.iter().filter_map(|id| names.get(id).copied()).collect();
+    let mut changed: BTreeSet<&str> = owners
+        .iter()
+        .filter_map(|id| names.get(id).copied())
+        .collect();
     let mut node = owners.contains(&SliceId::NODE);
     for write in attributes {
         match &write.cgroup {
@@ -360,5 +445,13 @@ fn describe(
         let row = wanted.slices.get(*name).map(|slice| slice.id().index());
         row.is_some_and(|row| old.slices.get(&row).map(|entry| entry.id) == of_row(row))
     };
-    Reloaded { changed: changed.into_iter().filter(is_old).map(str::to_owned).collect(), node, ..Reloaded::default() }
+    Reloaded {
+        changed: changed
+            .into_iter()
+            .filter(is_old)
+            .map(str::to_owned)
+            .collect(),
+        node,
+        ..Reloaded::default()
+    }
 }

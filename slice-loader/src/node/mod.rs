@@ -18,13 +18,13 @@ use std::path::PathBuf;
 use anyhow::Context;
 use policy::SliceId;
 use policy::abi::{
-    Address, AddressEntry, Claim, Denials, RESERVED_NOBODY, Reserved, Settings, SliceEntry, SliceState, TCP, Traffic,
-    UDP,
+    Address, AddressEntry, Claim, Denials, RESERVED_NOBODY, Reserved, Settings, SliceEntry,
+    SliceState, TCP, Traffic, UDP,
 };
 use zerocopy::FromZeros;
 
-pub use policy_files::examine;
 pub use lifecycle::{Reloaded, Up, down, reload, up};
+pub use policy_files::examine;
 pub use record::{DIRECTORY, Phase, Record, SliceRecord};
 
 use crate::cli::exit::{Exit, Failure};
@@ -59,14 +59,25 @@ impl Node {
     /// # Errors
     /// [`NotUp`]; [`crate::kernel::maps::OtherAbi`] where another version runs.
     pub fn open() -> anyhow::Result<Self> {
-        let record = Record::load()?.filter(|record| record.phase == Phase::Up).ok_or(NotUp)?;
+        let record = Record::load()?
+            .filter(|record| record.phase == Phase::Up)
+            .ok_or(NotUp)?;
         let store = Store::of_node();
         if !store.exists() {
-            let message = format!("read the node: somebody removed {}, no rule is in force", store.root().display());
-            return Err(Failure::new(Exit::Failed, message).remedy("slice down, slice up").into());
+            let message = format!(
+                "read the node: somebody removed {}, no rule is in force",
+                store.root().display()
+            );
+            return Err(Failure::new(Exit::Failed, message)
+                .remedy("slice down, slice up")
+                .into());
         }
         let maps = Maps::open(&store)?;
-        Ok(Self { record, store, maps })
+        Ok(Self {
+            record,
+            store,
+            maps,
+        })
     }
 
     /// What the node remembers of itself.
@@ -77,7 +88,10 @@ impl Node {
 
     /// The slices by name.
     pub fn slices(&self) -> impl Iterator<Item = (&str, SliceId)> {
-        self.record.slices.iter().map(|(name, slice)| (name.as_str(), slice.id()))
+        self.record
+            .slices
+            .iter()
+            .map(|(name, slice)| (name.as_str(), slice.id()))
     }
 
     /// The owner of this name, `node` and `unattributed` included.
@@ -96,14 +110,18 @@ impl Node {
         match id {
             SliceId::NODE => Some("node"),
             SliceId::UNATTRIBUTED => Some("unattributed"),
-            _ => self.slices().find_map(|(name, slice)| (slice == id).then_some(name)),
+            _ => self
+                .slices()
+                .find_map(|(name, slice)| (slice == id).then_some(name)),
         }
     }
 
     /// The directory of a slice's cgroup, on which its limits sit.
     #[must_use]
     pub fn cgroup(&self, name: &str) -> PathBuf {
-        SliceCgroup::of(&self.record.holder.slices(), name).path().to_owned()
+        SliceCgroup::of(&self.record.holder.slices(), name)
+            .path()
+            .to_owned()
     }
 
     /// What holds for the whole node.
@@ -111,7 +129,10 @@ impl Node {
     /// # Errors
     /// The map cannot be read.
     pub fn settings(&self) -> anyhow::Result<Settings> {
-        self.maps.settings.get(&0)?.context("read the settings: they are not there")
+        self.maps
+            .settings
+            .get(&0)?
+            .context("read the settings: they are not there")
     }
 
     /// A slice's row; none where the row is another's now.
@@ -119,7 +140,11 @@ impl Node {
     /// # Errors
     /// The map cannot be read.
     pub fn entry(&self, id: SliceId) -> anyhow::Result<Option<SliceEntry>> {
-        Ok(self.maps.slices.get(&id.index())?.filter(|entry| entry.id == id))
+        Ok(self
+            .maps
+            .slices
+            .get(&id.index())?
+            .filter(|entry| entry.id == id))
     }
 
     /// What an owner sent and received, on all CPUs.
@@ -127,7 +152,12 @@ impl Node {
     /// # Errors
     /// The map cannot be read.
     pub fn traffic(&self, id: SliceId) -> anyhow::Result<Traffic> {
-        Ok(self.maps.traffic.get(id.index())?.into_iter().fold(Traffic::new_zeroed(), sum))
+        Ok(self
+            .maps
+            .traffic
+            .get(id.index())?
+            .into_iter()
+            .fold(Traffic::new_zeroed(), sum))
     }
 
     /// The same for every row.
@@ -143,7 +173,11 @@ impl Node {
     /// # Errors
     /// The map cannot be read.
     pub fn denials(&self, id: SliceId) -> anyhow::Result<Denials> {
-        Ok(self.maps.denials.get(&id.index())?.unwrap_or_else(Denials::new_zeroed))
+        Ok(self
+            .maps
+            .denials
+            .get(&id.index())?
+            .unwrap_or_else(Denials::new_zeroed))
     }
 
     /// The same for every row.
@@ -151,7 +185,13 @@ impl Node {
     /// # Errors
     /// The map cannot be read.
     pub fn all_denials(&self) -> anyhow::Result<Vec<Denials>> {
-        Ok(self.maps.denials.all()?.into_iter().map(|(_, denials)| denials).collect())
+        Ok(self
+            .maps
+            .denials
+            .all()?
+            .into_iter()
+            .map(|(_, denials)| denials)
+            .collect())
     }
 
     /// What an owner has open.
@@ -159,7 +199,11 @@ impl Node {
     /// # Errors
     /// The map cannot be read.
     pub fn state(&self, id: SliceId) -> anyhow::Result<SliceState> {
-        Ok(self.maps.states.get(&id.index())?.unwrap_or_else(SliceState::new_zeroed))
+        Ok(self
+            .maps
+            .states
+            .get(&id.index())?
+            .unwrap_or_else(SliceState::new_zeroed))
     }
 
     /// The same for every row.
@@ -167,7 +211,13 @@ impl Node {
     /// # Errors
     /// The map cannot be read.
     pub fn all_states(&self) -> anyhow::Result<Vec<SliceState>> {
-        Ok(self.maps.states.all()?.into_iter().map(|(_, state)| state).collect())
+        Ok(self
+            .maps
+            .states
+            .all()?
+            .into_iter()
+            .map(|(_, state)| state)
+            .collect())
     }
 
     /// The ports that are somebody's by policy or were found in use: protocol,
@@ -177,7 +227,10 @@ impl Node {
     /// The map cannot be read.
     pub fn reserved(&self) -> anyhow::Result<Vec<(u8, u16, Reserved)>> {
         let rows = self.maps.reserved.all()?.into_iter();
-        Ok(rows.filter(|(_, reserved)| reserved.kind != RESERVED_NOBODY).filter_map(with_port).collect())
+        Ok(rows
+            .filter(|(_, reserved)| reserved.kind != RESERVED_NOBODY)
+            .filter_map(with_port)
+            .collect())
     }
 
     /// The ports held by sockets, or lingering: protocol, port, whose. Sorted.
@@ -187,7 +240,10 @@ impl Node {
     pub fn claims(&self) -> anyhow::Result<Vec<(u8, u16, Claim)>> {
         let now = monotonic_ns()?;
         let rows = self.maps.claims.all()?.into_iter();
-        Ok(rows.filter(|(_, claim)| claim.held(now)).filter_map(with_port).collect())
+        Ok(rows
+            .filter(|(_, claim)| claim.held(now))
+            .filter_map(with_port)
+            .collect())
     }
 
     /// The addresses the programs know.
@@ -213,8 +269,7 @@ impl Node {
     /// # Errors
     /// The addresses cannot be listed or written.
     pub fn refresh_addresses(&self) -> anyhow::Result<bool> {
-        let _lock = record::Lock::take()?;
-        addresses::refresh(&self.maps, &self.record)
+        locked(|node| addresses::refresh(&node.maps, &node.record))
     }
 
     /// Frees the ports that sockets older than the programs held and hold no
@@ -223,8 +278,22 @@ impl Node {
     /// # Errors
     /// /proc cannot be read, or the map not written.
     pub fn refresh_found(&self) -> anyhow::Result<bool> {
-        let _lock = record::Lock::take()?;
-        state::forget_found(&self.maps)
+        locked(|node| state::forget_found(&node.maps))
+    }
+}
+
+/// Changes the node as it is once nobody else changes it: another policy may be
+/// in force than before, or none.
+fn locked<T>(change: impl FnOnce(&Node) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let lock = record::Lock::take()?;
+    match Node::open() {
+        Ok(node) => change(&node),
+        Err(error) => {
+            if error.is::<NotUp>() {
+                lock.remove()?;
+            }
+            Err(error)
+        }
     }
 }
 
@@ -236,8 +305,14 @@ fn sum(mut all: Traffic, one: Traffic) -> Traffic {
     add(&mut all.received_bytes, one.received_bytes);
     add(&mut all.loopback_sent_packets, one.loopback_sent_packets);
     add(&mut all.loopback_sent_bytes, one.loopback_sent_bytes);
-    add(&mut all.loopback_received_packets, one.loopback_received_packets);
-    add(&mut all.loopback_received_bytes, one.loopback_received_bytes);
+    add(
+        &mut all.loopback_received_packets,
+        one.loopback_received_packets,
+    );
+    add(
+        &mut all.loopback_received_bytes,
+        one.loopback_received_bytes,
+    );
     all
 }
 
@@ -257,7 +332,8 @@ fn with_port<T>((row, value): (u32, T)) -> Option<(u8, u16, T)> {
 
 /// The clock of `since_ns` and `linger_until_ns`.
 fn monotonic_ns() -> anyhow::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("read the clock")?;
+    let now =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("read the clock")?;
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec())?, u64::try_from(now.tv_nsec())?);
     Ok(seconds * 1_000_000_000 + nanoseconds)
 }
@@ -288,7 +364,18 @@ mod tests {
             loopback_received_bytes: 8,
         };
         let two = sum(one, one);
-        assert_eq!((two.sent_packets, two.sent_bytes, two.received_packets, two.received_bytes), (2, 4, 6, 8));
-        assert_eq!((two.loopback_sent_packets, two.loopback_received_bytes), (10, 16));
+        assert_eq!(
+            (
+                two.sent_packets,
+                two.sent_bytes,
+                two.received_packets,
+                two.received_bytes
+            ),
+            (2, 4, 6, 8)
+        );
+        assert_eq!(
+            (two.loopback_sent_packets, two.loopback_received_bytes),
+            (10, 16)
+        );
     }
 }

@@ -63,7 +63,11 @@ pub fn want(
     busy: &BTreeSet<u32>,
 ) -> anyhow::Result<Wanted> {
     let rows = admission::rows(config);
-    let ledger = ledger.assign(config.slices.iter().map(|slice| &slice.name.value), rows, busy);
+    let ledger = ledger.assign(
+        config.slices.iter().map(|slice| &slice.name.value),
+        rows,
+        busy,
+    );
     let facts = facts(reserved_ports, held)?;
     let admitted = admit(config, &facts, &ledger)?;
     let plan = compile(&admitted);
@@ -75,8 +79,20 @@ pub fn want(
         })
         .collect();
     let warnings = collisions(&plan, &slices, held)?;
-    let exclude = config.node.exclude.iter().map(|prefix| prefix.value.to_string()).collect();
-    Ok(Wanted { plan, slices, ledger, rows, exclude, warnings })
+    let exclude = config
+        .node
+        .exclude
+        .iter()
+        .map(|prefix| prefix.value.to_string())
+        .collect();
+    Ok(Wanted {
+        plan,
+        slices,
+        ledger,
+        rows,
+        exclude,
+        warnings,
+    })
 }
 
 /// Reads a policy directory and admits it, without lock, rights or changes:
@@ -114,7 +130,9 @@ fn facts(reserved_ports: PortSet, held: &BTreeSet<Holding>) -> anyhow::Result<Fa
 }
 
 fn ports(held: &BTreeSet<Holding>, protocol: u8) -> anyhow::Result<PortSet> {
-    let of_protocol = held.iter().filter(|held| held.protocol == protocol && held.port != 0 && !held.claimed);
+    let of_protocol = held
+        .iter()
+        .filter(|held| held.protocol == protocol && held.port != 0 && !held.claimed);
     let single = of_protocol.map(|held| PortRange::parse(&held.port.to_string()));
     Ok(single.collect::<Result<PortSet, _>>()?)
 }
@@ -128,26 +146,44 @@ fn collisions(
     held: &BTreeSet<Holding>,
 ) -> anyhow::Result<Vec<String>> {
     let owner = |holding: &Holding| {
-        let reserved = plan.reserved.get(&port_index(holding.protocol, holding.port)?)?;
+        let reserved = plan
+            .reserved
+            .get(&port_index(holding.protocol, holding.port)?)?;
         (reserved.kind == RESERVED_SLICE).then_some(reserved.owner)
     };
-    let colliding: Vec<_> = held.iter().filter_map(|holding| Some((holding, owner(holding)?))).collect();
+    let colliding: Vec<_> = held
+        .iter()
+        .filter_map(|holding| Some((holding, owner(holding)?)))
+        .collect();
     if colliding.is_empty() {
         return Ok(Vec::new());
     }
     let processes = found::processes(&colliding.iter().map(|(holding, _)| holding.inode).collect());
-    let name = |id: SliceId| slices.iter().find_map(|(name, slice)| (slice.id() == id).then_some(name.as_str()));
+    let name = |id: SliceId| {
+        slices
+            .iter()
+            .find_map(|(name, slice)| (slice.id() == id).then_some(name.as_str()))
+    };
     let (mut refused, mut warnings) = (BTreeSet::new(), BTreeSet::new());
     for (holding, id) in colliding {
         let sentence = format!(
             "{} port {} is reserved for slice {} and held by {}",
-            if holding.protocol == TCP { "TCP" } else { "UDP" },
+            if holding.protocol == TCP {
+                "TCP"
+            } else {
+                "UDP"
+            },
             holding.port,
             name(id).unwrap_or("?"),
-            processes.get(&holding.inode).map_or("the kernel or a process that cannot be seen", String::as_str),
+            processes.get(&holding.inode).map_or(
+                "the kernel or a process that cannot be seen",
+                String::as_str
+            ),
         );
         if holding.loopback {
-            warnings.insert(format!("{sentence} on a loopback address: the slice cannot bind it on all addresses"));
+            warnings.insert(format!(
+                "{sentence} on a loopback address: the slice cannot bind it on all addresses"
+            ));
         } else {
             refused.insert(sentence);
         }

@@ -126,7 +126,10 @@ impl Record {
 /// /proc is not mounted.
 pub fn boot() -> anyhow::Result<String> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(PATH).with_context(|| format!("read {PATH}"))?.trim().to_owned())
+    Ok(fs::read_to_string(PATH)
+        .with_context(|| format!("read {PATH}"))?
+        .trim()
+        .to_owned())
 }
 
 /// Held while the node is changed.
@@ -160,9 +163,12 @@ impl Lock {
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 Err((_, Errno::EWOULDBLOCK)) => {
-                    return Err(Failure::new(Exit::Busy, format!("lock {LOCK}: another command changes the node"))
-                        .remedy(format!("see which: fuser -v {LOCK}"))
-                        .into());
+                    return Err(Failure::new(
+                        Exit::Busy,
+                        format!("lock {LOCK}: another command changes the node"),
+                    )
+                    .remedy(format!("see which: fuser -v {LOCK}"))
+                    .into());
                 }
                 Err((_, errno)) => return Err(errno).with_context(|| format!("lock {LOCK}")),
             }
@@ -184,7 +190,9 @@ impl Lock {
 
 /// Whether the open file is the one of this name.
 fn is_at(file: &File, path: &str) -> bool {
-    let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path)) else {
+        return false;
+    };
     (open.dev(), open.ino()) == (named.dev(), named.ino())
 }
 
@@ -203,7 +211,9 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Opti
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
-    serde_json::from_str(&text).map(Some).with_context(|| format!("understand {}", path.display()))
+    serde_json::from_str(&text)
+        .map(Some)
+        .with_context(|| format!("understand {}", path.display()))
 }
 
 /// Writes a file beside, then renames it into place.
@@ -212,7 +222,12 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o644).open(&beside)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o644)
+            .open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&beside, path)
@@ -220,10 +235,12 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<
     if let Some(directory) = path.parent() {
         make_directory(directory, 0o755)?;
     }
-    write().with_context(|| format!("write {}", path.display())).inspect_err(|_| {
-        // Half a file, where the disk is full.
-        let _ = fs::remove_file(&beside);
-    })
+    write()
+        .with_context(|| format!("write {}", path.display()))
+        .inspect_err(|_| {
+            // Half a file, where the disk is full.
+            let _ = fs::remove_file(&beside);
+        })
 }
 
 /// Where a file is written before it takes its name.

@@ -38,18 +38,28 @@ impl Place<'_> {
     /// A map cannot be read.
     pub fn read(&self, looked_at: &[CgroupWrite]) -> anyhow::Result<Plan> {
         let maps = self.maps;
-        let mut settings = maps.settings.get(&0)?.context("read the settings: they are not there")?;
+        let mut settings = maps
+            .settings
+            .get(&0)?
+            .context("read the settings: they are not there")?;
         settings.generation = 0;
         let in_use = |(_, entry): &(u32, policy::abi::SliceEntry)| entry.flags != 0;
         let kept = |(_, reserved): &(u32, Reserved)| reserved.kind != RESERVED_NOBODY;
-        let refused = maps.refused.all()?.into_iter().map(|(key, ports)| (RefusedAt::from(&key), ports));
+        let refused = maps
+            .refused
+            .all()?
+            .into_iter()
+            .map(|(key, ports)| (RefusedAt::from(&key), ports));
         Ok(Plan {
             settings,
             slices: maps.slices.all()?.into_iter().filter(in_use).collect(),
             reserved: maps.reserved.all()?.into_iter().filter(kept).collect(),
             addresses: maps.addresses.all()?.into_iter().collect(),
             refused: refused.collect(),
-            cgroups: looked_at.iter().filter_map(|write| self.read_attribute(write)).collect(),
+            cgroups: looked_at
+                .iter()
+                .filter_map(|write| self.read_attribute(write))
+                .collect(),
             reserved_ports: autobind::read()?,
         })
     }
@@ -62,7 +72,10 @@ impl Place<'_> {
             Cgroup::Slice(name) => self.cgroup(name.as_str()).path().to_owned(),
         };
         let value = fs::read_to_string(directory.join(write.file)).ok()?;
-        Some(CgroupWrite { value: value.trim_end().to_owned(), ..write.clone() })
+        Some(CgroupWrite {
+            value: value.trim_end().to_owned(),
+            ..write.clone()
+        })
     }
 
     fn cgroup(&self, name: &str) -> SliceCgroup {
@@ -88,12 +101,18 @@ impl Place<'_> {
     /// # Errors
     /// The kernel refuses one.
     pub fn write_attributes(&self, writes: &[CgroupWrite]) -> anyhow::Result<()> {
-        for CgroupWrite { cgroup, file, value } in writes {
+        for CgroupWrite {
+            cgroup,
+            file,
+            value,
+        } in writes
+        {
             match cgroup {
                 Cgroup::Holder => self.holder.set(file, value)?,
                 Cgroup::Slices => {
                     let path = self.holder.slices().join(file);
-                    fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))?;
+                    fs::write(&path, value)
+                        .with_context(|| format!("write {value} to {}", path.display()))?;
                 }
                 Cgroup::Slice(name) => self.cgroup(name.as_str()).write(file, value)?,
             }
@@ -118,7 +137,11 @@ impl Place<'_> {
                     }
                 }
                 Step::Refused(changes) => {
-                    let set: Vec<_> = changes.set.iter().map(|(at, ports)| (at.key(), *ports)).collect();
+                    let set: Vec<_> = changes
+                        .set
+                        .iter()
+                        .map(|(at, ports)| (at.key(), *ports))
+                        .collect();
                     maps.refused.set_all(&set)?;
                     for at in &changes.remove {
                         maps.refused.remove(&at.key())?;
@@ -162,7 +185,13 @@ impl Place<'_> {
         if gone.is_empty() {
             return Ok(());
         }
-        for (flow, _) in self.maps.flows.all()?.into_iter().filter(|(_, owner)| gone.contains(owner)) {
+        for (flow, _) in self
+            .maps
+            .flows
+            .all()?
+            .into_iter()
+            .filter(|(_, owner)| gone.contains(owner))
+        {
             self.maps.flows.remove(&flow)?;
         }
         Ok(())
@@ -175,7 +204,10 @@ impl Place<'_> {
 /// The map cannot be read.
 pub fn busy_rows(maps: &Maps) -> anyhow::Result<BTreeSet<u32>> {
     let states = maps.states.all()?.into_iter();
-    Ok(states.filter(|(_, state)| state.sockets_open != 0).map(|(row, _)| row).collect())
+    Ok(states
+        .filter(|(_, state)| state.sockets_open != 0)
+        .map(|(row, _)| row)
+        .collect())
 }
 
 /// The ports held by sockets outside the slices.
@@ -184,13 +216,24 @@ pub fn busy_rows(maps: &Maps) -> anyhow::Result<BTreeSet<u32>> {
 /// /proc or a map cannot be read.
 pub fn held_by_node(maps: &Maps) -> anyhow::Result<BTreeSet<Holding>> {
     let now = monotonic_ns()?;
-    let claims = maps.claims.all()?.into_iter().filter(|(_, claim)| claim.held(now));
+    let claims = maps
+        .claims
+        .all()?
+        .into_iter()
+        .filter(|(_, claim)| claim.held(now));
     let owners: BTreeMap<u32, SliceId> = claims.map(|(row, claim)| (row, claim.owner())).collect();
-    let owner = |holding: &Holding| owners.get(&port_index(holding.protocol, holding.port)?).copied();
+    let owner = |holding: &Holding| {
+        owners
+            .get(&port_index(holding.protocol, holding.port)?)
+            .copied()
+    };
     let held = found::scan()?.into_iter();
     Ok(held
         .filter(|holding| owner(holding).is_none_or(|owner| !owner.is_slice()))
-        .map(|holding| Holding { claimed: owner(&holding).is_some(), ..holding })
+        .map(|holding| Holding {
+            claimed: owner(&holding).is_some(),
+            ..holding
+        })
         .collect())
 }
 
@@ -201,11 +244,23 @@ pub fn held_by_node(maps: &Maps) -> anyhow::Result<BTreeSet<Holding>> {
 /// # Errors
 /// /proc cannot be read, or the map not written.
 pub fn note_found(maps: &Maps) -> anyhow::Result<()> {
-    let found = Reserved { owner: SliceId::NODE, kind: RESERVED_FOUND };
+    let found = Reserved {
+        owner: SliceId::NODE,
+        kind: RESERVED_FOUND,
+    };
     let mut rows = Vec::new();
-    for holding in held_by_node(maps)?.into_iter().filter(|holding| !holding.claimed) {
-        let Some(row) = port_index(holding.protocol, holding.port) else { continue };
-        if maps.reserved.get(&row)?.is_none_or(|reserved| reserved.kind == RESERVED_NOBODY) {
+    for holding in held_by_node(maps)?
+        .into_iter()
+        .filter(|holding| !holding.claimed)
+    {
+        let Some(row) = port_index(holding.protocol, holding.port) else {
+            continue;
+        };
+        if maps
+            .reserved
+            .get(&row)?
+            .is_none_or(|reserved| reserved.kind == RESERVED_NOBODY)
+        {
             rows.push((row, found));
         }
     }
@@ -219,11 +274,17 @@ pub fn note_found(maps: &Maps) -> anyhow::Result<()> {
 /// /proc cannot be read, or the map not written.
 pub fn forget_found(maps: &Maps) -> anyhow::Result<bool> {
     let all = maps.reserved.all()?.into_iter();
-    let found: Vec<u32> = all.filter(|(_, reserved)| reserved.kind == RESERVED_FOUND).map(|(row, _)| row).collect();
+    let found: Vec<u32> = all
+        .filter(|(_, reserved)| reserved.kind == RESERVED_FOUND)
+        .map(|(row, _)| row)
+        .collect();
     if found.is_empty() {
         return Ok(false);
     }
-    let held: BTreeSet<(u8, u16)> = found::scan()?.into_iter().map(|h| (h.protocol, h.port)).collect();
+    let held: BTreeSet<(u8, u16)> = found::scan()?
+        .into_iter()
+        .map(|h| (h.protocol, h.port))
+        .collect();
     let gone: Vec<_> = found
         .into_iter()
         .filter(|row| port_of(*row).is_none_or(|port| !held.contains(&port)))

@@ -29,7 +29,6 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
 }
 
-
 /// A descriptor for the object pinned at `path`.
 pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
@@ -234,8 +233,7 @@ impl Map {
     pub fn delete(&self, key: &[u8]) -> io::Result<bool> {
         self.check(key.len(), self.value_size, 1)?;
         // SAFETY: the key has this map's size, as just checked.
-        let code =
-            unsafe { libbpf::bpf_map_delete_elem(self.fd.as_raw_fd(), key.as_ptr().cast()) };
+        let code = unsafe { libbpf::bpf_map_delete_elem(self.fd.as_raw_fd(), key.as_ptr().cast()) };
         present(code)
     }
 

@@ -25,7 +25,11 @@ pub struct Confinement {
 
 /// Lets the child of `command` enter a slice before it runs the program.
 pub fn confine(command: &mut Command, confinement: Confinement) {
-    let Confinement { cgroup_procs, uid, confined } = confinement;
+    let Confinement {
+        cgroup_procs,
+        uid,
+        confined,
+    } = confinement;
     let confined = File::from(confined);
     let enter = move || {
         // First the cgroup, while root: everything after is accounted to the
@@ -42,7 +46,12 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
         setresgid(group, group, group)?;
         setresuid(user, user, user)?;
         // The change of user did this already unless securebits forbade it.
-        for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        for set in [
+            CapSet::Ambient,
+            CapSet::Inheritable,
+            CapSet::Effective,
+            CapSet::Permitted,
+        ] {
             caps::clear(None, set).map_err(io::Error::other)?;
         }
         nix::sys::prctl::set_no_new_privs()?;
@@ -65,7 +74,13 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
 fn leave_session_keyring() -> io::Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name asks for an anonymous keyring; no memory is passed.
-    let code = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
     match io::Error::last_os_error() {
         // A kernel without keyrings has nothing to leave.
         error if code < 0 && error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
@@ -76,6 +91,17 @@ fn leave_session_keyring() -> io::Result<()> {
 /// Marks every descriptor from `first` up to be closed by exec.
 fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: passes numbers only; marked descriptors stay usable until exec.
-    let code = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if code < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

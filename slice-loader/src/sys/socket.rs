@@ -19,7 +19,11 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
             &raw mut length,
         )
     };
-    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+    if code < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(cookie)
+    }
 }
 
 #[cfg(test)]
