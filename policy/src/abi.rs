@@ -93,7 +93,7 @@ layouts! {
         /// Raised whenever `ADDRESSES`, `REFUSED` or an own address changes:
         /// what sockets remember of earlier checks is void then.
         pub generation @ 16: u32,
-        /// [`REFUSES_DESTINATIONS`], [`OWN_ADDRESSES`].
+        /// [`REFUSES_DESTINATIONS`], [`ADDRESSES_APART`].
         pub flags @ 20: u32,
         /// First port of the range kept for loopback translation.
         pub loopback_low @ 24: u16,
@@ -355,8 +355,9 @@ pub const REFUSED_RANGES: usize = 16;
 /// In [`Settings::flags`]: `REFUSED` is not empty.
 pub const REFUSES_DESTINATIONS: u32 = 1;
 
-/// In [`Settings::flags`]: some slice has an address of its own.
-pub const OWN_ADDRESSES: u32 = 2;
+/// In [`Settings::flags`]: some address of the node is not shared by all: a
+/// slice's own, or excluded by policy.
+pub const ADDRESSES_APART: u32 = 2;
 
 /// In [`SliceEntry::flags`]: the row is in use.
 pub const LIVE: u32 = 1;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use zerocopy::FromZeros;
 
 use crate::abi::{
-    ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, Address, AddressEntry, CLAIM, LIVE, OWN_ADDRESSES,
+    ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, Address, AddressEntry, CLAIM, LIVE,
     OWN_IPV4, OWN_IPV6, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE, RESERVED_SLICE,
     RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP, UDP, mapped, port_index,
     refused_row, refused_row_of,
@@ -83,12 +83,14 @@ fn settings(
     refuses: bool,
 ) -> Settings {
     let (node, facts) = (&admitted.config().node, admitted.facts());
-    let own = addresses.values().any(|entry| entry.kind == ADDRESS_OWN);
+    let apart =
+        !node.exclude.is_empty() || addresses.values().any(|entry| entry.kind == ADDRESS_OWN);
     Settings {
         abi_version: ABI_VERSION,
         slices_level: facts.slices_level,
         node_netns: facts.node_netns,
-        flags: if refuses { REFUSES_DESTINATIONS } else { 0 } | if own { OWN_ADDRESSES } else { 0 },
+        flags: if refuses { REFUSES_DESTINATIONS } else { 0 }
+            | if apart { ADDRESSES_APART } else { 0 },
         loopback_low: LOOPBACK_PORTS.low(),
         loopback_high: LOOPBACK_PORTS.high(),
         ephemeral_low: facts.ephemeral.low(),

@@ -122,7 +122,10 @@ mod tests {
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
         }
         assert!(Reason::ALL.len() <= REASON_ROWS as usize);
-        assert_eq!(Reason::from_number(Reason::ALL.len() as u8), None);
+        assert_eq!(
+            Reason::from_number(u8::try_from(Reason::ALL.len()).unwrap()),
+            None
+        );
     }
 
     #[test]

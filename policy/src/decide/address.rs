@@ -28,7 +28,9 @@ pub enum Place {
 #[inline(always)]
 const fn halves(address: &Address) -> (u64, u64) {
     let number = u128::from_be_bytes(*address);
-    ((number >> 64) as u64, number as u64)
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+    let low = number as u64;
+    ((number >> 64) as u64, low)
 }
 
 /// Whether the address is an IPv4 address in mapped form.
@@ -116,13 +118,7 @@ pub fn bind(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdi
 /// tells whether it stays in the node: the kernel routes packets from ::1 to
 /// other machines, where nothing tells whose they are.
 #[inline(always)]
-pub fn source(
-    who: SliceId,
-    slice: &SliceEntry,
-    place: Place,
-    ipv4: bool,
-    inside: bool,
-) -> Verdict {
+pub fn source(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool, inside: bool) -> Verdict {
     let mine = match place {
         Place::Own(owner) => owner.0 == who.0,
         Place::Loopback => inside,
@@ -133,15 +129,17 @@ pub fn source(
 }
 
 /// May a packet to an address at `place` reach a socket of the slice `who`?
-/// A wildcard socket of one slice must not get what was sent to the own address
-/// of another.
+/// A wildcard socket must not get what was sent to the own address of another
+/// slice, nor to an address that policy excludes or that is not known (a
+/// network's broadcast address among them). Asked only where some address of
+/// the node is not shared.
 #[inline(always)]
 pub fn receive(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdict {
     let mine = match place {
         Place::Own(owner) => owner.0 == who.0,
         Place::Shared => !has_own(slice, ipv4),
-        // Loopback, groups, broadcasts of a network, addresses on their way.
-        _ => true,
+        Place::Loopback | Place::Group | Place::Wildcard => true,
+        Place::Foreign => false,
     };
     Verdict::allow_if(mine, Reason::ReceiveForeign)
 }
@@ -247,13 +245,19 @@ mod tests {
                 "{place:?}"
             );
         }
-        assert_eq!(source(A, &slice(OWN_IPV4), Place::Shared, true, false), denied);
+        assert_eq!(
+            source(A, &slice(OWN_IPV4), Place::Shared, true, false),
+            denied
+        );
     }
 
     #[test]
     fn packets_from_a_loopback_address_stay_inside_the_node() {
         let denied = Verdict::Deny(Reason::SourceForeign);
-        assert_eq!(source(A, &slice(0), Place::Loopback, false, true), Verdict::Allow);
+        assert_eq!(
+            source(A, &slice(0), Place::Loopback, false, true),
+            Verdict::Allow
+        );
         assert_eq!(source(A, &slice(0), Place::Loopback, false, false), denied);
     }
 
@@ -261,11 +265,22 @@ mod tests {
     fn packets_for_an_own_address_reach_its_slice_only() {
         let denied = Verdict::Deny(Reason::ReceiveForeign);
         assert_eq!(receive(A, &slice(0), Place::Own(B), true), denied);
-        assert_eq!(receive(A, &slice(OWN_IPV4), Place::Own(A), true), Verdict::Allow);
+        assert_eq!(
+            receive(A, &slice(OWN_IPV4), Place::Own(A), true),
+            Verdict::Allow
+        );
         assert_eq!(receive(A, &slice(OWN_IPV4), Place::Shared, true), denied);
-        assert_eq!(receive(A, &slice(OWN_IPV4), Place::Shared, false), Verdict::Allow);
-        for place in [Place::Shared, Place::Loopback, Place::Group, Place::Foreign] {
-            assert_eq!(receive(A, &slice(0), place, true), Verdict::Allow, "{place:?}");
+        assert_eq!(
+            receive(A, &slice(OWN_IPV4), Place::Shared, false),
+            Verdict::Allow
+        );
+        assert_eq!(receive(A, &slice(0), Place::Foreign, true), denied);
+        for place in [Place::Shared, Place::Loopback, Place::Group] {
+            assert_eq!(
+                receive(A, &slice(0), place, true),
+                Verdict::Allow,
+                "{place:?}"
+            );
         }
     }
 

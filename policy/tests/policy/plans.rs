@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use policy::abi::{
-    LIVE, OWN_ADDRESSES, OWN_IPV4, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
+    ADDRESSES_APART, LIVE, OWN_IPV4, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
     RESERVED_SLICE, Reserved, TCP, UDP, port_index,
 };
 use policy::admission::{admit, rows};
@@ -157,7 +157,7 @@ fn what_sockets_remember_is_void_when_addresses_or_destinations_change() {
     let Some(Step::Settings(settings)) = changes.steps.last() else {
         panic!()
     };
-    assert_eq!(settings.flags, OWN_ADDRESSES);
+    assert_eq!(settings.flags, ADDRESSES_APART);
 
     let changes = reload(
         "",

@@ -5,7 +5,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    Moment, OWN_ADDRESSES, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
+    Moment, ADDRESSES_APART, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
 };
 use policy::decide::address::{is_ipv4, receive};
 use policy::decide::claim::receive as receive_port;
@@ -59,7 +59,7 @@ fn verdict(
     entry: &SliceEntry,
     packet: &Packet,
 ) -> Verdict {
-    if settings.flags & OWN_ADDRESSES != 0 {
+    if settings.flags & ADDRESSES_APART != 0 {
         let to = place(&packet.destination);
         let verdict = receive(who, entry, to, is_ipv4(&packet.destination));
         if !verdict.is_allow() {
