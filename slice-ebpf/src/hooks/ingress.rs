@@ -5,7 +5,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    Moment, ADDRESSES_APART, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
+    ADDRESSES_APART, Moment, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
 };
 use policy::decide::address::{is_ipv4, receive};
 use policy::decide::claim::receive as receive_port;
