@@ -29,6 +29,7 @@ mod lifecycle; // up and down: twice is once, half-way is not at all
 mod machine; // the VM itself is what the other tests take it for
 mod owners; // whose a socket is, wherever it goes
 mod ports; // whose a port is: the table of bind, row by row
+mod verifier; // how much work the programs make the kernel's verifier
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ const MODULES: &[&[Test]] = &[
     owners::TESTS,
     addresses::TESTS,
     destinations::TESTS,
+    verifier::TESTS,
 ];
 
 /// Tests, demo and benches of a slice node; runs as root inside the VM.
@@ -79,6 +81,9 @@ enum Task {
     Hammer,
     /// Show what a slice node does
     Demo,
+    /// Send traffic, and print how fast it was
+    #[command(hide = true)]
+    Traffic(bench::traffic::Options),
     /// Measure, and print one JSON line for each measure
     Bench {
         /// Which bench; all without
@@ -100,6 +105,7 @@ fn main() -> ExitCode {
         Task::Puppet => puppet::run(),
         Task::Hammer => hammer::run(),
         Task::Demo => demo::run(),
+        Task::Traffic(options) => bench::traffic::run(&options),
         Task::Bench { name, native } => bench::run(name.as_deref(), native),
     };
     result.unwrap_or_else(|error| {

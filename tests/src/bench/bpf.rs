@@ -1,5 +1,6 @@
-//! The calls of bpf(2) that a bench needs and aya lacks: programs of a few
-//! instructions, arrays of programs to jump to, many map entries, test runs.
+//! The calls of the kernel that a bench needs and no crate has: programs of a
+//! few instructions, arrays of programs to jump to, links that go when they are
+//! closed, test runs, the cookie of the network namespace.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -23,7 +24,11 @@ pub struct Run {
 
 fn result(code: i32) -> io::Result<i32> {
     // libbpf 1 returns the negative errno.
-    if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(code) }
+    if code < 0 {
+        Err(io::Error::from_raw_os_error(-code))
+    } else {
+        Ok(code)
+    }
 }
 
 fn owned(code: i32) -> io::Result<OwnedFd> {
@@ -133,4 +138,45 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<Ru
         ns: f64::from(options.duration),
         verdict: options.retval,
     })
+}
+
+/// Attaches a program to a cgroup for as long as the link lives.
+pub fn attach(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> Result<OwnedFd> {
+    // SAFETY: there are no options; both descriptors are borrowed for the call.
+    let link = unsafe {
+        libbpf::bpf_link_create(
+            program.as_raw_fd(),
+            cgroup.as_raw_fd(),
+            attach_type,
+            std::ptr::null(),
+        )
+    };
+    owned(link).context("attach a program to a cgroup")
+}
+
+/// `SO_NETNS_COOKIE` of this process's network namespace.
+pub fn netns_cookie() -> Result<u64> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&cookie))?;
+    // SAFETY: the kernel writes at most `length` bytes, which `cookie` has.
+    let code = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    ensure!(
+        code == 0,
+        "ask for SO_NETNS_COOKIE: {}",
+        io::Error::last_os_error()
+    );
+    Ok(cookie)
 }

@@ -56,7 +56,18 @@ impl Flow {
             (Some(source), Some(destination)) => {
                 let length = be16(20 + transport.len());
                 frame.extend([0x08, 0x00]);
-                frame.extend([0x45, 0, length[0], length[1], 0, 1, 0x40, 0, 64, self.protocol]);
+                frame.extend([
+                    0x45,
+                    0,
+                    length[0],
+                    length[1],
+                    0,
+                    1,
+                    0x40,
+                    0,
+                    64,
+                    self.protocol,
+                ]);
                 frame.extend([0, 0]);
                 frame.extend(source.octets());
                 frame.extend(destination.octets());

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Map, PerCpuArray};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
@@ -80,6 +80,47 @@ pub struct Size {
     pub own_refusals: bool,
 }
 
+/// Where the programs find the slices.
+#[derive(Default)]
+pub struct Place {
+    /// Depth of the slices' cgroups.
+    pub level: u32,
+    /// Their ids, a slice each.
+    pub cgroups: Vec<u64>,
+    /// Cookie of the network namespace.
+    pub netns: u64,
+}
+
+/// The programs that see packets.
+const PACKETS: &[(&str, u32)] = &[
+    ("egress", libbpf::BPF_CGROUP_INET_EGRESS),
+    ("ingress", libbpf::BPF_CGROUP_INET_INGRESS),
+];
+
+/// All that are attached at the root.
+const ROOT: &[(&str, u32)] = &[
+    ("sock_create", libbpf::BPF_CGROUP_INET_SOCK_CREATE),
+    ("sock_release", libbpf::BPF_CGROUP_INET_SOCK_RELEASE),
+    ("tcp_state", libbpf::BPF_CGROUP_SOCK_OPS),
+    ("bind4", libbpf::BPF_CGROUP_INET4_BIND),
+    ("bind6", libbpf::BPF_CGROUP_INET6_BIND),
+    ("post_bind4", libbpf::BPF_CGROUP_INET4_POST_BIND),
+    ("post_bind6", libbpf::BPF_CGROUP_INET6_POST_BIND),
+    ("egress", libbpf::BPF_CGROUP_INET_EGRESS),
+    ("ingress", libbpf::BPF_CGROUP_INET_INGRESS),
+];
+
+impl Place {
+    /// Without cgroups nothing is attached, and only packets are tried.
+    fn programs(&self) -> &'static [(&'static str, u32)] {
+        if self.cgroups.is_empty() {
+            PACKETS
+        } else {
+            ROOT
+        }
+    }
+}
+
 /// Programs and maps of a node.
 pub struct Loaded {
     ebpf: Ebpf,
@@ -99,7 +140,7 @@ pub struct Pair {
 
 impl Loaded {
     /// Loads `object` and fills its maps; the slices own the ports in turn.
-    pub fn new(object: &Path, size: Size) -> Result<Loaded> {
+    pub fn new(object: &Path, size: Size, place: &Place) -> Result<Loaded> {
         let Size { slices, ports, .. } = size;
         let rows = slices + FIRST_SLICE_ROW;
         let mut loader = EbpfLoader::new();
@@ -109,12 +150,18 @@ impl Loaded {
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("load the maps of {}", object.display()))?;
-        for name in ["egress", "ingress"] {
-            let program: &mut Program = ebpf
+        for (name, _) in place.programs() {
+            let program = ebpf
                 .program_mut(name)
                 .with_context(|| format!("find {name}"))?;
-            let program: &mut aya::programs::CgroupSkb = program.try_into()?;
-            program.load().with_context(|| format!("load {name}"))?;
+            match program {
+                Program::CgroupSkb(program) => program.load(),
+                Program::CgroupSock(program) => program.load(),
+                Program::CgroupSockAddr(program) => program.load(),
+                Program::SockOps(program) => program.load(),
+                _ => bail!("{name} is of another kind than the bench knows"),
+            }
+            .with_context(|| format!("load {name}"))?;
         }
         // The last slice is under test, and has the first port and each
         // `slices`th behind it.
@@ -123,38 +170,47 @@ impl Loaded {
         let loaded = Loaded {
             ebpf,
             size,
-            slice: SliceId::new(socket::GENERATION, rows - 1).context("more slices than there are rows")?,
+            slice: SliceId::new(socket::GENERATION, rows - 1)
+                .context("more slices than there are rows")?,
             port: FIRST_PORT + last,
         };
-        loaded.fill(rows)?;
+        loaded.fill(rows, place)?;
         Ok(loaded)
     }
 
-    fn fill(&self, rows: u32) -> Result<()> {
+    fn fill(&self, rows: u32, place: &Place) -> Result<()> {
         let id = |row| SliceId::new(socket::GENERATION, row).unwrap_or(SliceId::NODE);
         let settings = Settings {
             abi_version: ABI_VERSION,
             generation: 1,
+            slices_level: place.level,
+            node_netns: place.netns,
+            ephemeral_low: 32_768,
+            ephemeral_high: 60_999,
             flags: REFUSES_DESTINATIONS,
             rows,
             ..Settings::new_zeroed()
         };
         self.set("SETTINGS", &[(0_u32, settings)])?;
-        let slices: Vec<(u32, SliceEntry)> = (FIRST_SLICE_ROW..rows)
+        let slices: Vec<(u32, SliceEntry)> = (0..rows)
+            .filter(|&row| row != SliceId::UNATTRIBUTED.index())
             .map(|row| {
                 let entry = SliceEntry {
                     id: id(row),
                     flags: LIVE | CLAIM,
-                    sockets_max: 1000,
-                    claims_max: 100,
+                    sockets_max: 100_000,
+                    claims_max: 1_000,
                     ..SliceEntry::new_zeroed()
                 };
                 (row, entry)
             })
             .collect();
         self.set("SLICES", &slices)?;
-        let cgroups: Vec<(u64, SliceId)> = (FIRST_SLICE_ROW..rows)
-            .map(|row| (1 << 32 | u64::from(row), id(row)))
+        let cgroups: Vec<(u64, SliceId)> = place
+            .cgroups
+            .iter()
+            .copied()
+            .zip((FIRST_SLICE_ROW..rows).map(id))
             .collect();
         self.set("CGROUPS", &cgroups)?;
         let shared = AddressEntry {
@@ -176,7 +232,8 @@ impl Loaded {
         let mut claims = Vec::new();
         for turn in 0..self.size.ports {
             let row = rows - 1 - u32::from(turn) % self.size.slices;
-            let owner = SliceId::new(socket::GENERATION, row).context("more slices than there are rows")?;
+            let owner =
+                SliceId::new(socket::GENERATION, row).context("more slices than there are rows")?;
             for protocol in [TCP, UDP] {
                 let index = self.index(protocol, FIRST_PORT + turn)?;
                 let holder = Claim::holder(owner, 1);
@@ -198,6 +255,26 @@ impl Loaded {
         }
         self.set("RESERVED", &reserved)?;
         self.set("CLAIMS", &claims)
+    }
+
+    /// Attaches the programs to the root of the cgroups until the links are
+    /// dropped.
+    pub fn attach(&self, root: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+        ROOT.iter()
+            .map(|(name, kind)| {
+                let program = self
+                    .ebpf
+                    .program(name)
+                    .with_context(|| format!("find {name}"))?;
+                bpf::attach(program.fd()?.as_fd(), root, *kind)
+                    .with_context(|| format!("attach {name}"))
+            })
+            .collect()
+    }
+
+    /// Packets that the slice under test, the last one, has sent or received.
+    pub fn counted_of_last(&self, direction: Direction) -> Result<u64> {
+        self.counted(self.slice.index()..self.slice.index() + 1, direction)
     }
 
     fn index(&self, protocol: u8, port: u16) -> Result<u32> {
@@ -225,7 +302,7 @@ impl Loaded {
             | Map::LpmTrie(data)
             | Map::SkStorage(data)
             | Map::PerCpuArray(data) => data,
-            _ => anyhow::bail!("map {name} is of another kind than the bench knows"),
+            _ => bail!("map {name} is of another kind than the bench knows"),
         };
         Ok(data.fd().as_fd())
     }

@@ -4,10 +4,14 @@ mod bpf; // calls of bpf(2) that aya lacks
 mod frame; // packets as a test run takes them
 mod loaded; // the programs, with maps as a node would have them
 mod measure; // the line that every bench prints
+mod nftables; // ours against nftables
 mod packets; // what the packet programs cost
 mod ports; // the bench of tagging, ports and accounting
+mod product; // a node that is up against one that is not
 mod sample; // repeats, medians, goals
 mod socket; // a tagged socket for a test run
+pub mod traffic; // what is sent, and how fast it was
+mod wire; // devices into another network namespace
 
 use std::process::ExitCode;
 

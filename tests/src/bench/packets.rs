@@ -11,7 +11,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Measure;
 use super::bpf;
-use super::loaded::{Direction, Hold, Loaded, Size};
+use super::loaded::{Direction, Hold, Loaded, Place, Size};
 use super::sample::{Goal, Sample, measure, unmeasured};
 use super::socket::Past;
 
@@ -28,7 +28,11 @@ const GOAL_NS: f64 = 150.0;
 const GOAL_FLAT: f64 = 1.15;
 
 const fn size(slices: u32, ports: u16) -> Size {
-    Size { slices, ports, own_refusals: false }
+    Size {
+        slices,
+        ports,
+        own_refusals: false,
+    }
 }
 
 /// The nodes that are measured.
@@ -38,7 +42,10 @@ const NODES: &[Size] = &[
     size(10_000, 1_000),
     size(100, 1),
     size(100, 60_000),
-    Size { own_refusals: true, ..size(10_000, 1_000) },
+    Size {
+        own_refusals: true,
+        ..size(10_000, 1_000)
+    },
 ];
 /// The two of them that are to be alike.
 const ONE: Size = NODES[0];
@@ -63,7 +70,14 @@ const fn case(
     hold: Hold,
     past: Past,
 ) -> Case {
-    Case { name, direction, protocol, ipv6, hold, past }
+    Case {
+        name,
+        direction,
+        protocol,
+        ipv6,
+        hold,
+        past,
+    }
 }
 
 use Direction::{In, Out};
@@ -73,16 +87,65 @@ use Past::{OtherFlow, OtherSlice, SameFlow};
 /// Packets of a flow after its first; the first, which is all that a UDP server
 /// with many clients ever sends; and each packet another slice's.
 const CASES: &[Case] = &[
-    case("packet out, each another slice's", Out, TCP, false, Bound, OTHER_SLICE),
-    case("packet in, each another slice's", In, TCP, false, Bound, OTHER_SLICE),
-    case("packet out, TCP over IPv4", Out, TCP, false, Bound, SameFlow),
+    case(
+        "packet out, each another slice's",
+        Out,
+        TCP,
+        false,
+        Bound,
+        OTHER_SLICE,
+    ),
+    case(
+        "packet in, each another slice's",
+        In,
+        TCP,
+        false,
+        Bound,
+        OTHER_SLICE,
+    ),
+    case(
+        "packet out, TCP over IPv4",
+        Out,
+        TCP,
+        false,
+        Bound,
+        SameFlow,
+    ),
     case("packet out, TCP over IPv6", Out, TCP, true, Bound, SameFlow),
-    case("packet out, UDP over IPv4", Out, UDP, false, Bound, SameFlow),
-    case("packet out, first of a UDP flow, IPv4", Out, UDP, false, Bound, OtherFlow),
-    case("packet out, first of a UDP flow, IPv6", Out, UDP, true, Bound, OtherFlow),
+    case(
+        "packet out, UDP over IPv4",
+        Out,
+        UDP,
+        false,
+        Bound,
+        SameFlow,
+    ),
+    case(
+        "packet out, first of a UDP flow, IPv4",
+        Out,
+        UDP,
+        false,
+        Bound,
+        OtherFlow,
+    ),
+    case(
+        "packet out, first of a UDP flow, IPv6",
+        Out,
+        UDP,
+        true,
+        Bound,
+        OtherFlow,
+    ),
     case("packet in, TCP over IPv4", In, TCP, false, Bound, SameFlow),
     case("packet in, TCP over IPv6", In, TCP, true, Bound, SameFlow),
-    case("packet in, TCP of a client, IPv4", In, TCP, false, Picked, SameFlow),
+    case(
+        "packet in, TCP of a client, IPv4",
+        In,
+        TCP,
+        false,
+        Picked,
+        SameFlow,
+    ),
     case("packet in, UDP over IPv4", In, UDP, false, Bound, SameFlow),
 ];
 
@@ -100,11 +163,15 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
         .iter()
         .flat_map(|case| NODES.iter().map(move |&size| (case, size)))
         .filter(|(case, size)| case.means_something_on(*size))
-        .map(|(case, size)| Cost { case, size, net: Sample::default() })
+        .map(|(case, size)| Cost {
+            case,
+            size,
+            net: Sample::default(),
+        })
         .collect();
     for _ in 0..REPEATS {
         for &size in NODES {
-            let node = match Loaded::new(object, size) {
+            let node = match Loaded::new(object, size, &Place::default()) {
                 Ok(node) => node,
                 Err(error) => {
                     let why = format!("the programs cannot be loaded on this machine: {error:#}");
@@ -112,7 +179,11 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
                 }
             };
             for cost in costs.iter_mut().filter(|cost| cost.size == size) {
-                cost.net.add(cost.case.run(&node).with_context(|| format!("measure {}", cost.case.name))?);
+                cost.net.add(
+                    cost.case
+                        .run(&node)
+                        .with_context(|| format!("measure {}", cost.case.name))?,
+                );
             }
         }
     }
@@ -158,12 +229,23 @@ impl Case {
 
 /// Many slices against one, for each case.
 fn flat(bench: &str, costs: &[Cost]) -> Vec<Measure> {
-    let of = |case: &Case, size| costs.iter().find(|cost| cost.case.name == case.name && cost.size == size);
+    let of = |case: &Case, size| {
+        costs
+            .iter()
+            .find(|cost| cost.case.name == case.name && cost.size == size)
+    };
     let ratio = |case: &'static Case| {
         let (many, one) = (of(case, MANY)?, of(case, ONE)?);
         let what = format!("{}; {} against 1", case.name, count(MANY.slices, "slice"));
         let peer = Some(("1 slice", &one.net));
-        Some(measure(bench, what, "ns", &many.net, peer, Goal::RatioAtMost(GOAL_FLAT)))
+        Some(measure(
+            bench,
+            what,
+            "ns",
+            &many.net,
+            peer,
+            Goal::RatioAtMost(GOAL_FLAT),
+        ))
     };
     CASES.iter().filter_map(ratio).collect()
 }
@@ -173,7 +255,11 @@ fn describe(size: Size) -> String {
         "{}, {}{}",
         count(size.slices, "slice"),
         count(u32::from(size.ports), "port"),
-        if size.own_refusals { ", refusals of each slice" } else { "" }
+        if size.own_refusals {
+            ", refusals of each slice"
+        } else {
+            ""
+        }
     )
 }
 

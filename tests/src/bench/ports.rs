@@ -2,22 +2,43 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 
-use super::{Measure, packets};
+use super::sample::unmeasured;
+use super::{Measure, nftables, packets, product};
 
 /// The name of the bench.
 pub const NAME: &str = "ports";
 
+/// Where the VM has the eBPF object.
+const IN_VM: &str = "/opt/slice/slice-ebpf.o";
+
 /// On this machine: the packet programs alone.
 pub fn native() -> Result<Vec<Measure>> {
-    let object = std::env::var_os("SLICE_EBPF_OBJECT")
-        .map(PathBuf::from)
-        .context("find the eBPF object: SLICE_EBPF_OBJECT is not set (`cargo xtask bench` sets it)")?;
-    packets::measures(NAME, &object)
+    packets::measures(NAME, &object()?)
 }
 
-/// In the VM.
+/// In the VM: the product against none, and against nftables.
 pub fn in_vm() -> Result<Vec<Measure>> {
-    Ok(Vec::new())
+    let mut lines = nftables::measures(NAME, &object()?)
+        .unwrap_or_else(|error| vec![failed("against nftables", &error)]);
+    lines.extend(
+        product::measures(NAME).unwrap_or_else(|error| vec![failed("traffic in a slice", &error)]),
+    );
+    Ok(lines)
+}
+
+fn failed(what: &str, error: &anyhow::Error) -> Measure {
+    unmeasured(NAME, what, "", format!("{error:#}"))
+}
+
+/// The eBPF object: where `cargo xtask bench` says, or where it is in the VM.
+fn object() -> Result<PathBuf> {
+    let path = std::env::var_os("SLICE_EBPF_OBJECT").map_or(PathBuf::from(IN_VM), PathBuf::from);
+    ensure!(
+        path.exists(),
+        "find the eBPF object {}: name it in SLICE_EBPF_OBJECT (`cargo xtask bench` does)",
+        path.display()
+    );
+    Ok(path)
 }

@@ -38,6 +38,8 @@ pub enum Goal {
     AtMost(f64),
     /// Ours divided by the peer's is at most this.
     RatioAtMost(f64),
+    /// Ours divided by the peer's is less than this.
+    RatioBelow(f64),
     /// Ours divided by the peer's is at least this.
     RatioAtLeast(f64),
     /// It is told and nothing is to be reached.
@@ -60,13 +62,22 @@ pub fn measure(
     let theirs = peer.and_then(|(_, sample)| sample.median());
     let ratio = mine.zip(theirs).map(|(mine, theirs)| mine / theirs);
     let (words, met) = match goal {
-        Goal::AtMost(most) => (Some(format!("at most {most}")), mine.map(|value| value <= most)),
-        Goal::RatioAtMost(most) => {
-            (Some(format!("ratio at most {most}")), ratio.map(|ratio| ratio <= most))
-        }
-        Goal::RatioAtLeast(least) => {
-            (Some(format!("ratio at least {least}")), ratio.map(|ratio| ratio >= least))
-        }
+        Goal::AtMost(most) => (
+            Some(format!("at most {most}")),
+            mine.map(|value| value <= most),
+        ),
+        Goal::RatioAtMost(most) => (
+            Some(format!("ratio at most {most}")),
+            ratio.map(|ratio| ratio <= most),
+        ),
+        Goal::RatioAtLeast(least) => (
+            Some(format!("ratio at least {least}")),
+            ratio.map(|ratio| ratio >= least),
+        ),
+        Goal::RatioBelow(most) => (
+            Some(format!("ratio below {most}")),
+            ratio.map(|ratio| ratio < most),
+        ),
         Goal::None => (None, None),
     };
     Measure {
@@ -93,11 +104,21 @@ pub fn measure(
 pub fn unmeasured(bench: &str, what: &str, unit: &str, why: String) -> Measure {
     Measure {
         why: Some(why),
-        ..measure(bench, what.to_owned(), unit, &Sample::default(), None, Goal::None)
+        ..measure(
+            bench,
+            what.to_owned(),
+            unit,
+            &Sample::default(),
+            None,
+            Goal::None,
+        )
     }
 }
 
 /// Release of the running kernel.
 fn kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }

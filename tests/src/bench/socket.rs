@@ -102,7 +102,10 @@ pub fn tagged(
 ) -> Result<OwnedFd> {
     let mut program = vec![copy(R6, R1)];
     // The tag on the stack, a word of 32 bits at a time.
-    for (offset, word) in (-TAG_BYTES..).step_by(4).zip(tag.as_bytes().chunks_exact(4)) {
+    for (offset, word) in (-TAG_BYTES..)
+        .step_by(4)
+        .zip(tag.as_bytes().chunks_exact(4))
+    {
         let word = i32::from_le_bytes([word[0], word[1], word[2], word[3]]);
         program.push(instruction(0x62, R10, 0, offset, word));
     }
@@ -124,7 +127,13 @@ pub fn tagged(
             call(RANDOM),
             instruction(0x97, R0, 0, 0, slices),
             instruction(0x07, R0, 0, 0, first_id()?),
-            instruction(0x63, R7, R0, i16::try_from(std::mem::offset_of!(Tag, id))?, 0),
+            instruction(
+                0x63,
+                R7,
+                R0,
+                i16::try_from(std::mem::offset_of!(Tag, id))?,
+                0,
+            ),
         ],
     };
     // Nothing to change where the storage could not be made.

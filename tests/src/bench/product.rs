@@ -1,0 +1,133 @@
+//! The whole product against none of it: the same traffic in a slice of a node
+//! that is up, and with the node down.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Measure;
+use super::sample::{Goal, Sample, measure};
+use super::traffic::Kind;
+use super::wire::{self, FAR, NETNS, Wire};
+
+/// Interleaved repeats.
+const REPEATS: usize = 7;
+/// Milliseconds of one.
+const TIME_MS: u64 = 700;
+/// Of what there is without us, this much is to be left.
+const GOAL: f64 = 0.95;
+
+const POLICY: &str = "/run/slice-bench/policy";
+
+struct Case {
+    name: &'static str,
+    unit: &'static str,
+    kind: Kind,
+    /// Over the wire, or inside the node.
+    wire: bool,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "TCP stream over veth",
+        unit: "Mbit/s",
+        kind: Kind::Stream,
+        wire: true,
+    },
+    Case {
+        name: "TCP stream over loopback",
+        unit: "Mbit/s",
+        kind: Kind::Stream,
+        wire: false,
+    },
+    Case {
+        name: "TCP round trips over veth",
+        unit: "1/s",
+        kind: Kind::Turns,
+        wire: true,
+    },
+    Case {
+        name: "TCP round trips over loopback",
+        unit: "1/s",
+        kind: Kind::Turns,
+        wire: false,
+    },
+];
+
+/// Measures each case with the node up and down by turns.
+///
+/// # Errors
+/// The node does not come up, or traffic is refused.
+pub fn measures(bench: &str) -> Result<Vec<Measure>> {
+    let slices = Path::new(POLICY).join("slices");
+    fs::create_dir_all(&slices).with_context(|| format!("create {}", slices.display()))?;
+    fs::write(
+        Path::new(POLICY).join("node.toml"),
+        "[node]\nmax_slices = 16\n",
+    )?;
+    fs::write(slices.join("one.toml"), "ports.tcp = [80]\n")?;
+    fs::write(slices.join("two.toml"), "ports.tcp = [81]\n")?;
+    let _wire = Wire::new()?;
+    let mut bare = vec![Sample::default(); CASES.len()];
+    let mut ours = vec![Sample::default(); CASES.len()];
+    for repeat in 0..REPEATS {
+        // Which comes first changes, so that a drift favours neither.
+        for up in [repeat % 2 == 0, repeat % 2 == 1] {
+            if up {
+                wire::run(&format!("slice up --policy {POLICY}"))?;
+            }
+            let samples = if up { &mut ours } else { &mut bare };
+            let result = CASES.iter().zip(samples).try_for_each(|(case, sample)| {
+                sample.add(case.run(up).with_context(|| case.name)?);
+                Ok(())
+            });
+            if up {
+                wire::run("slice down")?;
+            }
+            result.map_err(|error: anyhow::Error| error)?;
+        }
+    }
+    let lines = CASES
+        .iter()
+        .zip(ours.iter().zip(&bare))
+        .map(|(case, (ours, bare))| {
+            let peer = Some(("no programs", bare));
+            measure(
+                bench,
+                case.name.to_owned(),
+                case.unit,
+                ours,
+                peer,
+                Goal::RatioAtLeast(GOAL),
+            )
+        });
+    Ok(lines.collect())
+}
+
+impl Case {
+    fn run(&self, in_slice: bool) -> Result<f64> {
+        let program = std::env::current_exe()?;
+        let inside = if in_slice { "slice run one -- " } else { "" };
+        let server = if self.wire {
+            FAR
+        } else {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        };
+        let netns = if self.wire {
+            format!("--netns {NETNS}")
+        } else {
+            String::new()
+        };
+        let number = wire::run(&format!(
+            "{inside}{} traffic {} --server {server} {netns} --time {TIME_MS}",
+            program.display(),
+            self.kind.name()
+        ))?;
+        number
+            .trim()
+            .parse()
+            .with_context(|| format!("read the number {number}"))
+    }
+}
