@@ -80,7 +80,8 @@ impl<'n> Beyond<'n> {
     /// # Errors
     /// It cannot be started; a status other than 0 is no error.
     pub fn run(&self, command: &[&str]) -> Result<Output> {
-        self.node.run("ip", &[&["netns", "exec", NAME], command].concat())
+        self.node
+            .run("ip", &[&["netns", "exec", NAME], command].concat())
     }
 
     /// Runs a command there that must succeed.
@@ -88,7 +89,8 @@ impl<'n> Beyond<'n> {
     /// # Errors
     /// It fails; the error has its words.
     pub fn must(&self, command: &[&str]) -> Result<Output> {
-        self.node.must("ip", &[&["netns", "exec", NAME], command].concat())
+        self.node
+            .must("ip", &[&["netns", "exec", NAME], command].concat())
     }
 
     /// A command that runs there.
@@ -115,10 +117,16 @@ impl<'n> Beyond<'n> {
     }
 
     fn counted(&self, name: &str) -> Result<u64> {
-        let listed = self.must(&["nft", "-j", "list", "counter", "netdev", "watch", name])?.stdout;
+        let listed = self
+            .must(&["nft", "-j", "list", "counter", "netdev", "watch", name])?
+            .stdout;
         let listed: Value = serde_json::from_str(&listed)?;
-        let objects = listed["nftables"].as_array().context("nft lists no objects")?;
-        let packets = objects.iter().find_map(|object| object["counter"]["packets"].as_u64());
+        let objects = listed["nftables"]
+            .as_array()
+            .context("nft lists no objects")?;
+        let packets = objects
+            .iter()
+            .find_map(|object| object["counter"]["packets"].as_u64());
         packets.with_context(|| format!("nft knows no counter {name}"))
     }
 

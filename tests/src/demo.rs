@@ -60,7 +60,13 @@ pub fn run() -> Result<ExitCode> {
     let mut show = Show::default();
     prepare()?;
     let _listener = background(LISTEN, HEARD)?;
-    until("the other machine listens", || sh("ip netns exec outside cat /proc/net/packet").output.lines().count() > 1)?;
+    until("the other machine listens", || {
+        sh("ip netns exec outside cat /proc/net/packet")
+            .output
+            .lines()
+            .count()
+            > 1
+    })?;
 
     show.title("A stock kernel, before");
     let nobody = "setpriv --reuid=nobody --regid=nogroup --clear-groups";
@@ -70,13 +76,33 @@ pub fn run() -> Result<ExitCode> {
         0,
         &[],
     )?;
-    show.step("or with ::1, which is nobody's on the wire.", &format!("{nobody} python3 /run/demo/forge.py plain ::1"), 0, &[])?;
+    show.step(
+        "or with ::1, which is nobody's on the wire.",
+        &format!("{nobody} python3 /run/demo/forge.py plain ::1"),
+        0,
+        &[],
+    )?;
     until("the forged packets arrive", || heard().lines().count() == 2)?;
-    show.step("Another machine gets both.", "cat heard", 0, &["2001:db8:bad::1.5353 >", "::1.5353 >"])?;
+    show.step(
+        "Another machine gets both.",
+        "cat heard",
+        0,
+        &["2001:db8:bad::1.5353 >", "::1.5353 >"],
+    )?;
 
     show.title("Slices");
-    show.step("Two tenants, one file each. Alpha owns TCP port 80:", "cat /etc/slice/slices/alpha.toml", 0, &["tcp = [80]"])?;
-    show.step("The policy is checked as a whole, then put in force.", "slice up", 0, &[])?;
+    show.step(
+        "Two tenants, one file each. Alpha owns TCP port 80:",
+        "cat /etc/slice/slices/alpha.toml",
+        0,
+        &["tcp = [80]"],
+    )?;
+    show.step(
+        "The policy is checked as a whole, then put in force.",
+        "slice up",
+        0,
+        &[],
+    )?;
     let _daemon = background("slice daemon", "/run/demo/daemon")?;
     until("the daemon answers", || sh("slice events").status == 0)?;
 
@@ -85,14 +111,21 @@ pub fn run() -> Result<ExitCode> {
         "Alpha serves its page on port 80: no root, no capability.",
         "slice run alpha -- python3 -m http.server 80 --directory /run/demo/alpha",
     )?;
-    until("alpha's server listens", || sh("ss -Hltn sport = 80").output.contains(":80"))?;
+    until("alpha's server listens", || {
+        sh("ss -Hltn sport = 80").output.contains(":80")
+    })?;
     show.step(
         "What runs in alpha is an ordinary user's.",
         "slice run alpha -- grep -E '^(Uid|CapEff|NoNewPrivs)' /proc/self/status",
         0,
         &["CapEff:\t0000000000000000", "NoNewPrivs:\t1"],
     )?;
-    show.step("Another machine fetches it.", "ip netns exec outside curl -s http://192.0.2.1/", 0, &["Hello from alpha"])?;
+    show.step(
+        "Another machine fetches it.",
+        "ip netns exec outside curl -s http://192.0.2.1/",
+        0,
+        &["Hello from alpha"],
+    )?;
     show.step(
         "Beta wants port 80 too, with nginx. It gets the answer that nginx knows.",
         "slice run beta -- nginx -p /run/demo/beta -c nginx.conf",
@@ -119,20 +152,53 @@ pub fn run() -> Result<ExitCode> {
         0,
         &["Operation not permitted"],
     )?;
-    show.step("The other machine has got nothing new.", "wc -l heard", 0, &["2 heard"])?;
+    show.step(
+        "The other machine has got nothing new.",
+        "wc -l heard",
+        0,
+        &["2 heard"],
+    )?;
 
     show.title("What the owner sees");
-    show.step("Nothing was denied silently.", "slice status", 0, &["alpha", "beta", "port_reserved"])?;
-    show.step("Each reason is counted by itself.", "slice status beta", 0, &["port_reserved", "option", "source_foreign"])?;
-    show.step("Whose is which port:", "slice ports", 0, &["alpha", "beta", "8000-8010", "node"])?;
-    show.step("And what happened, as it happened:", "slice events", 0, &["beta", "source_foreign", "2001:db8::2"])?;
+    show.step(
+        "Nothing was denied silently.",
+        "slice status",
+        0,
+        &["alpha", "beta", "port_reserved"],
+    )?;
+    show.step(
+        "Each reason is counted by itself.",
+        "slice status beta",
+        0,
+        &["port_reserved", "option", "source_foreign"],
+    )?;
+    show.step(
+        "Whose is which port:",
+        "slice ports",
+        0,
+        &["alpha", "beta", "8000-8010", "node"],
+    )?;
+    show.step(
+        "And what happened, as it happened:",
+        "slice events",
+        0,
+        &["beta", "source_foreign", "2001:db8::2"],
+    )?;
 
     show.title("Gone without a trace");
-    show.step("Taking the node down ends what ran in slices and removes everything.", "slice down", 0, &[])?;
+    show.step(
+        "Taking the node down ends what ran in slices and removes everything.",
+        "slice down",
+        0,
+        &[],
+    )?;
     let left = leftovers();
     ensure!(left.is_empty(), "left behind: {left}");
     let seconds = show.start.elapsed().as_secs();
-    println!("\nVerdict: {} of {} steps came out as announced, in {seconds} s.", show.steps, show.steps);
+    println!(
+        "\nVerdict: {} of {} steps came out as announced, in {seconds} s.",
+        show.steps, show.steps
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -180,7 +246,11 @@ fn heard() -> String {
 
 /// What is still there of the node, for people.
 fn leftovers() -> String {
-    let paths = ["/run/slice", "/sys/fs/bpf/slice", "/sys/fs/cgroup/slice-node.service"];
+    let paths = [
+        "/run/slice",
+        "/sys/fs/bpf/slice",
+        "/sys/fs/cgroup/slice-node.service",
+    ];
     let there = paths.into_iter().filter(|path| fs::metadata(path).is_ok());
     there.collect::<Vec<_>>().join(" ")
 }
@@ -194,7 +264,11 @@ struct Show {
 
 impl Default for Show {
     fn default() -> Show {
-        Show { start: Instant::now(), steps: 0, background: Vec::new() }
+        Show {
+            start: Instant::now(),
+            steps: 0,
+            background: Vec::new(),
+        }
     }
 }
 
@@ -218,7 +292,10 @@ impl Show {
             done.status
         );
         for said in says {
-            ensure!(done.output.contains(said), "`{command}` does not say {said:?}");
+            ensure!(
+                done.output.contains(said),
+                "`{command}` does not say {said:?}"
+            );
         }
         Ok(())
     }
@@ -226,7 +303,8 @@ impl Show {
     /// Tells, and starts something that goes on.
     fn background(&mut self, prose: &str, command: &str) -> Result<()> {
         self.tell(prose, &format!("{command} &"))?;
-        self.background.push(background(command, "/run/demo/alpha.log")?);
+        self.background
+            .push(background(command, "/run/demo/alpha.log")?);
         Ok(())
     }
 
@@ -256,7 +334,10 @@ fn sh(line: &str) -> Done {
             status: output.status.code().unwrap_or(-1),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
         },
-        Err(error) => Done { status: -1, output: format!("start sh: {error}") },
+        Err(error) => Done {
+            status: -1,
+            output: format!("start sh: {error}"),
+        },
     }
 }
 
@@ -286,7 +367,11 @@ fn background(line: &str, log: &str) -> Result<Background> {
 fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !holds() {
-        ensure!(start.elapsed() < READY, "waited {} s in vain: {what}", READY.as_secs());
+        ensure!(
+            start.elapsed() < READY,
+            "waited {} s in vain: {what}",
+            READY.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())

@@ -101,7 +101,9 @@ const ATTEMPTS: &[Attempt] = &[
 ];
 
 fn refused(address: &str) -> SocketAddr {
-    let ip = address.parse().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    let ip = address
+        .parse()
+        .unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     SocketAddr::new(ip, REFUSED_PORT)
 }
 
@@ -139,7 +141,9 @@ pub fn run() -> Result<ExitCode> {
                 Ok(()) => "success".to_owned(),
             };
             tally.broken += 1;
-            tally.first.get_or_insert(format!("{}: {got}", attempt.name));
+            tally
+                .first
+                .get_or_insert(format!("{}: {got}", attempt.name));
         }
     }
     println!("{}", serde_json::to_string(&tally)?);

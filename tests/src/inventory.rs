@@ -28,13 +28,25 @@ impl Inventory {
         tree("/var/lib", false, &mut lines)?;
         tree("/etc", false, &mut lines)?;
         for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
-            lines.insert(format!("mount {}", line.split(' ').nth(4).unwrap_or_default()));
+            lines.insert(format!(
+                "mount {}",
+                line.split(' ').nth(4).unwrap_or_default()
+            ));
         }
         processes(&mut lines)?;
         // What systemd keeps of units, loaded or failed.
-        let units = ["list-units", "--all", "--plain", "--no-legend", "--type=service,scope,slice"];
+        let units = [
+            "list-units",
+            "--all",
+            "--plain",
+            "--no-legend",
+            "--type=service,scope,slice",
+        ];
         for line in node.must("systemctl", &units)?.stdout.lines() {
-            lines.insert(format!("unit {}", line.split_whitespace().next().unwrap_or_default()));
+            lines.insert(format!(
+                "unit {}",
+                line.split_whitespace().next().unwrap_or_default()
+            ));
         }
         // Of systemd's own programs units come and go; ours have our names.
         for kind in ["prog", "map", "link"] {
@@ -43,7 +55,12 @@ impl Inventory {
             }
         }
         sysctls(Path::new("/proc/sys/net"), &mut lines)?;
-        for command in [&["ip", "-o", "link"][..], &["ip", "-o", "addr"], &["ip", "rule"], &["tc", "qdisc"]] {
+        for command in [
+            &["ip", "-o", "link"][..],
+            &["ip", "-o", "addr"],
+            &["ip", "rule"],
+            &["tc", "qdisc"],
+        ] {
             for line in node.must(command[0], &command[1..])?.stdout.lines() {
                 let line = line.split(" valid_lft").next().unwrap_or(line);
                 lines.insert(format!("{} {line}", command.join(" ")));
@@ -73,8 +90,14 @@ impl Inventory {
     }
 
     fn differences(&self, before: &Inventory) -> Vec<String> {
-        let new = self.0.difference(&before.0).map(|line| format!("new: {line}"));
-        let gone = before.0.difference(&self.0).map(|line| format!("gone: {line}"));
+        let new = self
+            .0
+            .difference(&before.0)
+            .map(|line| format!("new: {line}"));
+        let gone = before
+            .0
+            .difference(&self.0)
+            .map(|line| format!("gone: {line}"));
         new.chain(gone).collect()
     }
 }
@@ -83,7 +106,13 @@ impl Inventory {
 /// reused.
 const KEPT: &str = "/var/lib/slice";
 /// What tests and the logs of the system write meanwhile.
-const PASSED_OVER: &[&str] = &["/run/slice-tests", "/run/log", "/run/systemd", "/run/udev", "/run/demo"];
+const PASSED_OVER: &[&str] = &[
+    "/run/slice-tests",
+    "/run/log",
+    "/run/systemd",
+    "/run/udev",
+    "/run/demo",
+];
 
 /// All files and directories below, or directories alone.
 fn tree(path: &str, directories_only: bool, lines: &mut BTreeSet<String>) -> Result<()> {
@@ -93,7 +122,9 @@ fn tree(path: &str, directories_only: bool, lines: &mut BTreeSet<String>) -> Res
     for entry in fs::read_dir(path).with_context(|| format!("read {path}"))? {
         let entry = entry?;
         // Gone since it was listed: then it is not there.
-        let Ok(kind) = entry.file_type() else { continue };
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
         let path = entry.path();
         let path = path.to_string_lossy();
         if kind.is_dir() || !directories_only {
@@ -110,11 +141,20 @@ fn tree(path: &str, directories_only: bool, lines: &mut BTreeSet<String>) -> Res
 fn processes(lines: &mut BTreeSet<String>) -> Result<()> {
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        let Ok(words) = fs::read(path.join("cmdline")) else { continue };
+        let Ok(words) = fs::read(path.join("cmdline")) else {
+            continue;
+        };
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(|c: char| c.is_ascii_digit()));
+        let named = path.file_name().is_some_and(|name| {
+            name.to_string_lossy()
+                .starts_with(|c: char| c.is_ascii_digit())
+        });
         // Programs of systemd's come and go with its timers.
-        if named && !words.is_empty() && !words.contains("slice-tests") && !words.contains("systemd") {
+        if named
+            && !words.is_empty()
+            && !words.contains("slice-tests")
+            && !words.contains("systemd")
+        {
             lines.insert(format!("process {}", words.trim()));
         }
     }

@@ -1,7 +1,6 @@
 //! Up and down: twice is once, half-way is not at all, and afterwards the
 //! machine is as it was.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,10 +15,14 @@ use crate::inventory::Inventory;
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Site, reserved_ports, until};
+use crate::survival::programs;
 
 pub const TESTS: &[Test] = &[
     test("up_twice_is_once", up_twice_is_once),
-    test("down_leaves_the_machine_as_it_was", down_leaves_the_machine_as_it_was),
+    test(
+        "down_leaves_the_machine_as_it_was",
+        down_leaves_the_machine_as_it_was,
+    ),
     test("down_twice_is_once", down_twice_is_once),
     test(
         "an_up_that_is_killed_at_any_moment_can_be_taken_down",
@@ -40,55 +43,83 @@ pub const TESTS: &[Test] = &[
         "an_up_that_cannot_write_its_record_at_the_end_puts_everything_back",
         an_up_that_cannot_write_its_record_at_the_end_puts_everything_back,
     ),
-    test("a_down_that_was_killed_is_completed_by_the_next", a_down_that_was_killed_is_completed_by_the_next).long(),
+    test(
+        "a_down_that_was_killed_is_completed_by_the_next",
+        a_down_that_was_killed_is_completed_by_the_next,
+    )
+    .long(),
     test("a_node_works_without_systemd", a_node_works_without_systemd),
     test(
         "the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again",
         the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again,
     ),
-    test("a_process_on_a_slices_port_keeps_the_node_down", a_process_on_a_slices_port_keeps_the_node_down),
-    test("two_commands_at_once_wait_for_each_other", two_commands_at_once_wait_for_each_other),
+    test(
+        "a_process_on_a_slices_port_keeps_the_node_down",
+        a_process_on_a_slices_port_keeps_the_node_down,
+    ),
+    test(
+        "two_commands_at_once_wait_for_each_other",
+        two_commands_at_once_wait_for_each_other,
+    ),
 ];
 
 const POLICY: &[(&str, &str)] = &[
-    ("node.toml", "[node]\nmax_slices = 16\n[node.reserved]\ntcp = [22]\n"),
-    ("slices/alpha.toml", "ports.tcp = [80]\n[memory]\nfloor = \"16 MiB\"\n"),
-    ("slices/beta.toml", "ports.tcp = [\"8000-8010\"]\nports.udp = [53]\n"),
+    (
+        "node.toml",
+        "[node]\nmax_slices = 16\n[node.reserved]\ntcp = [22]\n",
+    ),
+    (
+        "slices/alpha.toml",
+        "ports.tcp = [80]\n[memory]\nfloor = \"16 MiB\"\n",
+    ),
+    (
+        "slices/beta.toml",
+        "ports.tcp = [\"8000-8010\"]\nports.udp = [53]\n",
+    ),
 ];
-
-/// Which program each pinned link runs.
-fn programs(node: &Node) -> Result<BTreeMap<String, u64>> {
-    let mut programs = BTreeMap::new();
-    for entry in fs::read_dir("/sys/fs/bpf/slice/links")? {
-        let path = entry?.path();
-        let path = path.to_str().context("a path in UTF-8")?;
-        // bpftool 7.5 shows it and ends with 255 all the same.
-        let shown = node.run("bpftool", &["-j", "link", "show", "pinned", path])?.stdout;
-        let shown: Value = serde_json::from_str(&shown)?;
-        programs.insert(path.to_owned(), shown["prog_id"].as_u64().context("a link runs no program")?);
-    }
-    ensure!(!programs.is_empty(), "no links are pinned");
-    Ok(programs)
-}
 
 fn up_twice_is_once(node: &mut Node) -> Result<()> {
     let site = Site::up(node, POLICY)?;
     // A counter that a second start must not clear.
     let denied = site.run_in("alpha", &["python3", "-m", "http.server", "8000"])?;
-    ensure!(denied.stderr.contains("Address already in use"), "{}", denied.stderr);
+    ensure!(
+        denied.stderr.contains("Address already in use"),
+        "{}",
+        denied.stderr
+    );
     let (before, counters, running) = (site.standing()?, site.counters()?, programs(node)?);
-    let server = site.start("server", site.in_slice("alpha", &["python3", "-m", "http.server", "80"]))?;
-    until("the server listens", || Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":80 ")))?;
+    let server = site.start(
+        "server",
+        site.in_slice("alpha", &["python3", "-m", "http.server", "80"]),
+    )?;
+    until("the server listens", || {
+        Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":80 "))
+    })?;
     let again = site.must(&["up"])?;
-    ensure!(again.contains("up already with 2 slices"), "it says {again}");
-    ensure!(site.json(&["up"])?["did"] == "already", "as JSON it says something else");
+    ensure!(
+        again.contains("up already with 2 slices"),
+        "it says {again}"
+    );
+    ensure!(
+        site.json(&["up"])?["did"] == "already",
+        "as JSON it says something else"
+    );
     ensure!(programs(node)? == running, "programs were replaced");
-    ensure!(site.counters()?.get("alpha", "denials.port_reserved")? == 1, "the counters were cleared");
-    ensure!(site.counters()?.since(&counters).back().is_empty(), "counters went back");
+    ensure!(
+        site.counters()?.get("alpha", "denials.port_reserved")? == 1,
+        "the counters were cleared"
+    );
+    ensure!(
+        site.counters()?.since(&counters).back().is_empty(),
+        "counters went back"
+    );
     server.kill()?;
     site.run_in("alpha", &["true"])?;
     let after = site.standing()?;
-    ensure!(without_sockets(after.clone()) == without_sockets(before.clone()), "{before} became {after}");
+    ensure!(
+        without_sockets(after.clone()) == without_sockets(before.clone()),
+        "{before} became {after}"
+    );
     Ok(())
 }
 
@@ -107,16 +138,24 @@ fn down_leaves_the_machine_as_it_was(node: &mut Node) -> Result<()> {
     let before = Inventory::take(node)?;
     site.must(&["up"])?;
     let changed = Inventory::take(node)?;
-    ensure!(changed != before, "the inventory does not see a node that is up");
+    ensure!(
+        changed != before,
+        "the inventory does not see a node that is up"
+    );
     let _daemon = site.daemon()?;
     // All that a slice can have: processes that ignore signals, nested cgroups,
     // sockets in every state.
-    let server = site.start("server", site.in_slice("alpha", &["python3", "-m", "http.server", "80"]))?;
+    let server = site.start(
+        "server",
+        site.in_slice("alpha", &["python3", "-m", "http.server", "80"]),
+    )?;
     let stubborn = "trap '' TERM HUP INT; while :; do sleep 1; done";
     let _stubborn = site.start("stubborn", site.in_slice("beta", &["sh", "-c", stubborn]))?;
     let nest = "cd /sys/fs/cgroup/slice-node.service/slices/beta/payload && mkdir -p a/b && echo 0 >a/b/cgroup.procs && exec sleep 1000";
     let _nested = site.start("nested", site.in_slice("beta", &["sh", "-c", nest]))?;
-    until("the server listens", || Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":80 ")))?;
+    until("the server listens", || {
+        Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":80 "))
+    })?;
     node.must("curl", &["-sS", "http://10.0.2.15/"])?;
     until("the nested cgroup has its process", || {
         let procs = "/sys/fs/cgroup/slice-node.service/slices/beta/payload/a/b/cgroup.procs";
@@ -130,10 +169,20 @@ fn down_leaves_the_machine_as_it_was(node: &mut Node) -> Result<()> {
 
 fn down_twice_is_once(node: &mut Node) -> Result<()> {
     let site = Site::up(node, POLICY)?;
-    ensure!(site.json(&["down"])?["was_up"] == true, "the first down found nothing");
-    ensure!(site.json(&["down"])?["was_up"] == false, "the second down found something");
+    ensure!(
+        site.json(&["down"])?["was_up"] == true,
+        "the first down found nothing"
+    );
+    ensure!(
+        site.json(&["down"])?["was_up"] == false,
+        "the second down found something"
+    );
     let status = site.slice(&["status"])?;
-    ensure!(status.status == 4, "status of a node that is down ended with {}", status.status);
+    ensure!(
+        status.status == 4,
+        "status of a node that is down ended with {}",
+        status.status
+    );
     Ok(())
 }
 
@@ -173,9 +222,14 @@ fn an_up_that_is_killed_at_any_moment_can_be_taken_down(node: &mut Node) -> Resu
             interrupted += 1;
         }
         site.must(&["down"])?;
-        before.again(node).with_context(|| format!("killed after {part} of {PARTS} parts"))?;
+        before
+            .again(node)
+            .with_context(|| format!("killed after {part} of {PARTS} parts"))?;
     }
-    ensure!(interrupted >= PARTS / 2, "only {interrupted} were killed half-way");
+    ensure!(
+        interrupted >= PARTS / 2,
+        "only {interrupted} were killed half-way"
+    );
     Ok(())
 }
 
@@ -188,8 +242,14 @@ fn an_up_that_was_killed_half_way_is_completed_by_the_next(node: &mut Node) -> R
         site.must(&["down"])?;
         killed_after(&site, "up", whole * part / PARTS)?;
         site.must(&["up"])?;
-        ensure!(same_but_ids(&site.standing()?, &standing), "after a kill at {part} of {PARTS} the node is another");
-        ensure!(site.run_in("alpha", &["true"])?.status == 0, "alpha does not run");
+        ensure!(
+            same_but_ids(&site.standing()?, &standing),
+            "after a kill at {part} of {PARTS} the node is another"
+        );
+        ensure!(
+            site.run_in("alpha", &["true"])?.status == 0,
+            "alpha does not run"
+        );
     }
     site.must(&["down"])?;
     before.again(node)
@@ -216,16 +276,32 @@ fn an_up_that_cannot_attach_its_last_programs_puts_everything_back(node: &mut No
     // Another tool that wants the hook for itself alone: the kernel lets
     // nobody beside it. Our own program plays its part.
     let _ = fs::remove_file(TAKEN);
-    let ingress = *programs(node)?.get("/sys/fs/bpf/slice/links/ingress").context("no link ingress")?;
-    node.must("bpftool", &["prog", "pin", "id", &ingress.to_string(), TAKEN])?;
+    let ingress = *programs(node)?
+        .get("/sys/fs/bpf/slice/links/ingress")
+        .context("no link ingress")?;
+    node.must(
+        "bpftool",
+        &["prog", "pin", "id", &ingress.to_string(), TAKEN],
+    )?;
     site.must(&["down"])?;
     let hook = ["/sys/fs/cgroup", "cgroup_inet_ingress", "pinned", TAKEN];
     node.must("bpftool", &[&["cgroup", "attach"], &hook[..]].concat())?;
     let result = (|| {
         let before = Inventory::take(node)?;
         let output = site.slice(&["up"])?;
-        ensure!(output.status == 1, "up ended with {}: {}", output.status, output.stderr);
-        ensure!(output.stderr.contains("attach program ingress to the Root cgroup"), "it says {}", output.stderr);
+        ensure!(
+            output.status == 1,
+            "up ended with {}: {}",
+            output.status,
+            output.stderr
+        );
+        ensure!(
+            output
+                .stderr
+                .contains("attach program ingress to the Root cgroup"),
+            "it says {}",
+            output.stderr
+        );
         before.again(node)
     })();
     node.must("bpftool", &[&["cgroup", "detach"], &hook[..]].concat())?;
@@ -235,17 +311,34 @@ fn an_up_that_cannot_attach_its_last_programs_puts_everything_back(node: &mut No
     Ok(())
 }
 
-fn an_up_that_cannot_write_its_record_at_the_end_puts_everything_back(node: &mut Node) -> Result<()> {
+fn an_up_that_cannot_write_its_record_at_the_end_puts_everything_back(
+    node: &mut Node,
+) -> Result<()> {
     let site = Site::new(node, POLICY)?;
     // One page: the record's first version fits, the second beside it does not.
     fs::create_dir_all("/run/slice")?;
-    mount(Some("tmpfs"), "/run/slice", Some("tmpfs"), MsFlags::empty(), Some("size=4k"))?;
+    mount(
+        Some("tmpfs"),
+        "/run/slice",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("size=4k"),
+    )?;
     let result = (|| {
         let before = Inventory::take(node)?;
         let output = site.slice(&["up"])?;
-        ensure!(output.status == 1, "up ended with {}: {}", output.status, output.stderr);
+        ensure!(
+            output.status == 1,
+            "up ended with {}: {}",
+            output.status,
+            output.stderr
+        );
         for words in ["write /run/slice/node.json", "No space left on device"] {
-            ensure!(output.stderr.contains(words), "it does not say {words:?}: {}", output.stderr);
+            ensure!(
+                output.stderr.contains(words),
+                "it does not say {words:?}: {}",
+                output.stderr
+            );
         }
         site.must(&["down"])?;
         before.again(node)
@@ -265,7 +358,9 @@ fn a_down_that_was_killed_is_completed_by_the_next(node: &mut Node) -> Result<()
         site.must(&["up"])?;
         killed_after(&site, "down", whole * part / 6)?;
         site.must(&["down"])?;
-        before.again(node).with_context(|| format!("killed after {part} of 6 parts"))?;
+        before
+            .again(node)
+            .with_context(|| format!("killed after {part} of 6 parts"))?;
     }
     Ok(())
 }
@@ -277,27 +372,54 @@ fn a_node_works_without_systemd(node: &mut Node) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    mount(Some("none"), "/run/systemd", Some("tmpfs"), MsFlags::empty(), none)?;
+    mount(
+        Some("none"),
+        "/run/systemd",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        none,
+    )?;
     site.must(&["up"])?;
-    ensure!(Path::new("/sys/fs/cgroup/slice-node/slices/alpha/payload").is_dir(), "the cgroups are elsewhere");
-    ensure!(!Path::new("/sys/fs/cgroup/slice-node.service").exists(), "systemd was asked");
+    ensure!(
+        Path::new("/sys/fs/cgroup/slice-node/slices/alpha/payload").is_dir(),
+        "the cgroups are elsewhere"
+    );
+    ensure!(
+        !Path::new("/sys/fs/cgroup/slice-node.service").exists(),
+        "systemd was asked"
+    );
     let own = site.run_in("alpha", &["cat", "/proc/self/cgroup"])?.stdout;
-    ensure!(own.trim() == "0::/slice-node/slices/alpha/payload", "alpha runs in {own}");
+    ensure!(
+        own.trim() == "0::/slice-node/slices/alpha/payload",
+        "alpha runs in {own}"
+    );
     let floor = fs::read_to_string("/sys/fs/cgroup/slice-node/slices/alpha/memory.min")?;
     ensure!(floor.trim() == "16777216", "alpha's floor is {floor}");
     let denied = site.run_in("beta", &["python3", "-m", "http.server", "80"])?;
-    ensure!(denied.stderr.contains("Address already in use"), "{}", denied.stderr);
-    ensure!(site.counters()?.get("beta", "denials.port_reserved")? == 1, "it was not counted");
+    ensure!(
+        denied.stderr.contains("Address already in use"),
+        "{}",
+        denied.stderr
+    );
+    ensure!(
+        site.counters()?.get("beta", "denials.port_reserved")? == 1,
+        "it was not counted"
+    );
     let _daemon = site.daemon()?;
     site.write("slices/gamma.toml", "")?;
     site.must(&["reload"])?;
-    ensure!(site.run_in("gamma", &["true"])?.status == 0, "gamma does not run");
+    ensure!(
+        site.run_in("gamma", &["true"])?.status == 0,
+        "gamma does not run"
+    );
     site.must(&["down"])?;
     nix::mount::umount("/run/systemd")?;
     before.again(node)
 }
 
-fn the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again(node: &mut Node) -> Result<()> {
+fn the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again(
+    node: &mut Node,
+) -> Result<()> {
     const SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
     let site = Site::new(node, POLICY)?;
     let original = reserved_ports()?;
@@ -309,7 +431,10 @@ fn the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again(
         site.write("slices/gamma.toml", "ports.tcp = [50000]\n")?;
         site.must(&["reload"])?;
         let grown = reserved_ports()?;
-        ensure!(grown == "22,53,80,8000-8020,45000,50000", "reload made it {grown}");
+        ensure!(
+            grown == "22,53,80,8000-8020,45000,50000",
+            "reload made it {grown}"
+        );
         // Another tool adds one and takes one of its own away.
         fs::write(SYSCTL, "22,53,80,8000-8020,50000,51000\n")?;
         site.must(&["down"])?;
@@ -326,11 +451,21 @@ fn a_process_on_a_slices_port_keeps_the_node_down(node: &mut Node) -> Result<()>
     let mut server = Command::new("python3");
     server.args(["-m", "http.server", "8003"]);
     let server = site.start("server", server)?;
-    until("the server listens", || Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":8003 ")))?;
+    until("the server listens", || {
+        Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":8003 "))
+    })?;
     let before = Inventory::take(node)?;
     let output = site.slice(&["up"])?;
-    ensure!(output.status == 3, "up ended with {}: {}", output.status, output.stderr);
-    let said = format!("TCP port 8003 is reserved for slice beta and held by python3 (pid {})", server.pid());
+    ensure!(
+        output.status == 3,
+        "up ended with {}: {}",
+        output.status,
+        output.stderr
+    );
+    let said = format!(
+        "TCP port 8003 is reserved for slice beta and held by python3 (pid {})",
+        server.pid()
+    );
     ensure!(output.stderr.contains(&said), "it says {}", output.stderr);
     before.again(node)?;
     server.kill()?;
@@ -344,18 +479,28 @@ fn two_commands_at_once_wait_for_each_other(node: &mut Node) -> Result<()> {
     for _ in 0..3 {
         let mut both = ["up", "up", "down", "up"].map(|argument| {
             let mut command = Command::new("slice");
-            command.arg(argument).arg("--policy").arg(site.policy()).stdout(Stdio::null()).stderr(Stdio::piped());
+            command
+                .arg(argument)
+                .arg("--policy")
+                .arg(site.policy())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
             command.spawn()
         });
         for child in &mut both {
-            let Ok(child) = child else { bail!("slice cannot be started") };
+            let Ok(child) = child else {
+                bail!("slice cannot be started")
+            };
             let status = child.wait()?;
             ensure!(status.success(), "one of them ended with {status}");
         }
         // Whichever came last, the node is wholly up or wholly down.
         let status = site.slice(&["status"])?.status;
         match status {
-            0 => ensure!(site.run_in("alpha", &["true"])?.status == 0, "alpha does not run"),
+            0 => ensure!(
+                site.run_in("alpha", &["true"])?.status == 0,
+                "alpha does not run"
+            ),
             4 => before.again(node)?,
             _ => bail!("status ended with {status}"),
         }

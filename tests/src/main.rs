@@ -22,13 +22,21 @@ mod stage; // a node with a few slices, and a world outside
 mod manual; // the tables of promises and attacks name real tests
 
 mod addresses; // which addresses a slice may use, and who hears them
+mod beside; // others at work in the same kernel: a firewall, NAT, containers
 mod claims; // how long a port stays its owner's
+mod commands; // the command line as scripts use it
 mod destinations; // what the node's owner refuses
+mod enter; // what becomes of a command that runs in a slice
 mod families; // which sockets a slice may make
 mod lifecycle; // up and down: twice is once, half-way is not at all
 mod machine; // the VM itself is what the other tests take it for
 mod owners; // whose a socket is, wherever it goes
 mod ports; // whose a port is: the table of bind, row by row
+mod race; // two slices, two CPUs, one port
+mod reload; // a change of policy is applied as a whole or not at all
+mod scale; // many slices
+mod servers; // real servers and clients in slices
+mod survival; // the daemon killed, the programs replaced, the policy changed: under load
 mod verifier; // how much work the programs make the kernel's verifier
 
 use std::process::ExitCode;
@@ -42,6 +50,14 @@ const MODULES: &[&[Test]] = &[
     machine::TESTS,
     broken::TESTS,
     lifecycle::TESTS,
+    commands::TESTS,
+    enter::TESTS,
+    servers::TESTS,
+    beside::TESTS,
+    race::TESTS,
+    reload::TESTS,
+    survival::TESTS,
+    scale::TESTS,
     families::TESTS,
     ports::TESTS,
     claims::TESTS,
@@ -79,6 +95,9 @@ enum Task {
     /// Try what is forbidden, in the slice it was put in
     #[command(hide = true)]
     Hammer,
+    /// Race for a port against another slice
+    #[command(hide = true)]
+    Race { side: u64, rounds: u64 },
     /// Show what a slice node does
     Demo,
     /// Send traffic, and print how fast it was
@@ -104,6 +123,7 @@ fn main() -> ExitCode {
         Task::One { name } => runner::one(MODULES, &name),
         Task::Puppet => puppet::run(),
         Task::Hammer => hammer::run(),
+        Task::Race { side, rounds } => race::run(side, rounds),
         Task::Demo => demo::run(),
         Task::Traffic(options) => bench::traffic::run(&options),
         Task::Bench { name, native } => bench::run(name.as_deref(), native),

@@ -19,7 +19,10 @@ pub const POLICY: &[(&str, &str)] = &[
         "node.toml",
         "[node]\nmax_slices = 16\n[[refuse]]\nto = [\"192.0.2.0/24\", \"2001:db8::/64\"]\nports = [7]\n",
     ),
-    ("slices/alpha.toml", "ports.tcp = [80, 5201]\nports.udp = [53]\n"),
+    (
+        "slices/alpha.toml",
+        "ports.tcp = [80, 5201]\nports.udp = [53]\n",
+    ),
     ("slices/beta.toml", "events_per_second = 100\n"),
 ];
 
@@ -44,7 +47,15 @@ impl<'n> Ground<'n> {
     /// # Errors
     /// The kernel lacks something.
     pub fn new(node: &'n Node) -> Result<Ground<'n>> {
-        Ok(Ground { node, beyond: Beyond::open(node)? })
+        Ok(Ground {
+            node,
+            beyond: Beyond::open(node)?,
+        })
+    }
+
+    /// The machine under test.
+    pub fn node(&self) -> &'n Node {
+        self.node
     }
 
     /// Brings the node up and begins.
@@ -59,23 +70,41 @@ impl<'n> Ground<'n> {
         let page = page.to_str().context("a path in UTF-8")?;
         let web = site.in_slice("alpha", &["python3", "-m", "http.server", "80", "-d", page]);
         let sink = site.in_slice("alpha", &["iperf3", "-s"]);
-        let mut workers = vec![("web", site.start("web.log", web)?), ("sink", site.start("sink.log", sink)?)];
+        let mut workers = vec![
+            ("web", site.start("web.log", web)?),
+            ("sink", site.start("sink.log", sink)?),
+        ];
         until("alpha's servers listen", || {
             let listening = self.node.must("ss", &["-Hltn"])?.stdout;
-            Ok([":80 ", ":5201 "].iter().all(|port| listening.contains(port)))
+            Ok([":80 ", ":5201 "]
+                .iter()
+                .all(|port| listening.contains(port)))
         })?;
         // A long stream at a modest rate: its end would be noticed.
-        let stream = ["iperf3", "-c", NODE[0], "-t", "3600", "-b", "20M", "-i", "0"];
-        workers.push(("stream", site.start("stream.log", self.beyond.command(&stream))?));
+        let stream = [
+            "iperf3", "-c", NODE[0], "-t", "3600", "-b", "20M", "-i", "0",
+        ];
+        workers.push((
+            "stream",
+            site.start("stream.log", self.beyond.command(&stream))?,
+        ));
         let program = std::env::current_exe()?;
         let program = program.to_str().context("a path in UTF-8")?;
         let mut hammers = Vec::new();
         for log in ["hammer1.log", "hammer2.log"] {
             hammers.push(site.start(log, site.in_slice("beta", &[program, "hammer"]))?);
         }
-        until("the hammers work", || Ok(hammers.iter().all(|h| h.output().contains("hammering"))))?;
+        until("the hammers work", || {
+            Ok(hammers.iter().all(|h| h.output().contains("hammering")))
+        })?;
         let before = site.counters()?;
-        Ok(Siege { site, beyond: &self.beyond, hammers, workers, before })
+        Ok(Siege {
+            site,
+            beyond: &self.beyond,
+            hammers,
+            workers,
+            before,
+        })
     }
 }
 
@@ -120,7 +149,12 @@ impl Siege<'_> {
     /// Something has ended.
     pub fn all_alive(&mut self) -> Result<()> {
         let hammers = self.hammers.iter_mut().map(|hammer| ("hammer", hammer));
-        for (name, worker) in self.workers.iter_mut().map(|(name, w)| (*name, w)).chain(hammers) {
+        for (name, worker) in self
+            .workers
+            .iter_mut()
+            .map(|(name, w)| (*name, w))
+            .chain(hammers)
+        {
             if let Some(status) = worker.ended()? {
                 bail!("{name} ended with {status}: {}", worker.output());
             }
@@ -139,7 +173,8 @@ impl Siege<'_> {
         for hammer in self.hammers.drain(..) {
             let output = hammer.finish()?;
             let line = output.lines().last().unwrap_or_default();
-            let tally: Tally = serde_json::from_str(line).with_context(|| format!("read {output}"))?;
+            let tally: Tally =
+                serde_json::from_str(line).with_context(|| format!("read {output}"))?;
             ensure!(
                 tally.broken == 0,
                 "{} of {} attempts went wrong, first: {}",
@@ -147,13 +182,23 @@ impl Siege<'_> {
                 tally.tries,
                 tally.first.unwrap_or_default()
             );
-            ensure!(tally.tries > 100, "a hammer tried only {} times", tally.tries);
+            ensure!(
+                tally.tries > 100,
+                "a hammer tried only {} times",
+                tally.tries
+            );
             tries += tally.tries;
         }
         let forbidden = self.beyond.forbidden()?;
-        ensure!(forbidden == 0, "{forbidden} forbidden packets reached the other machine");
+        ensure!(
+            forbidden == 0,
+            "{forbidden} forbidden packets reached the other machine"
+        );
         // The watch would have seen them: it sees what is allowed.
-        ensure!(self.beyond.arrived()? > 100, "the other machine saw nothing at all");
+        ensure!(
+            self.beyond.arrived()? > 100,
+            "the other machine saw nothing at all"
+        );
         // And it knows a forbidden packet: the node itself may send one.
         let socket = std::net::UdpSocket::bind("[::1]:0")?;
         socket.connect((PEER[1], 9))?;

@@ -77,7 +77,8 @@ impl<'n> Site<'n> {
     /// It cannot be started; a status other than 0 is no error.
     pub fn slice(&self, arguments: &[&str]) -> Result<Output> {
         let policy = self.policy.to_str().context("a path in UTF-8")?;
-        self.node.run("slice", &[&["--policy", policy], arguments].concat())
+        self.node
+            .run("slice", &[&["--policy", policy], arguments].concat())
     }
 
     /// Runs `slice`, which must succeed; its standard output.
@@ -127,7 +128,9 @@ impl<'n> Site<'n> {
                 .map(|name| (name, row[name]["limit"].clone()));
             let cap = row["cpu"]["cap_millicores"].clone();
             let row = row.as_object_mut().context("a row is no object")?;
-            row.retain(|key, _| ["id", "name", "state", "addresses", "claim"].contains(&key.as_str()));
+            row.retain(|key, _| {
+                ["id", "name", "state", "addresses", "claim"].contains(&key.as_str())
+            });
             for (name, limit) in limits {
                 row.insert(name.to_owned(), limit);
             }
@@ -140,7 +143,9 @@ impl<'n> Site<'n> {
     /// A command that runs in a slice.
     pub fn in_slice(&self, slice: &str, command: &[&str]) -> Command {
         let mut run = Command::new("slice");
-        run.args(["run", slice, "--"]).args(command).current_dir(self.node.dir());
+        run.args(["run", slice, "--"])
+            .args(command)
+            .current_dir(self.node.dir());
         run
     }
 
@@ -149,7 +154,8 @@ impl<'n> Site<'n> {
     /// # Errors
     /// It cannot be started; a status other than 0 is no error.
     pub fn run_in(&self, slice: &str, command: &[&str]) -> Result<Output> {
-        self.node.run("slice", &[&["run", slice, "--"], command].concat())
+        self.node
+            .run("slice", &[&["run", slice, "--"], command].concat())
     }
 
     /// Starts something that runs until it is dropped; what it writes goes to
@@ -158,11 +164,19 @@ impl<'n> Site<'n> {
     /// # Errors
     /// It cannot be started.
     pub fn start(&self, name: &str, mut command: Command) -> Result<Running> {
+        command.stdin(Stdio::piped());
+        self.start_with_input(name, command)
+    }
+
+    /// The same, with the standard input that the command has already.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_with_input(&self, name: &str, mut command: Command) -> Result<Running> {
         let path = self.node.dir().join(name);
         let log = File::create(&path)?;
         let child = command
             .current_dir(self.node.dir())
-            .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -226,9 +240,15 @@ impl Running {
     /// It does not end, or not well.
     pub fn finish(mut self) -> Result<String> {
         drop(self.child.stdin.take());
-        until("it ends at the end of its input", || Ok(self.ended()?.is_some()))?;
+        until("it ends at the end of its input", || {
+            Ok(self.ended()?.is_some())
+        })?;
         let status = self.child.wait()?;
-        ensure!(status.success(), "it ended with {status}: {}", self.output());
+        ensure!(
+            status.success(),
+            "it ended with {status}: {}",
+            self.output()
+        );
         Ok(self.output())
     }
 
@@ -238,7 +258,10 @@ impl Running {
     /// It is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid())?;
-        Ok(kill_process(Pid::from_raw(pid).context("a process id")?, signal)?)
+        Ok(kill_process(
+            Pid::from_raw(pid).context("a process id")?,
+            signal,
+        )?)
     }
 
     /// Sends SIGKILL and waits.
@@ -265,7 +288,11 @@ impl Drop for Running {
 /// # Errors
 /// /proc is not mounted.
 pub fn reserved_ports() -> Result<String> {
-    Ok(fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?.trim().to_owned())
+    Ok(
+        fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?
+            .trim()
+            .to_owned(),
+    )
 }
 
 /// Waits until something holds; emulated machines take their time.
@@ -275,7 +302,10 @@ pub fn reserved_ports() -> Result<String> {
 pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !holds()? {
-        ensure!(start.elapsed() < Duration::from_secs(30), "waited 30 s in vain: {what}");
+        ensure!(
+            start.elapsed() < Duration::from_secs(30),
+            "waited 30 s in vain: {what}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

@@ -1,0 +1,140 @@
+//! Many slices.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use crate::inventory::Inventory;
+use crate::node::Node;
+use crate::runner::{Test, test};
+use crate::site::Site;
+
+pub const TESTS: &[Test] = &[
+    test(
+        "a_node_holds_as_many_slices_as_it_says_and_not_one_more",
+        a_node_holds_as_many_slices_as_it_says_and_not_one_more,
+    ),
+    test(
+        "ten_thousand_slices_live_on_one_node",
+        ten_thousand_slices_live_on_one_node,
+    )
+    .within(300)
+    .long(),
+];
+
+fn a_node_holds_as_many_slices_as_it_says_and_not_one_more(node: &mut Node) -> Result<()> {
+    let site = Site::new(node, &[("node.toml", "[node]\nmax_slices = 40\n")])?;
+    for number in 0..40 {
+        site.write(&format!("slices/s{number}.toml"), "")?;
+    }
+    site.must(&["up"])?;
+    for name in ["s0", "s39"] {
+        ensure!(
+            site.run_in(name, &["true"])?.status == 0,
+            "{name} does not run"
+        );
+    }
+    let before = site.standing()?;
+    site.write("slices/one_more.toml", "")?;
+    let output = site.slice(&["reload"])?;
+    ensure!(
+        output.status == 3,
+        "one too many ended with {}: {}",
+        output.status,
+        output.stderr
+    );
+    ensure!(
+        output.stderr.contains("41") && output.stderr.contains("40"),
+        "it says {}",
+        output.stderr
+    );
+    ensure!(site.standing()? == before, "something changed");
+    // One goes, one comes, again and again: rows are used again, ids are not.
+    site.remove("slices/s0.toml")?;
+    let mut ids = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        site.must(&["reload"])?;
+        let id = site.json(&["status", "one_more"])?["rows"][0]["id"].as_u64();
+        ensure!(ids.insert(id), "an id was given twice: {id:?}");
+        site.remove("slices/one_more.toml")?;
+        site.must(&["reload"])?;
+        site.write("slices/one_more.toml", "")?;
+    }
+    Ok(())
+}
+
+const MANY: u32 = 10_000;
+
+fn ten_thousand_slices_live_on_one_node(node: &mut Node) -> Result<()> {
+    let mut text = format!("[node]\nmax_slices = {MANY}\nuids_per_slice = 1000\n");
+    write!(text, "[node.give]\nprocesses = 100000\n")?;
+    let site = Site::new(node, &[("node.toml", &text)])?;
+    for number in 0..MANY {
+        // Each has a port of its own.
+        site.write(
+            &format!("slices/s{number}.toml"),
+            &format!("processes = 8\nports.tcp = [{}]\n", 20_000 + number),
+        )?;
+    }
+    let before = Inventory::take(node)?;
+    let mut times = Vec::new();
+    let mut timed = |what: &str, act: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        let start = Instant::now();
+        act()?;
+        times.push(format!("{what} {:.1} s", start.elapsed().as_secs_f32()));
+        Ok(())
+    };
+    timed("check", &mut || site.must(&["check", "-q"]).map(drop))?;
+    timed("up", &mut || site.must(&["up"]).map(drop))?;
+    timed("status", &mut || {
+        let rows = site.json(&["status"])?["rows"]
+            .as_array()
+            .map_or(0, Vec::len);
+        ensure!(rows == MANY as usize + 2, "status has {rows} rows");
+        Ok(())
+    })?;
+    timed("ports", &mut || {
+        let ports = site.json(&["ports"])?["ports"].take();
+        let reserved = ports
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|port| port["kind"] == "reserved")
+            .count();
+        ensure!(reserved == MANY as usize, "{reserved} ports are reserved");
+        Ok(())
+    })?;
+    timed("run in the last", &mut || {
+        let run = site.run_in(
+            &format!("s{}", MANY - 1),
+            &["python3", "-c", &bind(20_000 + MANY - 1)],
+        )?;
+        ensure!(run.status == 0, "its own port: {}", run.stderr);
+        let run = site.run_in("s0", &["python3", "-c", &bind(20_000 + MANY - 1)])?;
+        ensure!(
+            run.stderr.contains("Address already in use"),
+            "another's port: {}",
+            run.stderr
+        );
+        Ok(())
+    })?;
+    timed("reload of one", &mut || {
+        site.write("slices/s7.toml", "processes = 9\n")?;
+        let did = site.json(&["reload"])?;
+        ensure!(did["changed"] == serde_json::json!(["s7"]), "it says {did}");
+        Ok(())
+    })?;
+    timed("down", &mut || site.must(&["down"]).map(drop))?;
+    println!("{MANY} slices: {}", times.join(", "));
+    ensure!(!Path::new("/sys/fs/bpf/slice").exists(), "pins are left");
+    before.again(node)?;
+    fs::remove_dir_all(site.policy())?;
+    Ok(())
+}
+
+fn bind(port: u32) -> String {
+    format!("import socket; s = socket.socket(); s.bind(('', {port}))")
+}

@@ -1,0 +1,406 @@
+//! Real servers and clients, unmodified, in slices: they serve without
+//! privilege, get the errors they know, and are counted.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::beyond::{Beyond, NODE, PEER};
+use crate::node::Node;
+use crate::runner::{Test, test};
+use crate::site::{Running, Site, until};
+
+pub const TESTS: &[Test] = &[
+    test(
+        "nginx_serves_ports_80_and_443_of_its_slice_over_both_families_and_reloads",
+        nginx_serves_ports_80_and_443_of_its_slice_over_both_families_and_reloads,
+    ),
+    test(
+        "a_name_server_serves_udp_and_tcp_port_53_of_its_slice",
+        a_name_server_serves_udp_and_tcp_port_53_of_its_slice,
+    ),
+    test(
+        "bulk_streams_of_tcp_and_udp_pass_and_are_counted",
+        bulk_streams_of_tcp_and_udp_pass_and_are_counted,
+    )
+    .within(90),
+    test(
+        "clients_in_slices_fetch_from_other_machines_and_from_each_other",
+        clients_in_slices_fetch_from_other_machines_and_from_each_other,
+    ),
+    test(
+        "ssh_to_the_node_goes_on_when_slices_come_up",
+        ssh_to_the_node_goes_on_when_slices_come_up,
+    )
+    .within(90),
+];
+
+const POLICY: &[(&str, &str)] = &[
+    (
+        "node.toml",
+        "[node]\nmax_slices = 8\n[node.reserved]\ntcp = [22]\n",
+    ),
+    ("slices/alpha.toml", "ports.tcp = [80, 443]\n"),
+    (
+        "slices/beta.toml",
+        "ports.tcp = [53, 5201]\nports.udp = [53, 5201]\n",
+    ),
+];
+
+/// Waits until something listens on a TCP port of the node.
+fn listens(node: &Node, port: u16) -> Result<()> {
+    let port = format!(":{port} ");
+    until(&format!("something listens on {port}"), || {
+        Ok(node.must("ss", &["-Hltn"])?.stdout.contains(&port))
+    })
+}
+
+/// nginx with two workers, started as any user would.
+fn nginx<'n>(site: &Site<'n>, node: &Node, slice: &str, servers: &str) -> Result<Running> {
+    let directory = node.dir().join(format!("nginx-{slice}"));
+    fs::create_dir_all(directory.join("html"))?;
+    fs::write(
+        directory.join("html/index.html"),
+        format!("{slice}'s page\n"),
+    )?;
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path /tmp/{slice}.{kind};"))
+        .join(" ");
+    let text = format!(
+        "pid /tmp/{slice}.pid; daemon off; worker_processes 2; error_log stderr;\nevents {{}}\n\
+         http {{ access_log off; {temporary}\nserver {{ {servers} root {}/html; }} }}\n",
+        directory.display()
+    );
+    let path = directory.join("nginx.conf");
+    fs::write(&path, text)?;
+    let path = path.to_str().context("a path in UTF-8")?;
+    site.start(
+        &format!("nginx-{slice}.log"),
+        site.in_slice(slice, &["nginx", "-c", path]),
+    )
+}
+
+fn nginx_serves_ports_80_and_443_of_its_slice_over_both_families_and_reloads(
+    node: &mut Node,
+) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let site = Site::up(node, POLICY)?;
+    let servers = "listen 80; listen [::]:80; listen 443 reuseport; listen [::]:443 reuseport;";
+    let mut alpha = nginx(&site, node, "alpha", servers)?;
+    listens(node, 80)?;
+    listens(node, 443)?;
+    let urls = [
+        format!("http://{}/", NODE[0]),
+        format!("http://[{}]/", NODE[1]),
+        format!("http://{}:443/", NODE[0]),
+        format!("http://[{}]:443/", NODE[1]),
+    ];
+    for url in &urls {
+        ensure!(
+            beyond.fetch(url)? == "alpha's page\n",
+            "{url} is another page"
+        );
+    }
+    // New workers take over the old ones' sockets.
+    alpha.signal(rustix::process::Signal::HUP)?;
+    for url in urls.iter().cycle().take(20) {
+        ensure!(
+            beyond.fetch(url)? == "alpha's page\n",
+            "{url} is another page after the reload"
+        );
+    }
+    for (servers, address) in [
+        ("listen 80;", "0.0.0.0:80"),
+        ("listen [::]:443 reuseport;", "[::]:443"),
+    ] {
+        let mut beta = nginx(&site, node, "beta", servers)?;
+        until("beta's nginx gives up", || Ok(beta.ended()?.is_some()))?;
+        let words = format!("bind() to {address} failed (98: Address already in use)");
+        ensure!(beta.output().contains(&words), "it says {}", beta.output());
+    }
+    ensure!(
+        alpha.ended()?.is_none(),
+        "alpha's nginx ended: {}",
+        alpha.output()
+    );
+    ensure!(
+        site.counters()?.get("alpha", "external.sent.bytes")? > 0,
+        "its bytes are not counted"
+    );
+    Ok(())
+}
+
+/// Asks a name server for a name's address and prints the answer's bytes.
+const QUERY: &str = r#"
+import socket, sys
+kind, server = sys.argv[1:]
+question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05alpha\x04test\x00\x00\x01\x00\x01"
+family = socket.AF_INET6 if ":" in server else socket.AF_INET
+if kind == "udp":
+    s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(20)
+    s.connect((server, 53)); s.send(question); answer = s.recv(512)
+else:
+    s = socket.create_connection((server, 53), 20)
+    s.send(len(question).to_bytes(2, "big") + question); answer = s.recv(514)[2:]
+assert answer[:2] == b"\x12\x34", answer
+print(socket.inet_ntoa(answer[-4:]))
+"#;
+
+fn a_name_server_serves_udp_and_tcp_port_53_of_its_slice(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let site = Site::up(node, POLICY)?;
+    let arguments = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--pid-file",
+        "--user=",
+        "--group=",
+        "--conf-file=/dev/null",
+        "--address=/alpha.test/192.0.2.77",
+        "--log-facility=-",
+    ];
+    let server = site.start("dnsmasq.log", site.in_slice("beta", &arguments))?;
+    listens(node, 53).with_context(|| server.output())?;
+    for address in NODE {
+        for kind in ["udp", "tcp"] {
+            let answer = beyond
+                .must(&["python3", "-c", QUERY, kind, address])?
+                .stdout;
+            ensure!(
+                answer.trim() == "192.0.2.77",
+                "{kind} at {address} says {answer}"
+            );
+        }
+    }
+    // The node's own resolver, and the other slice, get the port neither way.
+    for (who, output) in [
+        (
+            "alpha",
+            site.run_in(
+                "alpha",
+                &[
+                    "dnsmasq",
+                    "-d",
+                    "--conf-file=/dev/null",
+                    "--user=",
+                    "--group=",
+                ],
+            )?,
+        ),
+        (
+            "the node",
+            node.run("dnsmasq", &["-d", "--conf-file=/dev/null"])?,
+        ),
+    ] {
+        ensure!(output.status != 0, "{who}'s name server came up");
+        ensure!(
+            output.stderr.contains("Address already in use"),
+            "{who}'s says {}",
+            output.stderr
+        );
+    }
+    let udp = site.json(&["ports", "--slice", "beta", "--protocol", "udp"])?["ports"].take();
+    ensure!(
+        udp[0]["low"] == 53 && udp[0]["sockets"].as_u64() > Some(0),
+        "beta's ports are {udp}"
+    );
+    Ok(())
+}
+
+fn bulk_streams_of_tcp_and_udp_pass_and_are_counted(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let site = Site::up(node, POLICY)?;
+    let _server = site.start("iperf3.log", site.in_slice("beta", &["iperf3", "-s"]))?;
+    listens(node, 5201)?;
+    for (address, options, way) in [
+        (NODE[0], &[][..], "received"),
+        (NODE[1], &["-R"], "sent"),
+        (NODE[0], &["-u", "-b", "10M"], "received"),
+        (NODE[1], &["-u", "-b", "10M", "-R"], "sent"),
+    ] {
+        let before = site.counters()?;
+        let client = [&["iperf3", "-c", address, "-J", "-n", "4M"], options].concat();
+        let output = beyond.must(&client)?;
+        let report: Value = serde_json::from_str(&output.stdout)?;
+        let sum = ["sum_received", "sum"]
+            .iter()
+            .find_map(|name| report["end"][name]["bytes"].as_f64());
+        let bytes = sum.context("iperf3 tells no bytes")?;
+        let change = site.counters()?.since(&before);
+        let counted = change.by("beta", &format!("external.{way}.bytes"));
+        // Headers come on top, of segments of at most 1448 bytes.
+        let (low, high) = (bytes, bytes * 1.1 + 100_000.0);
+        ensure!(
+            (low..high).contains(&(counted as f64)),
+            "{options:?}: {bytes} bytes were sent, {counted} counted"
+        );
+        ensure!(
+            change.denials().is_empty(),
+            "{options:?}: {}",
+            change.denials()
+        );
+    }
+    Ok(())
+}
+
+fn clients_in_slices_fetch_from_other_machines_and_from_each_other(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let site = Site::up(node, POLICY)?;
+    let page = node.dir().join("there");
+    fs::create_dir_all(&page)?;
+    fs::write(page.join("index.html"), "a page of another machine")?;
+    let page = page.to_str().context("a path in UTF-8")?;
+    let _there = site.start(
+        "there.log",
+        beyond.command(&[
+            "python3",
+            "-m",
+            "http.server",
+            "80",
+            "--bind",
+            "::",
+            "-d",
+            page,
+        ]),
+    )?;
+    until("the other machine serves", || {
+        Ok(beyond.run(&["ss", "-Hltn"])?.stdout.contains(":80 "))
+    })?;
+    let _alpha = nginx(&site, node, "alpha", "listen 80; listen [::]:80;")?;
+    listens(node, 80)?;
+    let before = site.counters()?;
+    for slice in ["alpha", "beta"] {
+        for (host, expected) in [
+            (PEER[0].to_owned(), "a page of another machine"),
+            (format!("[{}]", PEER[1]), "a page of another machine"),
+            (NODE[0].to_owned(), "alpha's page\n"),
+            (format!("[{}]", NODE[1]), "alpha's page\n"),
+        ] {
+            let fetched = site.run_in(
+                slice,
+                &[
+                    "curl",
+                    "-sS",
+                    "--max-time",
+                    "20",
+                    &format!("http://{host}/"),
+                ],
+            )?;
+            ensure!(
+                fetched.stdout == expected,
+                "{slice} fetched {:?} from {host}: {}",
+                fetched.stdout,
+                fetched.stderr
+            );
+        }
+    }
+    let change = site.counters()?.since(&before);
+    ensure!(change.denials().is_empty(), "denied: {}", change.denials());
+    for slice in ["alpha", "beta"] {
+        for name in [
+            "external.sent.packets",
+            "external.received.packets",
+            "loopback.sent.packets",
+        ] {
+            ensure!(change.by(slice, name) > 0, "{name} of {slice} did not move");
+        }
+    }
+    Ok(())
+}
+
+fn ssh_to_the_node_goes_on_when_slices_come_up(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let site = Site::new(node, POLICY)?;
+    let path = |name: &str| -> Result<String> {
+        Ok(node
+            .dir()
+            .join(name)
+            .to_str()
+            .context("a path in UTF-8")?
+            .to_owned())
+    };
+    for key in ["host", "user"] {
+        node.must(
+            "ssh-keygen",
+            &["-q", "-t", "ed25519", "-N", "", "-f", &path(key)?],
+        )?;
+    }
+    fs::create_dir_all("/run/sshd")?;
+    let daemon = || -> Result<Command> {
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f", "/dev/null", "-h", &path("host")?]);
+        command.args([
+            "-o",
+            &format!("AuthorizedKeysFile={}", path("user.pub")?),
+            "-o",
+            "StrictModes=no",
+            "-o",
+            "PidFile=none",
+        ]);
+        Ok(command)
+    };
+    let login = |command: &'static str| -> Result<Vec<String>> {
+        let mut words: Vec<String> = [
+            "ssh",
+            "-q",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+        ]
+        .map(String::from)
+        .into();
+        words.extend([
+            "-o".to_owned(),
+            "UserKnownHostsFile=/dev/null".to_owned(),
+            "-i".to_owned(),
+            path("user")?,
+        ]);
+        words.extend([format!("root@{}", NODE[0]), command.to_owned()]);
+        Ok(words)
+    };
+    let words = login("cat; echo the end")?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let before = site.start("sshd.log", daemon()?)?;
+    listens(node, 22)?;
+    // A session that is older than the slices.
+    let session = site.start("session.log", beyond.command(&words))?;
+    until("the session is there", || {
+        Ok(node
+            .must("ss", &["-Htn", "state", "established", "sport", "=", ":22"])?
+            .stdout
+            .contains(":22"))
+    })?;
+    site.must(&["up"])?;
+    let output = session.finish().with_context(|| before.output())?;
+    ensure!(output.contains("the end"), "the session says {output}");
+    let again = login("slice status")?;
+    let again: Vec<&str> = again.iter().map(String::as_str).collect();
+    ensure!(
+        beyond.must(&again)?.stdout.contains("alpha"),
+        "a new session says something else"
+    );
+    // The server is restarted, as by an update.
+    drop(before);
+    let after = site.start("sshd2.log", daemon()?)?;
+    listens(node, 22).with_context(|| after.output())?;
+    ensure!(
+        beyond
+            .must(&again)
+            .with_context(|| after.output())?
+            .stdout
+            .contains("alpha"),
+        "it says something else"
+    );
+    let denied = site.run_in("alpha", &["python3", "-m", "http.server", "22"])?;
+    ensure!(
+        denied.stderr.contains("Permission denied"),
+        "port 22 in a slice: {}",
+        denied.stderr
+    );
+    Ok(())
+}
