@@ -146,6 +146,10 @@ fn subordinate(file: &str, text: &str) -> Vec<TakenUids> {
 /// Most names asked for with one getent.
 const NAMES_PER_QUESTION: usize = 1000;
 
+/// Name services that list all they know: asking them by name, which may take
+/// milliseconds a name, gives nothing more.
+const LISTING: [&str; 4] = ["files", "systemd", "compat", "altfiles"];
+
 /// Which names of the slices in this policy directory the account database
 /// knows, as users or groups.
 ///
@@ -153,27 +157,54 @@ const NAMES_PER_QUESTION: usize = 1000;
 /// getent cannot be run. A directory that cannot be read has no names: reading
 /// the policy says why.
 pub fn known_names(policy: &Path) -> anyhow::Result<HashSet<String>> {
+    let mut known = HashSet::new();
+    let switch = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    for database in ["passwd", "group"] {
+        let mut ask = |names: &[String]| -> anyhow::Result<()> {
+            let text = getent(database, names)?;
+            let first = |line: &str| line.split(':').next().map(str::to_owned);
+            known.extend(text.lines().filter_map(first));
+            Ok(())
+        };
+        ask(&[])?;
+        if !lists_all(&switch, database) {
+            for names in slice_names(policy).chunks(NAMES_PER_QUESTION) {
+                ask(names)?;
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// Whether all services of a database in nsswitch.conf(5) list what they know;
+/// a directory service often does not.
+fn lists_all(switch: &str, database: &str) -> bool {
+    let services = switch.lines().find_map(|line| {
+        line.trim()
+            .strip_prefix(database)?
+            .trim_start()
+            .strip_prefix(':')
+    });
+    // Without a line the C library asks files.
+    let services = services.unwrap_or("files").split('#').next().unwrap_or("");
+    // What stands in brackets is an action, as [NOTFOUND=return].
+    services
+        .split_whitespace()
+        .filter(|word| !word.starts_with('['))
+        .all(|service| LISTING.contains(&service))
+}
+
+/// The names of the slices' files. Only what may be a name: nothing that getent
+/// takes for an option.
+fn slice_names(policy: &Path) -> Vec<String> {
     let files = fs::read_dir(policy.join("slices"))
         .into_iter()
         .flatten()
         .flatten();
-    // Only what may be a name: nothing that getent takes for an option.
-    let names: Vec<String> = files
+    files
         .filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned()))
         .filter(|name| policy::config::SliceName::new(name).is_ok())
-        .collect();
-    let mut known = HashSet::new();
-    for names in names.chunks(NAMES_PER_QUESTION) {
-        for database in ["passwd", "group"] {
-            let text = getent(database, names)?;
-            known.extend(
-                text.lines()
-                    .filter_map(|line| line.split(':').next())
-                    .map(str::to_owned),
-            );
-        }
-    }
-    Ok(known)
+        .collect()
 }
 
 /// getent(1) rather than the C library: a statically linked one cannot load
@@ -209,6 +240,16 @@ mod tests {
         let taken = subordinate("/etc/subuid", "alice:100000:65536\nbob:5:0\n");
         assert_eq!(taken.len(), 1);
         assert_eq!((taken[0].first, taken[0].last), (100_000, 165_535));
+    }
+
+    #[test]
+    fn only_services_that_list_all_need_not_be_asked_by_name() {
+        let switch =
+            "passwd:   files systemd\ngroup: files [SUCCESS=merge] sss # more\nshadow: files\n";
+        assert!(lists_all(switch, "passwd"));
+        assert!(!lists_all(switch, "group"));
+        assert!(lists_all(switch, "hosts"));
+        assert!(!lists_all("passwd: ldap", "passwd"));
     }
 
     #[test]
