@@ -192,7 +192,7 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
 /// [`NotUp`]; or the policy or the node do not allow it.
 pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     let lock = Lock::take()?;
-    let Some(mut record) = Record::load()?.filter(|record| record.phase == Phase::Up) else {
+    let Some(record) = Record::load()?.filter(|record| record.phase == Phase::Up) else {
         lock.remove()?;
         return Err(NotUp.into());
     };
@@ -220,6 +220,13 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     reloaded.added = added.keys().cloned().collect();
     reloaded.removed = removed.keys().cloned().collect();
 
+    let next = Record {
+        policy: std::path::absolute(policy).context("find the policy's directory")?,
+        reserved_ports: wanted.plan.reserved_ports.to_string(),
+        exclude: wanted.exclude.clone(),
+        slices: wanted.slices.clone(),
+        ..record
+    };
     // An id is given away before it is used: killed here, it is lost, not given
     // twice.
     ids::save(&wanted.ledger)?;
@@ -230,7 +237,9 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         autobind::write(&wanted.plan.reserved_ports)?;
         place.make_cgroups(&added)?;
         place.write_attributes(&changes.cgroups)?;
-        place.write_maps(&changes)
+        place.write_maps(&changes)?;
+        // Written whole or not at all: a full /run undoes the rest too.
+        next.save()
     };
     if let Err(error) = forward() {
         let back = || -> anyhow::Result<()> {
@@ -249,11 +258,6 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         });
     }
     // What cannot be undone comes last.
-    record.slices = wanted.slices;
-    record.exclude = wanted.exclude;
-    record.reserved_ports = wanted.plan.reserved_ports.to_string();
-    record.policy = std::path::absolute(policy).context("find the policy's directory")?;
-    record.save()?;
     place.destroy(&removed)?;
     reloaded.warnings = wanted.warnings;
     Ok(reloaded)

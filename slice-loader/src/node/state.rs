@@ -170,11 +170,13 @@ impl Place<'_> {
             cgroup.begin_kill()?;
         }
         for cgroup in cgroups {
-            if let Ok(id) = cgroup.id() {
-                cgroup.kill()?;
+            // The programs forget it last: who enters it until then is still
+            // the slice's, and so denied, not the node's.
+            let id = cgroup.id();
+            cgroup.remove()?;
+            if let Ok(id) = id {
                 self.maps.cgroups.remove(&id)?;
             }
-            cgroup.remove()?;
         }
         self.forget_flows(slices)
     }
