@@ -7,7 +7,7 @@ use core::ptr::read_volatile;
 use policy::abi::{
     ADDRESSES_APART, Moment, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
 };
-use policy::decide::address::{is_ipv4, receive};
+use policy::decide::address::{Place, is_ipv4, receive};
 use policy::decide::claim::receive as receive_port;
 use policy::{Reason, SliceId, Verdict};
 
@@ -62,7 +62,9 @@ fn verdict(
     if settings.flags & ADDRESSES_APART != 0 {
         let to = place(&packet.destination);
         let verdict = receive(who, entry, to, is_ipv4(&packet.destination));
-        if !verdict.is_allow() {
+        // Ports of a slice's own address are nobody else's: the claims are
+        // those of the shared addresses.
+        if !verdict.is_allow() || matches!(to, Place::Own(_)) {
             return verdict;
         }
     }
