@@ -8,7 +8,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -98,7 +97,7 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
                 rules.hook()?;
             }
             for ((name, kind), samples) in CASES.iter().zip(&mut samples) {
-                let number = traffic::send(*kind, IpAddr::V4(Ipv4Addr::LOCALHOST), None, TIME);
+                let number = traffic::send(*kind, None, TIME);
                 samples[at].add(number.with_context(|| format!("{name} under {judge:?}"))?);
             }
             if judge == Judge::Nftables {

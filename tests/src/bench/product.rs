@@ -2,7 +2,6 @@
 //! that is up, and with the node down.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -10,7 +9,7 @@ use anyhow::{Context, Result};
 use super::Measure;
 use super::sample::{Goal, Sample, measure};
 use super::traffic::Kind;
-use super::wire::{self, FAR, NETNS, Wire};
+use super::wire::{self, FAR, Wire};
 
 /// Interleaved repeats.
 const REPEATS: usize = 7;
@@ -79,14 +78,14 @@ pub fn measures(bench: &str) -> Result<Vec<Measure>> {
                 wire::run(&format!("slice up --policy {POLICY}"))?;
             }
             let samples = if up { &mut ours } else { &mut bare };
-            let result = CASES.iter().zip(samples).try_for_each(|(case, sample)| {
+            let result: Result<()> = CASES.iter().zip(samples).try_for_each(|(case, sample)| {
                 sample.add(case.run(up).with_context(|| case.name)?);
                 Ok(())
             });
             if up {
                 wire::run("slice down")?;
             }
-            result.map_err(|error: anyhow::Error| error)?;
+            result?;
         }
     }
     let lines = CASES
@@ -111,17 +110,12 @@ impl Case {
         let program = std::env::current_exe()?;
         let inside = if in_slice { "slice run one -- " } else { "" };
         let server = if self.wire {
-            FAR
-        } else {
-            IpAddr::V4(Ipv4Addr::LOCALHOST)
-        };
-        let netns = if self.wire {
-            format!("--netns {NETNS}")
+            format!("--server {FAR}")
         } else {
             String::new()
         };
         let number = wire::run(&format!(
-            "{inside}{} traffic {} --server {server} {netns} --time {TIME_MS}",
+            "{inside}{} traffic {} {server} --time {TIME_MS}",
             program.display(),
             self.kind.name()
         ))?;

@@ -1,20 +1,20 @@
 //! Traffic of one process, and how fast it was: the same in a slice and
 //! outside of one. `slice-tests traffic` prints one number.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use anyhow::{Context, Result, bail};
+
+use super::sample::Sample;
 
 /// Sent before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(100);
+/// Each of these is a measurement of its own, so that what others do on the
+/// machine for a moment does not count.
+const STRETCH: Duration = Duration::from_millis(20);
 /// Bytes of one write of a stream, as iperf3 does it.
 const BLOCK: usize = 128 * 1024;
 /// Bytes of a datagram.
@@ -50,170 +50,189 @@ impl Kind {
 /// Options of `traffic`.
 #[derive(clap::Args)]
 pub struct Options {
+    /// What to send; without it, serve whoever connects to `--server`
     #[arg(value_enum)]
-    kind: Kind,
-    /// Address of the server
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    server: IpAddr,
-    /// Network namespace of the server
+    kind: Option<Kind>,
+    /// Where the server listens; without it, this process serves itself
     #[arg(long)]
-    netns: Option<String>,
+    server: Option<SocketAddr>,
     /// For how long, in milliseconds
     #[arg(long, default_value_t = 1000)]
     time: u64,
 }
 
-/// Sends, and prints the number.
+/// Sends, and prints the number; or serves until it is killed.
 ///
 /// # Errors
 /// A socket's.
-pub fn run(options: &Options) -> Result<std::process::ExitCode> {
+pub fn run(options: &Options) -> Result<ExitCode> {
     let time = Duration::from_millis(options.time);
-    println!(
-        "{}",
-        send(options.kind, options.server, options.netns.as_deref(), time)?
-    );
-    Ok(std::process::ExitCode::SUCCESS)
+    match (options.kind, options.server) {
+        (Some(kind), server) => println!("{}", send(kind, server, time)?),
+        (None, Some(address)) => {
+            let listener =
+                TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+            println!("listening");
+            loop {
+                // A client that went away is no reason to leave the others.
+                let _ = serve(listener.accept()?.0);
+            }
+        }
+        (None, None) => bail!("say what to send, or where to serve"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Sends for `time`, and returns the number of this kind.
+/// Sends for `time`, and returns the number of this kind. Without a server one
+/// is started here, on the loopback address.
 ///
 /// # Errors
 /// A socket's.
-pub fn send(kind: Kind, server: IpAddr, netns: Option<&str>, time: Duration) -> Result<f64> {
+pub fn send(kind: Kind, server: Option<SocketAddr>, time: Duration) -> Result<f64> {
     match kind {
-        Kind::Stream => stream(server, netns, time),
-        Kind::Turns => turns(server, netns, time),
-        Kind::AloneTurns => alone_turns(server, time),
-        Kind::AloneDatagrams => alone_datagrams(server, time),
+        Kind::Stream => stream(connect(server)?, time),
+        Kind::Turns => turns(connect(server)?, time),
+        Kind::AloneTurns => alone_turns(time),
+        Kind::AloneDatagrams => alone_datagrams(time),
     }
 }
 
-/// Calls `step` over and over, first to warm up, then for `time`; returns the
-/// calls and how long they took.
-fn repeat(time: Duration, mut step: impl FnMut() -> Result<()>) -> Result<(f64, f64)> {
-    let start = Instant::now();
-    while start.elapsed() < WARM_UP {
-        step()?;
-    }
-    let start = Instant::now();
-    let mut calls = 0.0;
-    while start.elapsed() < time {
-        // The clock is looked at now and then only.
-        for _ in 0..16 {
-            step()?;
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The first byte of a connection says what it is for.
+const STREAM: u8 = b's';
+const TURNS: u8 = b't';
+
+fn connect(server: Option<SocketAddr>) -> Result<TcpStream> {
+    let address = match server {
+        Some(address) => address,
+        None => {
+            let listener = TcpListener::bind((HERE, 0)).context("listen")?;
+            let address = listener.local_addr()?;
+            // Ends with its connection.
+            std::thread::spawn(move || listener.accept().map(|(connection, _)| serve(connection)));
+            address
         }
-        calls += 16.0;
-    }
-    Ok((calls, start.elapsed().as_secs_f64()))
+    };
+    let connection =
+        TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
+    connection.set_nodelay(true)?;
+    Ok(connection)
 }
 
-/// Serves one connection in a thread of its own.
-fn serve<T: Send + 'static>(
-    address: IpAddr,
-    netns: Option<&str>,
-    serve: impl FnOnce(TcpStream) -> Result<T> + Send + 'static,
-) -> Result<(SocketAddr, JoinHandle<Result<T>>)> {
-    let netns = netns.map(|name| Path::new("/run/netns").join(name));
-    let (bound, wait) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        if let Some(path) = netns {
-            let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .with_context(|| format!("enter {}", path.display()))?;
-        }
-        let listener =
-            TcpListener::bind((address, 0)).with_context(|| format!("listen on {address}"))?;
-        bound.send(listener.local_addr()?)?;
-        let (connection, _) = listener.accept()?;
-        serve(connection)
-    });
-    match wait.recv() {
-        Ok(address) => Ok((address, thread)),
-        Err(_) => match joined(thread) {
-            Err(error) => Err(error),
-            Ok(_) => Err(anyhow!("the server did not say where it listens")),
-        },
-    }
-}
-
-fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
-    thread
-        .join()
-        .map_err(|_| anyhow!("the server's thread panicked"))?
-}
-
-fn stream(server: IpAddr, netns: Option<&str>, time: Duration) -> Result<f64> {
-    let (address, thread) = serve(server, netns, |mut connection| {
-        let mut block = vec![0; BLOCK];
-        let mut bytes = 0.0;
-        let mut start = Instant::now();
-        let begin = start;
-        loop {
-            let count = connection.read(&mut block)?;
-            if count == 0 {
-                return Ok(bytes * 8.0 / start.elapsed().as_secs_f64() / 1e6);
+fn serve(mut connection: TcpStream) -> Result<()> {
+    connection.set_nodelay(true)?;
+    let mut first = [0];
+    connection.read_exact(&mut first)?;
+    match first {
+        [STREAM] => serve_stream(connection),
+        [TURNS] => {
+            let mut byte = [0];
+            while connection.read(&mut byte)? == 1 {
+                connection.write_all(&byte)?;
             }
-            if begin == start && begin.elapsed() >= WARM_UP {
-                start = Instant::now();
-            } else if begin != start {
-                bytes += f64::from(u32::try_from(count)?);
-            }
+            Ok(())
         }
-    })?;
-    let mut connection = TcpStream::connect(address).context("connect")?;
+        _ => bail!("a connection that is for nothing known"),
+    }
+}
+
+/// Answers at the end with the median rate of what came, in bits per second.
+fn serve_stream(mut connection: TcpStream) -> Result<()> {
+    let mut block = vec![0; BLOCK];
+    let mut rates = Sample::default();
+    let start = Instant::now();
+    let (mut since, mut bits) = (start, 0.0);
+    loop {
+        let count = connection.read(&mut block)?;
+        if count == 0 {
+            break;
+        }
+        bits += f64::from(u32::try_from(count)?) * 8.0;
+        if since.elapsed() >= STRETCH {
+            if start.elapsed() > WARM_UP {
+                rates.add(bits / since.elapsed().as_secs_f64());
+            }
+            (since, bits) = (Instant::now(), 0.0);
+        }
+    }
+    let rate = rates.median().unwrap_or(0.0);
+    Ok(connection.write_all(&rate.to_le_bytes())?)
+}
+
+fn stream(mut connection: TcpStream, time: Duration) -> Result<f64> {
+    connection.write_all(&[STREAM])?;
     let block = vec![0; BLOCK];
     let start = Instant::now();
     while start.elapsed() < time + WARM_UP {
         connection.write_all(&block)?;
     }
     connection.shutdown(Shutdown::Write)?;
-    joined(thread)
+    let mut rate = [0; 8];
+    connection.read_exact(&mut rate)?;
+    Ok(f64::from_le_bytes(rate) / 1e6)
 }
 
-fn turns(server: IpAddr, netns: Option<&str>, time: Duration) -> Result<f64> {
-    let (address, thread) = serve(server, netns, |mut connection| {
-        connection.set_nodelay(true)?;
-        let mut byte = [0];
-        while connection.read(&mut byte)? == 1 {
-            connection.write_all(&byte)?;
+/// Calls `step` over and over, first to warm up, then for `time`; returns the
+/// nanoseconds of one call in each stretch.
+fn repeat(time: Duration, mut step: impl FnMut() -> Result<()>) -> Result<Sample> {
+    let mut sample = Sample::default();
+    let start = Instant::now();
+    while start.elapsed() < WARM_UP + time {
+        let stretch = Instant::now();
+        let mut calls = 0.0;
+        while stretch.elapsed() < STRETCH {
+            // The clock is looked at now and then only.
+            for _ in 0..16 {
+                step()?;
+            }
+            calls += 16.0;
         }
-        Ok(())
-    })?;
-    let mut connection = TcpStream::connect(address).context("connect")?;
-    connection.set_nodelay(true)?;
-    let (turns, seconds) = repeat(time, || {
+        let ns = stretch.elapsed().as_secs_f64() * 1e9;
+        if start.elapsed() > WARM_UP {
+            sample.add(ns / calls);
+        }
+    }
+    Ok(sample)
+}
+
+fn turns(mut connection: TcpStream, time: Duration) -> Result<f64> {
+    connection.write_all(&[TURNS])?;
+    let sample = repeat(time, || {
         connection.write_all(&[1])?;
         Ok(connection.read_exact(&mut [0])?)
     })?;
-    connection.shutdown(Shutdown::Write)?;
-    joined(thread)?;
-    Ok(turns / seconds)
+    Ok(1e9 / sample.median().context("no time to measure in")?)
 }
 
-fn alone_turns(server: IpAddr, time: Duration) -> Result<f64> {
-    let listener = TcpListener::bind((server, 0))?;
+fn alone_turns(time: Duration) -> Result<f64> {
+    let listener = TcpListener::bind((HERE, 0))?;
     let mut here = TcpStream::connect(listener.local_addr()?)?;
     let (mut there, _) = listener.accept()?;
     here.set_nodelay(true)?;
     there.set_nodelay(true)?;
-    let (turns, seconds) = repeat(time, || {
+    let sample = repeat(time, || {
         here.write_all(&[1])?;
         there.read_exact(&mut [0])?;
         there.write_all(&[1])?;
         Ok(here.read_exact(&mut [0])?)
     })?;
-    Ok(seconds * 1e9 / turns)
+    fastest(&sample)
 }
 
-fn alone_datagrams(server: IpAddr, time: Duration) -> Result<f64> {
-    let (here, there) = (UdpSocket::bind((server, 0))?, UdpSocket::bind((server, 0))?);
+fn alone_datagrams(time: Duration) -> Result<f64> {
+    let (here, there) = (UdpSocket::bind((HERE, 0))?, UdpSocket::bind((HERE, 0))?);
     here.connect(there.local_addr()?)?;
     let mut bytes = [0; DATAGRAM];
-    let (datagrams, seconds) = repeat(time, || {
+    let sample = repeat(time, || {
         here.send(&[0; DATAGRAM])?;
         there.recv(&mut bytes)?;
         Ok(())
     })?;
-    Ok(seconds * 1e9 / datagrams)
+    fastest(&sample)
+}
+
+/// One thread waits for nobody: what makes a stretch slower than the fastest
+/// is not its own.
+fn fastest(sample: &Sample) -> Result<f64> {
+    Ok(sample.spread().context("no time to measure in")?.0)
 }

@@ -1,15 +1,14 @@
 //! A pair of devices into another network namespace: traffic that leaves the
 //! node and costs nothing else.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// The network namespace of the other end.
-pub const NETNS: &str = "slice-bench";
-/// The address of the other end.
-pub const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+/// Where the server at the other end listens.
+pub const FAR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 5001);
 
 const COMMANDS: &[&str] = &[
     "ip netns add slice-bench",
@@ -21,8 +20,10 @@ const COMMANDS: &[&str] = &[
     "ip -n slice-bench link set lo up",
 ];
 
-/// Gone when dropped.
-pub struct Wire(());
+/// The wire, with a server of traffic at the far end. Gone when dropped.
+pub struct Wire {
+    server: Option<Child>,
+}
 
 impl Wire {
     /// Lays it.
@@ -30,16 +31,34 @@ impl Wire {
     /// # Errors
     /// A command fails.
     pub fn new() -> Result<Wire> {
-        let wire = Wire(());
+        let mut wire = Wire { server: None };
         for command in COMMANDS {
             run(command)?;
         }
+        let mut server = Command::new("ip")
+            .args(["netns", "exec", "slice-bench"])
+            .arg(std::env::current_exe()?)
+            .args(["traffic", "--server", &FAR.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start the server at the far end")?;
+        let output = server.stdout.take();
+        wire.server = Some(server);
+        // It says so when it listens.
+        output
+            .context("hear from the server")?
+            .read_exact(&mut [0])
+            .context("hear from the server")?;
         Ok(wire)
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
         // The pair goes with either end.
         let _ = run("ip link del bench0");
         let _ = run("ip netns del slice-bench");
