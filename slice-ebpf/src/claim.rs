@@ -190,9 +190,15 @@ pub fn begin(who: SliceId) -> u64 {
         return u64::MAX;
     };
     // SAFETY: the row lies in the array for good.
-    unsafe {
-        atomic::fetch_add(&raw mut (*state).sockets_opened, 1);
-        atomic::fetch_add(&raw mut (*state).sockets_open, 1)
+    atomic::fetch_add(unsafe { &raw mut (*state).sockets_open }, 1)
+}
+
+/// A socket that was begun was let into life.
+#[inline(always)]
+pub fn opened(who: SliceId) {
+    if let Some(state) = owner::state(who) {
+        // SAFETY: the row lies in the array for good.
+        atomic::fetch_add(unsafe { &raw mut (*state).sockets_opened }, 1);
     }
 }
 

@@ -86,5 +86,6 @@ pub fn tag_of_older(sk: *mut c_void, here: bool) -> Option<*mut Tag> {
     let elsewhere = if here { 0 } else { TAG_ELSEWHERE };
     let tag = tag_new(sk, SliceId::NODE, TAG_OPEN | elsewhere)?;
     claim::begin(SliceId::NODE);
+    claim::opened(SliceId::NODE);
     Some(tag)
 }

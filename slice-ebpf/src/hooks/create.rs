@@ -62,14 +62,16 @@ pub fn sock_create(ctx: SockContext) -> i32 {
         Some(entry) => one_more(claim::begin(who), entry.sockets_max),
     };
     match verdict {
-        Verdict::Allow => 1,
-        Verdict::Deny(_) if !who.is_slice() => 1,
-        Verdict::Deny(reason) => {
+        Verdict::Deny(reason) if who.is_slice() => {
             if let Some(tag) = owner::tag(ctx.as_ptr()) {
                 claim::end(tag, TAG_OPEN, false, settings);
             }
             let sock = Sock(ctx.sock);
             Denial::new(who, reason, Moment::Create, sock.family(), sock.protocol()).refuse()
+        }
+        _ => {
+            claim::opened(who);
+            1
         }
     }
 }

@@ -101,6 +101,7 @@ fn accepted(tag: *mut Tag) {
     let (who, flags, held) = unsafe { ((*tag).id, &raw mut (*tag).flags, &raw mut (*tag).held) };
     atomic::store(flags, atomic::load(flags) & TAG_ELSEWHERE | TAG_RUNNING);
     claim::begin(who);
+    claim::opened(who);
     if let Some(index) = claim::holds(tag)
         && !claim::take(index, who).is_allow()
     {
