@@ -209,7 +209,14 @@ pub fn main() -> ExitCode {
     };
     match cli.run(&screen) {
         Ok(code) => code,
-        Err(error) => exit::report(&error, &screen).into(),
+        Err(error) => {
+            let exit = exit::report(&error, &screen);
+            // Every other status may be the program's own, as with env(1).
+            match cli.command {
+                Command::Run(_) => ExitCode::from(run::OWN_FAILURE),
+                _ => exit.into(),
+            }
+        }
     }
 }
 

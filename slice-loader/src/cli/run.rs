@@ -13,7 +13,7 @@ use crate::node::Node;
 
 /// What our own failure gives, as env(1) does: no program's status is it
 /// often.
-const OWN_FAILURE: u8 = 125;
+pub const OWN_FAILURE: u8 = 125;
 
 /// Runs a command as a slice; its status becomes ours.
 ///
