@@ -21,10 +21,12 @@ mod stage; // a node with a few slices, and a world outside
 #[cfg(test)]
 mod manual; // the tables of promises and attacks name real tests
 
+mod accounting; // whose bytes and packets are
 mod addresses; // which addresses a slice may use, and who hears them
 mod beside; // others at work in the same kernel: a firewall, NAT, containers
 mod claims; // how long a port stays its owner's
 mod commands; // the command line as scripts use it
+mod denials; // every reason, what is counted and what is told
 mod destinations; // what the node's owner refuses
 mod enter; // what becomes of a command that runs in a slice
 mod families; // which sockets a slice may make
@@ -64,6 +66,8 @@ const MODULES: &[&[Test]] = &[
     owners::TESTS,
     addresses::TESTS,
     destinations::TESTS,
+    accounting::TESTS,
+    denials::TESTS,
     verifier::TESTS,
 ];
 

@@ -1,0 +1,309 @@
+//! Whose bytes and packets are: exact for exchanges that are known, and in sum
+//! what the wire carried.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use libc::{SO_LINGER, SOL_SOCKET};
+use nix::errno::Errno::ECONNREFUSED;
+use serde_json::Value;
+
+use crate::counters::Change;
+use crate::node::Node;
+use crate::puppet::Kind;
+use crate::runner::{Test, test};
+use crate::stage::{LOOPBACK, NODE, PEER, Stage, at, refused};
+
+pub const TESTS: &[Test] = &[
+    test(
+        "datagrams_are_counted_to_the_byte_for_their_slice_alone",
+        datagrams,
+    )
+    .on_stage(),
+    test(
+        "traffic_inside_the_node_is_counted_apart_on_both_sides",
+        inside,
+    )
+    .on_stage(),
+    test(
+        "traffic_of_processes_outside_the_slices_is_the_nodes",
+        of_the_node,
+    )
+    .on_stage(),
+    test(
+        "a_datagram_that_is_fragmented_is_counted_once_and_arrives",
+        fragments,
+    )
+    .on_stage(),
+    test("a_reset_by_the_kernel_is_counted_but_no_slices", reset).on_stage(),
+    test("what_all_owners_sent_is_what_the_wire_carried", wire).on_stage(),
+    test("sockets_are_counted_when_made_and_when_gone", sockets).on_stage(),
+];
+
+/// Bytes of the IP and UDP headers.
+const fn udp_headers(address: IpAddr) -> i64 {
+    if address.is_ipv4() { 28 } else { 48 }
+}
+
+fn datagrams(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, outside) = (stage.slice("alpha")?, stage.outside()?);
+    for family in [0, 1] {
+        let kind = Kind::udp_for(PEER[family]);
+        let (near, far) = (alpha.server(kind, 8060)?, outside.server(kind, 9060)?);
+        let change = stage.change_by(|| {
+            for _ in 0..10 {
+                near.send_to(100, at(PEER[family], 9060))?;
+                far.receive()?;
+            }
+            for _ in 0..5 {
+                far.send_to(200, at(NODE[family], 8060))?;
+                near.receive()?;
+            }
+            Ok(())
+        })?;
+        let headers = udp_headers(PEER[family]);
+        let expected = Change::of(&[
+            ("alpha", "external.sent.packets", 10),
+            ("alpha", "external.sent.bytes", 10 * (100 + headers)),
+            ("alpha", "external.received.packets", 5),
+            ("alpha", "external.received.bytes", 5 * (200 + headers)),
+        ]);
+        ensure!(change == expected, "{change}, not {expected}");
+    }
+    Ok(())
+}
+
+fn inside(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, beta) = (stage.slice("alpha")?, stage.slice("beta")?);
+    // The node's own addresses are inside as well.
+    for address in LOOPBACK.into_iter().chain(NODE) {
+        let kind = Kind::udp_for(address);
+        let (near, far) = (alpha.server(kind, 8061)?, beta.server(kind, 9061)?);
+        let change = stage.change_by(|| {
+            for _ in 0..3 {
+                near.send_to(50, at(address, 9061))?;
+                far.receive()?;
+            }
+            Ok(())
+        })?;
+        let bytes = 3 * (50 + udp_headers(address));
+        let expected = Change::of(&[
+            ("alpha", "loopback.sent.packets", 3),
+            ("alpha", "loopback.sent.bytes", bytes),
+            ("beta", "loopback.received.packets", 3),
+            ("beta", "loopback.received.bytes", bytes),
+        ]);
+        ensure!(change == expected, "{change}, not {expected}");
+    }
+    // A stream: what one sends, segments and acknowledgements, the other gets.
+    for family in [0, 1] {
+        let listener = alpha.server(Kind::tcp_for(NODE[family]), 8062)?;
+        let change = stage.change_by(|| {
+            let client = beta.connected(at(LOOPBACK[family], 8062))?;
+            let accepted = listener.accept()?;
+            for _ in 0..20 {
+                client.send(10_000)?;
+            }
+            client.shutdown()?;
+            while accepted.receive()?.0 > 0 {}
+            // Without a reset or a wait on either side nothing is left open.
+            accepted.shutdown()?;
+            ensure!(client.receive()?.0 == 0, "closed");
+            Ok(())
+        })?;
+        for what in ["packets", "bytes"] {
+            let sent = |who| change.by(who, &format!("loopback.sent.{what}"));
+            let received = |who| change.by(who, &format!("loopback.received.{what}"));
+            ensure!(sent("alpha") == received("beta"), "{what}: {change}");
+            ensure!(sent("beta") == received("alpha"), "{what}: {change}");
+        }
+        ensure!(
+            change.by("beta", "loopback.sent.bytes") > 200_000,
+            "{change}"
+        );
+        ensure!(change.by("alpha", "external.sent.bytes") == 0, "{change}");
+    }
+    Ok(())
+}
+
+fn of_the_node(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (root, alpha, outside) = (stage.node()?, stage.slice("alpha")?, stage.outside()?);
+    for family in [0, 1] {
+        let kind = Kind::udp_for(PEER[family]);
+        let (near, far) = (root.server(kind, 9062)?, outside.server(kind, 9062)?);
+        let slice = alpha.server(kind, 8063)?;
+        let change = stage.change_by(|| {
+            near.send_to(100, at(PEER[family], 9062))?;
+            far.receive()?;
+            far.send_to(100, at(NODE[family], 9062))?;
+            near.receive()?;
+            // The node talks to a slice: each has its side.
+            near.send_to(100, at(LOOPBACK[family], 8063))?;
+            slice.receive()?;
+            Ok(())
+        })?;
+        let bytes = 100 + udp_headers(PEER[family]);
+        let expected = Change::of(&[
+            ("node", "external.sent.packets", 1),
+            ("node", "external.sent.bytes", bytes),
+            ("node", "external.received.packets", 1),
+            ("node", "external.received.bytes", bytes),
+            ("node", "loopback.sent.packets", 1),
+            ("node", "loopback.sent.bytes", bytes),
+            ("alpha", "loopback.received.packets", 1),
+            ("alpha", "loopback.received.bytes", bytes),
+        ]);
+        ensure!(change == expected, "{change}, not {expected}");
+    }
+    Ok(())
+}
+
+fn fragments(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, outside) = (stage.slice("alpha")?, stage.outside()?);
+    for family in [0, 1] {
+        let kind = Kind::udp_for(PEER[family]);
+        let (near, far) = (alpha.server(kind, 8064)?, outside.server(kind, 9064)?);
+        let change = stage.change_by(|| {
+            near.send_to(5000, at(PEER[family], 9064))?;
+            ensure!(far.receive()?.0 == 5000, "it arrived in part");
+            far.send_to(5000, at(NODE[family], 8064))?;
+            ensure!(near.receive()?.0 == 5000, "it arrived in part");
+            Ok(())
+        })?;
+        let bytes = 5000 + udp_headers(PEER[family]);
+        let expected = Change::of(&[
+            ("alpha", "external.sent.packets", 1),
+            ("alpha", "external.sent.bytes", bytes),
+            ("alpha", "external.received.packets", 1),
+            ("alpha", "external.received.bytes", bytes),
+        ]);
+        ensure!(change == expected, "{change}, not {expected}");
+    }
+    Ok(())
+}
+
+fn reset(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let outside = stage.outside()?;
+    for family in [0, 1] {
+        let kind = Kind::tcp_for(NODE[family]);
+        let knock = outside.socket(kind)?;
+        let change =
+            stage.change_by(|| refused(knock.connect(at(NODE[family], 9065)), ECONNREFUSED))?;
+        let bytes = if family == 0 { 40 } else { 60 };
+        let expected = Change::of(&[
+            ("unattributed", "external.sent.packets", 1),
+            ("unattributed", "external.sent.bytes", bytes),
+        ]);
+        ensure!(change == expected, "{change}, not {expected}");
+    }
+    Ok(())
+}
+
+/// Packets and bytes that left on the wire, by the device's own counters, the
+/// link headers taken off.
+fn on_the_wire(node: &Node) -> Result<(i64, i64)> {
+    let shown = node.must("ip", &["-s", "-j", "link", "show", "wire0"])?;
+    let shown: Value = serde_json::from_str(&shown.stdout)?;
+    let count = |name: &str| {
+        shown
+            .pointer(&format!("/0/stats64/tx/{name}"))
+            .and_then(Value::as_i64)
+            .context("no counter")
+    };
+    let (packets, bytes) = (count("packets")?, count("bytes")?);
+    Ok((packets, bytes - 14 * packets))
+}
+
+fn wire(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, beta, root) = (stage.slice("alpha")?, stage.slice("beta")?, stage.node()?);
+    let outside = stage.outside()?;
+    let listener = outside.server(Kind::TcpDual, 9066)?;
+    let before = on_the_wire(stage.machine())?;
+    let change = stage.change_by(|| {
+        for peer in PEER {
+            for puppet in [&alpha, &beta, &root] {
+                let client = puppet.connected(at(peer, 9066))?;
+                let accepted = listener.accept()?;
+                client.send(1000)?;
+                accepted.receive()?;
+                accepted.send(1000)?;
+                client.receive()?;
+                // Both ways of an end without a wait: closed first over there,
+                // and a reset.
+                if peer.is_ipv4() {
+                    accepted.close();
+                    ensure!(client.receive()?.0 == 0, "closed");
+                } else {
+                    let reset = [1i32, 0].map(i32::to_ne_bytes).concat();
+                    client.set_bytes(SOL_SOCKET, SO_LINGER, reset)?;
+                }
+                drop(client);
+                puppet
+                    .socket(Kind::udp_for(peer))?
+                    .send_to(100, at(peer, 9))?;
+            }
+        }
+        Ok(())
+    })?;
+    let after = on_the_wire(stage.machine())?;
+    let owners = ["alpha", "beta", "node", "unattributed"];
+    let sum = |name: &str| {
+        owners
+            .iter()
+            .map(|owner| change.by(owner, name))
+            .sum::<i64>()
+    };
+    let counted = (sum("external.sent.packets"), sum("external.sent.bytes"));
+    let carried = (after.0 - before.0, after.1 - before.1);
+    ensure!(
+        counted == carried,
+        "counted {counted:?}, carried {carried:?}: {change}"
+    );
+    for owner in ["alpha", "beta", "node"] {
+        ensure!(change.by(owner, "external.sent.packets") > 8, "{change}");
+    }
+    Ok(())
+}
+
+fn sockets(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, outside) = (stage.slice("alpha")?, stage.outside()?);
+    let made = stage.change_by(|| {
+        let made = Kind::ALL.map(|kind| alpha.socket(kind));
+        ensure!(made.iter().all(Result::is_ok), "a socket was refused");
+        // Those of a process that is gone are gone, too.
+        std::mem::forget(made);
+        Ok(())
+    })?;
+    let expected = Change::of(&[("alpha", "sockets", 6), ("alpha", "sockets_opened", 6)]);
+    ensure!(made == expected, "{made}, not {expected}");
+    let mut alpha = Some(alpha);
+    let gone = stage.change_by(|| {
+        drop(alpha.take());
+        Ok(())
+    })?;
+    let expected = Change::of(&[("alpha", "sockets", -6)]);
+    ensure!(gone == expected, "{gone}, not {expected}");
+
+    // An accepted socket is its listener's owner's.
+    let alpha = stage.slice("alpha")?;
+    let listener = alpha.server(Kind::TcpDual, 8067)?;
+    for address in NODE {
+        let peer = outside.socket(Kind::tcp_for(address))?;
+        let before = stage.counters()?;
+        peer.connect(at(address, 8067))?;
+        let accepted = listener.accept()?;
+        let change = stage.counters()?.since(&before);
+        ensure!(change.by("alpha", "sockets") == 1, "{change}");
+        ensure!(change.by("alpha", "sockets_opened") == 1, "{change}");
+        peer.close();
+        ensure!(accepted.receive()?.0 == 0, "closed");
+    }
+    Ok(())
+}
