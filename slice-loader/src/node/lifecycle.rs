@@ -5,19 +5,19 @@
 //! kernel, not remembered, so that a command that was killed half-way leaves
 //! nothing that the next one does not see.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use policy::compile::{Cgroup, Plan, Step};
+use policy::compile::Plan;
 use policy::config::PortSet;
-use policy::ids::SliceId;
 use serde::Serialize;
 
+use super::difference::{Reloaded, describe, only_in};
 use super::policy_files::{self, Wanted};
 use super::record::{Lock, Phase, Record, boot};
-use super::state::{self, Place, Slices};
+use super::state::{self, Place};
 use super::{NotUp, autobind, found, ids};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
@@ -49,21 +49,6 @@ pub enum Up {
         /// The version before.
         from: String,
     },
-}
-
-/// What `reload` changed.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Reloaded {
-    /// Slices that are new.
-    pub added: Vec<String>,
-    /// Slices that are gone, their processes with them.
-    pub removed: Vec<String>,
-    /// Slices for which something is different.
-    pub changed: Vec<String>,
-    /// Whether something that holds for the whole node is different.
-    pub node: bool,
-    /// What the owner should know.
-    pub warnings: Vec<String>,
 }
 
 /// Brings the node up; where it is up already, brings its programs to this
@@ -375,87 +360,4 @@ fn refuse_unchangeable(record: &Record, wanted: &Wanted) -> anyhow::Result<()> {
     };
     let message = format!("change {what} in node.toml: it cannot change while the node is up");
     bail!(Failure::new(Exit::Policy, message).remedy("change it back, or: slice down, slice up"))
-}
-
-/// The slices of `these` that are not in `those`, or are others there.
-fn only_in(these: &Slices, those: &Slices) -> Slices {
-    let other = |(name, slice): &(&String, &super::SliceRecord)| {
-        those.get(*name).is_none_or(|that| that.id != slice.id)
-    };
-    these
-        .iter()
-        .filter(other)
-        .map(|(name, slice)| (name.clone(), *slice))
-        .collect()
-}
-
-/// Whom the steps concern.
-fn describe(
-    old: &Plan,
-    wanted: &Wanted,
-    steps: &[Step],
-    attributes: &[policy::compile::CgroupWrite],
-) -> Reloaded {
-    let new = &wanted.plan;
-    let names: BTreeMap<SliceId, &str> = wanted
-        .slices
-        .iter()
-        .map(|(name, slice)| (slice.id(), name.as_str()))
-        .collect();
-    let mut owners: BTreeSet<SliceId> = BTreeSet::new();
-    let of_row = |row: u32| new.slices.get(&row).map(|entry| entry.id);
-    for step in steps {
-        match step {
-            Step::Slices(rows) => owners.extend(rows.iter().map(|(_, entry)| entry.id)),
-            Step::Reserved(rows) => {
-                let both = |row| [old.reserved.get(row), new.reserved.get(row)];
-                owners.extend(
-                    rows.iter()
-                        .flat_map(|(row, _)| both(row))
-                        .flatten()
-                        .map(|reserved| reserved.owner),
-                );
-            }
-            Step::Addresses(changes) => {
-                owners.extend(changes.set.iter().map(|(_, entry)| entry.owner))
-            }
-            Step::Refused(changes) => {
-                let at = changes
-                    .set
-                    .iter()
-                    .map(|(at, _)| at.row)
-                    .chain(changes.remove.iter().map(|at| at.row));
-                owners.extend(at.filter_map(of_row));
-            }
-            Step::Settings(settings) => {
-                if *settings != old.settings {
-                    owners.insert(SliceId::NODE);
-                }
-            }
-        }
-    }
-    let mut changed: BTreeSet<&str> = owners
-        .iter()
-        .filter_map(|id| names.get(id).copied())
-        .collect();
-    let mut node = owners.contains(&SliceId::NODE);
-    for write in attributes {
-        match &write.cgroup {
-            Cgroup::Slice(name) => drop(changed.insert(name.as_str())),
-            Cgroup::Holder | Cgroup::Slices => node = true,
-        }
-    }
-    let is_old = |name: &&str| {
-        let row = wanted.slices.get(*name).map(|slice| slice.id().index());
-        row.is_some_and(|row| old.slices.get(&row).map(|entry| entry.id) == of_row(row))
-    };
-    Reloaded {
-        changed: changed
-            .into_iter()
-            .filter(is_old)
-            .map(str::to_owned)
-            .collect(),
-        node,
-        ..Reloaded::default()
-    }
 }

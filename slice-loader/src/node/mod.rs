@@ -3,6 +3,7 @@
 
 mod addresses;
 pub mod autobind;
+mod difference;
 mod facts;
 mod found;
 mod ids;
@@ -23,7 +24,8 @@ use policy::abi::{
 };
 use zerocopy::FromZeros;
 
-pub use lifecycle::{Reloaded, Up, down, reload, up};
+pub use difference::Reloaded;
+pub use lifecycle::{Up, down, reload, up};
 pub use policy_files::examine;
 pub use record::{DIRECTORY, Phase, Record, SliceRecord};
 
