@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::node::{Node, Output};
+use crate::stage::OUTSIDE;
 
 /// The namespace.
 const NAME: &str = "beyond";
@@ -41,10 +42,10 @@ const WIRES: &[&str] = &[
 const WATCH: &str = "\
 table netdev watch {
     counter forbidden { }
-    counter all { }
+    counter arrived { }
     chain arrives {
         type filter hook ingress device wire1 priority 0; policy accept;
-        counter name all
+        counter name arrived
         ip saddr != { 192.0.2.1, 0.0.0.0 } counter name forbidden
         ip6 saddr != { 2001:db8::1, :: } counter name forbidden
         udp dport 7 counter name forbidden
@@ -56,6 +57,7 @@ table netdev watch {
 /// The other machine; gone when this is dropped.
 pub struct Beyond<'n> {
     node: &'n Node,
+    namespace: &'static str,
 }
 
 impl<'n> Beyond<'n> {
@@ -65,7 +67,10 @@ impl<'n> Beyond<'n> {
     /// The kernel lacks something.
     pub fn open(node: &'n Node) -> Result<Beyond<'n>> {
         let _ = node.run("ip", &["netns", "del", NAME]);
-        let beyond = Beyond { node };
+        let beyond = Beyond {
+            node,
+            namespace: NAME,
+        };
         for line in WIRES {
             node.must("ip", &line.split(' ').collect::<Vec<_>>())?;
         }
@@ -75,13 +80,23 @@ impl<'n> Beyond<'n> {
         Ok(beyond)
     }
 
+    /// The world outside of the stage, which has no watch.
+    pub fn of_stage(node: &'n Node) -> Beyond<'n> {
+        Beyond {
+            node,
+            namespace: OUTSIDE,
+        }
+    }
+
     /// Runs a command there.
     ///
     /// # Errors
     /// It cannot be started; a status other than 0 is no error.
     pub fn run(&self, command: &[&str]) -> Result<Output> {
-        self.node
-            .run("ip", &[&["netns", "exec", NAME], command].concat())
+        self.node.run(
+            "ip",
+            &[&["netns", "exec", self.namespace], command].concat(),
+        )
     }
 
     /// Runs a command there that must succeed.
@@ -89,14 +104,16 @@ impl<'n> Beyond<'n> {
     /// # Errors
     /// It fails; the error has its words.
     pub fn must(&self, command: &[&str]) -> Result<Output> {
-        self.node
-            .must("ip", &[&["netns", "exec", NAME], command].concat())
+        self.node.must(
+            "ip",
+            &[&["netns", "exec", self.namespace], command].concat(),
+        )
     }
 
     /// A command that runs there.
     pub fn command(&self, command: &[&str]) -> std::process::Command {
         let mut ip = std::process::Command::new("ip");
-        ip.args(["netns", "exec", NAME]).args(command);
+        ip.args(["netns", "exec", self.namespace]).args(command);
         ip
     }
 
@@ -113,7 +130,7 @@ impl<'n> Beyond<'n> {
     /// # Errors
     /// nft does not tell.
     pub fn arrived(&self) -> Result<u64> {
-        self.counted("all")
+        self.counted("arrived")
     }
 
     fn counted(&self, name: &str) -> Result<u64> {
@@ -143,6 +160,9 @@ impl<'n> Beyond<'n> {
 
 impl Drop for Beyond<'_> {
     fn drop(&mut self) {
+        if self.namespace == OUTSIDE {
+            return;
+        }
         let _ = self.node.run("ip", &["link", "del", "wire1"]);
         let _ = self.node.run("ip", &["netns", "del", NAME]);
     }

@@ -103,7 +103,10 @@ pub fn run() -> Result<ExitCode> {
         0,
         &[],
     )?;
-    let _daemon = background("slice daemon", "/run/demo/daemon")?;
+    show.background(
+        "The daemon only keeps the events: the rules hold without it.",
+        "slice daemon",
+    )?;
     until("the daemon answers", || sh("slice events").status == 0)?;
 
     show.title("Ports have owners");

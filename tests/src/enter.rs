@@ -10,57 +10,54 @@ use rustix::process::Signal;
 
 use crate::node::Node;
 use crate::runner::{Test, test};
-use crate::site::{Site, until};
+use crate::site::{SLICES, Site, until};
 
 pub const TESTS: &[Test] = &[
     test(
         "a_commands_exit_status_is_that_of_slice_run",
         a_commands_exit_status_is_that_of_slice_run,
-    ),
-    test("signals_reach_the_command", signals_reach_the_command),
+    )
+    .on_stage(),
+    test("signals_reach_the_command", signals_reach_the_command).on_stage(),
     test(
         "a_command_has_the_slices_user_and_no_rights",
         a_command_has_the_slices_user_and_no_rights,
-    ),
+    )
+    .on_stage(),
     test(
         "a_command_inherits_nothing_but_its_three_streams",
         a_command_inherits_nothing_but_its_three_streams,
-    ),
+    )
+    .on_stage(),
     test(
         "a_slice_has_no_more_processes_than_its_policy_says",
         a_slice_has_no_more_processes_than_its_policy_says,
-    ),
+    )
+    .on_stage(),
     test(
         "a_slice_has_no_more_memory_than_its_policy_says",
         a_slice_has_no_more_memory_than_its_policy_says,
-    ),
+    )
+    .on_stage(),
     test(
         "a_slice_has_no_more_cpu_time_than_its_policy_says",
         a_slice_has_no_more_cpu_time_than_its_policy_says,
-    ),
+    )
+    .on_stage(),
     test(
         "a_slice_cannot_leave_its_cgroup_or_raise_its_limits",
         a_slice_cannot_leave_its_cgroup_or_raise_its_limits,
-    ),
+    )
+    .on_stage(),
     test(
         "a_slice_may_divide_its_own_cgroup",
         a_slice_may_divide_its_own_cgroup,
-    ),
+    )
+    .on_stage(),
 ];
-
-const POLICY: &[(&str, &str)] = &[
-    ("node.toml", "[node]\nmax_slices = 8\n"),
-    (
-        "slices/alpha.toml",
-        "processes = 12\n[memory]\ncap = \"48 MiB\"\n[cpu]\ncap = 0.2\n",
-    ),
-    ("slices/beta.toml", ""),
-];
-
-const SLICES: &str = "/sys/fs/cgroup/slice-node.service/slices";
 
 fn a_commands_exit_status_is_that_of_slice_run(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     let script = node.dir().join("not-a-program");
     fs::write(&script, "")?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o644))?;
@@ -91,19 +88,11 @@ fn a_commands_exit_status_is_that_of_slice_run(node: &mut Node) -> Result<()> {
         unknown.status,
         unknown.stderr
     );
-    site.must(&["down"])?;
-    let down = site.run_in("beta", &["true"])?;
-    ensure!(
-        down.status == 4,
-        "a node that is down ended with {}: {}",
-        down.status,
-        down.stderr
-    );
     Ok(())
 }
 
 fn signals_reach_the_command(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     let script = "trap 'echo got TERM; exit 7' TERM; trap 'echo got HUP' HUP; echo ready; while :; do sleep 0.1; done";
     let mut command = site.start("trap", site.in_slice("beta", &["sh", "-c", script]))?;
     until("the command is ready", || {
@@ -126,9 +115,10 @@ fn signals_reach_the_command(node: &mut Node) -> Result<()> {
 }
 
 fn a_command_has_the_slices_user_and_no_rights(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
-    let status = site.run_in("alpha", &["cat", "/proc/self/status"])?.stdout;
-    let first = 1_879_048_192u32;
+    let site = Site::on_stage(node)?;
+    let status = site.run_in("tight", &["cat", "/proc/self/status"])?.stdout;
+    let first: u32 = site.run_in("tight", &["id", "-u"])?.stdout.trim().parse()?;
+    ensure!(first >= 1_879_048_192, "the slice's user is {first}");
     for (field, value) in [
         ("Uid", format!("{first}\t{first}\t{first}\t{first}")),
         ("Gid", format!("{first}\t{first}\t{first}\t{first}")),
@@ -148,20 +138,20 @@ fn a_command_has_the_slices_user_and_no_rights(node: &mut Node) -> Result<()> {
         ensure!(line.trim() == value, "{field} is {line:?}, not {value:?}");
     }
     // Other slices have other users.
-    let other = site.run_in("beta", &["id", "-u"])?.stdout;
+    let other: u32 = site.run_in("beta", &["id", "-u"])?.stdout.trim().parse()?;
     ensure!(
-        other.trim() == (first + 65_536).to_string(),
-        "beta's user is {other}"
+        other.abs_diff(first) >= 65_536,
+        "the users are {first} and {other}"
     );
     // A set-user-id program gives nothing back.
-    let sudo = site.run_in("alpha", &["su", "-c", "id -u"])?;
+    let sudo = site.run_in("tight", &["su", "-c", "id -u"])?;
     ensure!(
         sudo.status != 0 && !sudo.stdout.contains('0'),
         "su ended with {}: {}",
         sudo.status,
         sudo.stdout
     );
-    let environment = site.run_in("alpha", &["env"])?.stdout;
+    let environment = site.run_in("tight", &["env"])?.stdout;
     for line in environment.lines() {
         let name = line.split('=').next().unwrap_or_default();
         let known = [
@@ -184,24 +174,24 @@ fn a_command_has_the_slices_user_and_no_rights(node: &mut Node) -> Result<()> {
 }
 
 fn a_command_inherits_nothing_but_its_three_streams(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     // Descriptors 3 and 9 are open in the shell that calls slice.
-    let line = "exec 3</etc/shadow 9<>/dev/kmsg; exec slice run alpha -- ls /proc/self/fd";
+    let line = "exec 3</etc/shadow 9<>/dev/kmsg; exec slice run tight -- ls /proc/self/fd";
     let listed = node.must("sh", &["-c", line])?.stdout;
     let listed: Vec<&str> = listed.split_whitespace().collect();
     // 3 is the directory that ls itself reads.
     ensure!(listed == ["0", "1", "2", "3"], "open are {listed:?}");
-    let line = "exec 3</etc/shadow; exec slice run alpha -- sh -c 'cat <&3'";
+    let line = "exec 3</etc/shadow; exec slice run tight -- sh -c 'cat <&3'";
     let read = node.run("sh", &["-c", line])?;
     ensure!(
         read.status != 0 && read.stdout.is_empty(),
         "it read {}",
         read.stdout
     );
-    let terminal = site.run_in("alpha", &["sh", "-c", "exec 2>/dev/null; : </dev/tty"])?;
+    let terminal = site.run_in("tight", &["sh", "-c", "exec 2>/dev/null; : </dev/tty"])?;
     ensure!(terminal.status != 0, "it has the caller's terminal");
     let session = site
-        .run_in("alpha", &["sh", "-c", "ps -o sid= -p $$; echo $$"])?
+        .run_in("tight", &["sh", "-c", "ps -o sid= -p $$; echo $$"])?
         .stdout;
     let numbers: Vec<&str> = session.split_whitespace().collect();
     ensure!(
@@ -212,18 +202,18 @@ fn a_command_inherits_nothing_but_its_three_streams(node: &mut Node) -> Result<(
 }
 
 fn a_slice_has_no_more_processes_than_its_policy_says(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     let line = "i=0; while [ $i -lt 30 ]; do sleep 20 & i=$((i+1)); done; wait";
-    let _many = site.start("many", site.in_slice("alpha", &["sh", "-c", line]))?;
+    let _many = site.start("many", site.in_slice("tight", &["sh", "-c", line]))?;
     let current = || -> Result<u64> {
-        Ok(fs::read_to_string(format!("{SLICES}/alpha/pids.current"))?
+        Ok(fs::read_to_string(format!("{SLICES}/tight/pids.current"))?
             .trim()
             .parse()?)
     };
     until("the slice is full", || Ok(current()? == 12))?;
     std::thread::sleep(Duration::from_millis(500));
     ensure!(current()? == 12, "it has {} processes", current()?);
-    let status = site.json(&["status", "alpha"])?["rows"][0]["processes"].take();
+    let status = site.json(&["status", "tight"])?["rows"][0]["processes"].take();
     ensure!(
         status == serde_json::json!({ "usage": 12, "limit": 12 }),
         "status says {status}"
@@ -237,16 +227,16 @@ fn a_slice_has_no_more_processes_than_its_policy_says(node: &mut Node) -> Result
 }
 
 fn a_slice_has_no_more_memory_than_its_policy_says(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     let take = |mib: u32| format!("b = bytearray({mib} << 20); print(len(b) >> 20)");
-    let little = site.run_in("alpha", &["python3", "-c", &take(20)])?;
+    let little = site.run_in("tight", &["python3", "-c", &take(20)])?;
     ensure!(
         little.status == 0 && little.stdout.trim() == "20",
         "20 MiB: {} {}",
         little.status,
         little.stderr
     );
-    let much = site.run_in("alpha", &["python3", "-c", &take(100)])?;
+    let much = site.run_in("tight", &["python3", "-c", &take(100)])?;
     ensure!(much.status == 128 + 9, "100 MiB ended with {}", much.status);
     let other = site.run_in("beta", &["python3", "-c", &take(100)])?;
     ensure!(
@@ -255,7 +245,7 @@ fn a_slice_has_no_more_memory_than_its_policy_says(node: &mut Node) -> Result<()
         other.status,
         other.stderr
     );
-    let events = fs::read_to_string(format!("{SLICES}/alpha/memory.events"))?;
+    let events = fs::read_to_string(format!("{SLICES}/tight/memory.events"))?;
     ensure!(
         !events.contains("oom_kill 0"),
         "the kernel counted nothing: {events}"
@@ -264,16 +254,16 @@ fn a_slice_has_no_more_memory_than_its_policy_says(node: &mut Node) -> Result<()
 }
 
 fn a_slice_has_no_more_cpu_time_than_its_policy_says(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     // Two busy loops on two CPUs want 2 cores and get 0.2.
     let line = "while :; do :; done & while :; do :; done";
-    let _busy = site.start("busy", site.in_slice("alpha", &["sh", "-c", line]))?;
+    let _busy = site.start("busy", site.in_slice("tight", &["sh", "-c", line]))?;
     let used = || -> Result<u64> {
-        site.json(&["status", "alpha"])?["rows"][0]["cpu"]["used_us"]
+        site.json(&["status", "tight"])?["rows"][0]["cpu"]["used_us"]
             .as_u64()
             .context("no CPU time in status")
     };
-    let path = format!("{SLICES}/alpha/cpu.max");
+    let path = format!("{SLICES}/tight/cpu.max");
     let cap = fs::read_to_string(&path)?;
     ensure!(cap.trim() == "20000 100000", "{path} is {cap}");
     until("it is busy", || Ok(used()? > 50_000))?;
@@ -290,22 +280,22 @@ fn a_slice_has_no_more_cpu_time_than_its_policy_says(node: &mut Node) -> Result<
 }
 
 fn a_slice_cannot_leave_its_cgroup_or_raise_its_limits(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     for line in [
         "echo $$ >/sys/fs/cgroup/cgroup.procs",
         "echo $$ >SLICES/beta/payload/cgroup.procs",
-        "echo $$ >SLICES/alpha/cgroup.procs",
-        "echo $$ >SLICES/alpha/login/cgroup.procs",
-        "echo max >SLICES/alpha/pids.max",
-        "echo max >SLICES/alpha/memory.max",
-        "echo max >SLICES/alpha/cpu.max",
-        "echo 10000 >SLICES/alpha/cpu.weight",
-        "echo 1 >SLICES/alpha/payload/cgroup.kill",
-        "echo max >SLICES/alpha/payload/memory.max",
+        "echo $$ >SLICES/tight/cgroup.procs",
+        "echo $$ >SLICES/tight/login/cgroup.procs",
+        "echo max >SLICES/tight/pids.max",
+        "echo max >SLICES/tight/memory.max",
+        "echo max >SLICES/tight/cpu.max",
+        "echo 10000 >SLICES/tight/cpu.weight",
+        "echo 1 >SLICES/tight/payload/cgroup.kill",
+        "echo max >SLICES/tight/payload/memory.max",
         "echo 1 >SLICES/beta/cgroup.kill",
         "mkdir SLICES/mine",
-        "mkdir SLICES/alpha/mine",
-        "rmdir SLICES/alpha/broker",
+        "mkdir SLICES/tight/mine",
+        "rmdir SLICES/tight/broker",
         "ls /sys/fs/bpf/slice",
         "echo 80 >/proc/sys/net/ipv4/ip_local_reserved_ports",
         "echo -1000 >/proc/self/oom_score_adj",
@@ -315,43 +305,56 @@ fn a_slice_cannot_leave_its_cgroup_or_raise_its_limits(node: &mut Node) -> Resul
         "kill -0 1",
     ] {
         let line = line.replace("SLICES", SLICES);
-        let done = site.run_in("alpha", &["sh", "-c", &line])?;
-        ensure!(done.status != 0, "alpha could: {line}");
+        let done = site.run_in("tight", &["sh", "-c", &line])?;
+        ensure!(done.status != 0, "tight could: {line}");
     }
-    let own = site.run_in("alpha", &["cat", "/proc/self/cgroup"])?.stdout;
+    let own = site.run_in("tight", &["cat", "/proc/self/cgroup"])?.stdout;
     ensure!(
-        own.trim() == "0::/slice-node.service/slices/alpha/payload",
-        "alpha runs in {own}"
+        own.trim() == "0::/slice-node.service/slices/tight/payload",
+        "tight runs in {own}"
     );
     ensure!(site.run_in("beta", &["true"])?.status == 0, "beta is gone");
     Ok(())
 }
 
 fn a_slice_may_divide_its_own_cgroup(node: &mut Node) -> Result<()> {
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
     let line = format!(
-        "cd {SLICES}/alpha/payload && mkdir part && echo $$ >part/cgroup.procs && echo +pids >cgroup.subtree_control \
-         && mkdir inner && echo $$ >inner/cgroup.procs && cat /proc/self/cgroup && python3 -m http.server 8999 & \
-         sleep 0.1; wait"
+        "cd {SLICES}/tight/payload && mkdir -p part/inner && echo $$ >part/inner/cgroup.procs \
+         && cat /proc/self/cgroup && exec python3 -m http.server 8999"
     );
-    let server = site.start("nested", site.in_slice("alpha", &["sh", "-c", &line]))?;
+    let server = site.start("nested", site.in_slice("tight", &["sh", "-c", &line]))?;
     until("the nested server listens", || {
         Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":8999 "))
     })?;
     ensure!(
-        server.output().contains("alpha/payload/inner"),
+        server.output().contains("tight/payload/part/inner"),
         "it runs in {}",
         server.output()
     );
-    // However deep, the port is alpha's.
-    let ports = site.json(&["ports", "--slice", "alpha"])?["ports"].take();
+    // However deep, the port is tight's.
+    let ports = site.json(&["ports", "--slice", "tight"])?["ports"].take();
     ensure!(
         ports[0]["low"] == 8999 && ports[0]["kind"] == "claimed",
-        "alpha's ports are {ports}"
+        "tight's ports are {ports}"
     );
-    let many = "cd SLICES/alpha/payload && for i in $(seq 100); do mkdir n$i || exit 3; done"
+    let many = "cd SLICES/tight/payload && for i in $(seq 100); do mkdir n$i || exit 3; done"
         .replace("SLICES", SLICES);
-    let many = site.run_in("alpha", &["sh", "-c", &many])?;
+    let many = site.run_in("tight", &["sh", "-c", &many])?;
     ensure!(many.status == 3, "it made a hundred cgroups");
+    drop(server);
+    let payload = format!("{SLICES}/tight/payload");
+    node.must(
+        "find",
+        &[
+            &payload,
+            "-mindepth",
+            "1",
+            "-depth",
+            "-type",
+            "d",
+            "-delete",
+        ],
+    )?;
     Ok(())
 }

@@ -51,15 +51,10 @@ use runner::Test;
 const MODULES: &[&[Test]] = &[
     machine::TESTS,
     broken::TESTS,
-    lifecycle::TESTS,
-    commands::TESTS,
+    // On the stage, with those below.
     enter::TESTS,
     servers::TESTS,
-    beside::TESTS,
     race::TESTS,
-    reload::TESTS,
-    survival::TESTS,
-    scale::TESTS,
     families::TESTS,
     ports::TESTS,
     claims::TESTS,
@@ -69,6 +64,14 @@ const MODULES: &[&[Test]] = &[
     accounting::TESTS,
     denials::TESTS,
     verifier::TESTS,
+    // With nodes of their own.
+    commands::TESTS,
+    lifecycle::TESTS,
+    beside::TESTS,
+    servers::APART,
+    reload::TESTS,
+    survival::TESTS,
+    scale::TESTS,
 ];
 
 /// Tests, demo and benches of a slice node; runs as root inside the VM.

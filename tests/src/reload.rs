@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -76,7 +77,10 @@ fn a_reload_applies_what_changed_and_nothing_else(node: &mut Node) -> Result<()>
     ensure!(bind(&site, "beta", 443)? == DENIED, "beta got port 443");
     let before = site.counters()?;
 
-    site.write("slices/beta.toml", "ports.tcp = [443]\nprocesses = 77\n")?;
+    site.write(
+        "slices/beta.toml",
+        "ports.tcp = [443]\nprocesses = 77\n[cpu]\nfloor = 0.1\n",
+    )?;
     site.write("slices/gamma.toml", "ports.tcp = [8005]\n")?;
     let did = site.json(&["reload"])?;
     ensure!(
@@ -438,22 +442,30 @@ fn ten_malformed_policies_give_ten_clear_errors_and_change_nothing(node: &mut No
     server.kill()
 }
 
-/// Entries of the kernel's table of refused prefixes.
-const PREFIXES: usize = 65_536;
+/// Half the entries of the kernel's table of refused prefixes.
+const HALF: u32 = 32_768;
 
 fn as_many_refused_prefixes_as_fit_and_not_one_more(node: &mut Node) -> Result<()> {
     let site = Site::up(node, POLICY)?;
-    let refuse = |count: usize| {
-        let mut text = "[node]\nmax_slices = 6\n[[refuse]]\nto = [\n".to_owned();
+    // Two files: one has at most a MiB. Of each two addresses one, so that
+    // none lies in another.
+    let refuse = |network: u32, count: u32| {
+        let mut text = "[[refuse]]\nto = [".to_owned();
         for number in 0..count {
-            let [_, high, middle, low] = u32::try_from(number).unwrap_or_default().to_be_bytes();
-            // Every other address, so that none lies in another.
-            let _ = writeln!(text, "\"{}.{high}.{middle}.{low}\",", 100 + u32::from(high));
+            let _ = write!(
+                text,
+                "\"{}\",\n",
+                Ipv4Addr::from((network << 24) + 2 * number)
+            );
         }
         text + "]\n"
     };
     let before = site.standing()?;
-    site.write("node.toml", &refuse(PREFIXES + 1))?;
+    site.write(
+        "node.toml",
+        &("[node]\nmax_slices = 6\n".to_owned() + &refuse(100, HALF)),
+    )?;
+    site.write("slices/alpha.toml", &refuse(101, HALF + 1))?;
     let output = site.slice(&["reload"])?;
     ensure!(
         output.status == 3,
@@ -461,13 +473,11 @@ fn as_many_refused_prefixes_as_fit_and_not_one_more(node: &mut Node) -> Result<(
         output.status,
         output.stderr
     );
-    ensure!(
-        output.stderr.contains("65536") && output.stderr.contains("65537"),
-        "it says {}",
-        output.stderr
-    );
+    for words in ["65536", "65537"] {
+        ensure!(output.stderr.contains(words), "it says {}", output.stderr);
+    }
     ensure!(site.standing()? == before, "something changed");
-    site.write("node.toml", &refuse(PREFIXES))?;
+    site.write("slices/alpha.toml", &refuse(101, HALF))?;
     site.must(&["reload"])?;
     let connect = |address: &str| -> Result<String> {
         let program = format!(
@@ -476,17 +486,25 @@ fn as_many_refused_prefixes_as_fit_and_not_one_more(node: &mut Node) -> Result<(
         let output = site.run_in("alpha", &["python3", "-c", &program])?;
         Ok(output.stderr.lines().last().unwrap_or_default().to_owned())
     };
-    ensure!(
-        connect("100.0.0.7")? == DENIED,
-        "the first of them is not refused"
-    );
-    ensure!(
-        connect("100.0.255.255")? == DENIED,
-        "the last of them is not refused"
-    );
-    ensure!(connect("101.1.0.0")?.is_empty(), "another is refused");
+    for (address, error) in [
+        ("100.0.0.0", DENIED),
+        ("100.0.255.254", DENIED),
+        ("101.0.255.254", DENIED),
+        ("100.0.0.1", ""),
+        ("101.1.0.0", ""),
+    ] {
+        let got = connect(address)?;
+        ensure!(got == error, "{address}: {got:?}, not {error:?}");
+    }
     site.write("node.toml", "[node]\nmax_slices = 6\n")?;
     site.must(&["reload"])?;
-    ensure!(connect("100.0.0.7")?.is_empty(), "it is still refused");
+    ensure!(
+        connect("100.0.0.0")?.is_empty(),
+        "it is still refused by the node"
+    );
+    ensure!(
+        connect("101.0.0.0")? == DENIED,
+        "it is no longer refused by the slice"
+    );
     Ok(())
 }

@@ -7,46 +7,50 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::beyond::{Beyond, NODE, PEER};
+use crate::beyond::{self, Beyond};
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
+use crate::stage::{NODE, PEER};
 
 pub const TESTS: &[Test] = &[
     test(
-        "nginx_serves_ports_80_and_443_of_its_slice_over_both_families_and_reloads",
-        nginx_serves_ports_80_and_443_of_its_slice_over_both_families_and_reloads,
-    ),
+        "nginx_serves_two_ports_of_its_slice_over_both_families_and_reloads",
+        nginx_serves_two_ports_of_its_slice_over_both_families_and_reloads,
+    )
+    .on_stage(),
     test(
-        "a_name_server_serves_udp_and_tcp_port_53_of_its_slice",
-        a_name_server_serves_udp_and_tcp_port_53_of_its_slice,
-    ),
+        "a_name_server_serves_udp_and_tcp_of_its_slice",
+        a_name_server_serves_udp_and_tcp_of_its_slice,
+    )
+    .on_stage(),
     test(
         "bulk_streams_of_tcp_and_udp_pass_and_are_counted",
         bulk_streams_of_tcp_and_udp_pass_and_are_counted,
     )
-    .within(90),
+    .within(90)
+    .on_stage(),
     test(
         "clients_in_slices_fetch_from_other_machines_and_from_each_other",
         clients_in_slices_fetch_from_other_machines_and_from_each_other,
-    ),
-    test(
-        "ssh_to_the_node_goes_on_when_slices_come_up",
-        ssh_to_the_node_goes_on_when_slices_come_up,
     )
-    .within(90),
+    .on_stage(),
 ];
 
+/// Those that bring a node up themselves.
+pub const APART: &[Test] = &[test(
+    "ssh_to_the_node_goes_on_when_slices_come_up",
+    ssh_to_the_node_goes_on_when_slices_come_up,
+)
+.within(90)];
+
+/// Policy of the test that brings a node up itself.
 const POLICY: &[(&str, &str)] = &[
     (
         "node.toml",
         "[node]\nmax_slices = 8\n[node.reserved]\ntcp = [22]\n",
     ),
-    ("slices/alpha.toml", "ports.tcp = [80, 443]\n"),
-    (
-        "slices/beta.toml",
-        "ports.tcp = [53, 5201]\nports.udp = [53, 5201]\n",
-    ),
+    ("slices/alpha.toml", ""),
 ];
 
 /// Waits until something listens on a TCP port of the node.
@@ -82,20 +86,20 @@ fn nginx<'n>(site: &Site<'n>, node: &Node, slice: &str, servers: &str) -> Result
     )
 }
 
-fn nginx_serves_ports_80_and_443_of_its_slice_over_both_families_and_reloads(
+fn nginx_serves_two_ports_of_its_slice_over_both_families_and_reloads(
     node: &mut Node,
 ) -> Result<()> {
-    let beyond = Beyond::open(node)?;
-    let site = Site::up(node, POLICY)?;
-    let servers = "listen 80; listen [::]:80; listen 443 reuseport; listen [::]:443 reuseport;";
+    let site = Site::on_stage(node)?;
+    let beyond = Beyond::of_stage(node);
+    let servers = "listen 80; listen [::]:80; listen 8043 reuseport; listen [::]:8043 reuseport;";
     let mut alpha = nginx(&site, node, "alpha", servers)?;
     listens(node, 80)?;
-    listens(node, 443)?;
+    listens(node, 8043)?;
     let urls = [
         format!("http://{}/", NODE[0]),
         format!("http://[{}]/", NODE[1]),
-        format!("http://{}:443/", NODE[0]),
-        format!("http://[{}]:443/", NODE[1]),
+        format!("http://{}:8043/", NODE[0]),
+        format!("http://[{}]:8043/", NODE[1]),
     ];
     for url in &urls {
         ensure!(
@@ -113,7 +117,7 @@ fn nginx_serves_ports_80_and_443_of_its_slice_over_both_families_and_reloads(
     }
     for (servers, address) in [
         ("listen 80;", "0.0.0.0:80"),
-        ("listen [::]:443 reuseport;", "[::]:443"),
+        ("listen [::]:8043 reuseport;", "[::]:8043"),
     ] {
         let mut beta = nginx(&site, node, "beta", servers)?;
         until("beta's nginx gives up", || Ok(beta.ended()?.is_some()))?;
@@ -140,19 +144,20 @@ question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05alpha\x04test\x
 family = socket.AF_INET6 if ":" in server else socket.AF_INET
 if kind == "udp":
     s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(20)
-    s.connect((server, 53)); s.send(question); answer = s.recv(512)
+    s.connect((server, 8053)); s.send(question); answer = s.recv(512)
 else:
-    s = socket.create_connection((server, 53), 20)
+    s = socket.create_connection((server, 8053), 20)
     s.send(len(question).to_bytes(2, "big") + question); answer = s.recv(514)[2:]
 assert answer[:2] == b"\x12\x34", answer
 print(socket.inet_ntoa(answer[-4:]))
 "#;
 
-fn a_name_server_serves_udp_and_tcp_port_53_of_its_slice(node: &mut Node) -> Result<()> {
-    let beyond = Beyond::open(node)?;
-    let site = Site::up(node, POLICY)?;
+fn a_name_server_serves_udp_and_tcp_of_its_slice(node: &mut Node) -> Result<()> {
+    let site = Site::on_stage(node)?;
+    let beyond = Beyond::of_stage(node);
     let arguments = [
         "dnsmasq",
+        "--port=8053",
         "--keep-in-foreground",
         "--no-resolv",
         "--no-hosts",
@@ -163,12 +168,12 @@ fn a_name_server_serves_udp_and_tcp_port_53_of_its_slice(node: &mut Node) -> Res
         "--address=/alpha.test/192.0.2.77",
         "--log-facility=-",
     ];
-    let server = site.start("dnsmasq.log", site.in_slice("beta", &arguments))?;
-    listens(node, 53).with_context(|| server.output())?;
+    let server = site.start("dnsmasq.log", site.in_slice("alpha", &arguments))?;
+    listens(node, 8053).with_context(|| server.output())?;
     for address in NODE {
         for kind in ["udp", "tcp"] {
             let answer = beyond
-                .must(&["python3", "-c", QUERY, kind, address])?
+                .must(&["python3", "-c", QUERY, kind, &address.to_string()])?
                 .stdout;
             ensure!(
                 answer.trim() == "192.0.2.77",
@@ -176,25 +181,18 @@ fn a_name_server_serves_udp_and_tcp_port_53_of_its_slice(node: &mut Node) -> Res
             );
         }
     }
-    // The node's own resolver, and the other slice, get the port neither way.
+    // The node's own resolver, and another slice's, get the port neither way.
+    let rival = [
+        "dnsmasq",
+        "-d",
+        "--port=8053",
+        "--conf-file=/dev/null",
+        "--user=",
+        "--group=",
+    ];
     for (who, output) in [
-        (
-            "alpha",
-            site.run_in(
-                "alpha",
-                &[
-                    "dnsmasq",
-                    "-d",
-                    "--conf-file=/dev/null",
-                    "--user=",
-                    "--group=",
-                ],
-            )?,
-        ),
-        (
-            "the node",
-            node.run("dnsmasq", &["-d", "--conf-file=/dev/null"])?,
-        ),
+        ("beta", site.run_in("beta", &rival)?),
+        ("the node", node.run(rival[0], &rival[1..])?),
     ] {
         ensure!(output.status != 0, "{who}'s name server came up");
         ensure!(
@@ -203,19 +201,27 @@ fn a_name_server_serves_udp_and_tcp_port_53_of_its_slice(node: &mut Node) -> Res
             output.stderr
         );
     }
-    let udp = site.json(&["ports", "--slice", "beta", "--protocol", "udp"])?["ports"].take();
+    let udp = site.json(&["ports", "--slice", "alpha", "--protocol", "udp"])?["ports"].take();
+    let held = udp
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|port| port["low"] == 8053);
     ensure!(
-        udp[0]["low"] == 53 && udp[0]["sockets"].as_u64() > Some(0),
-        "beta's ports are {udp}"
+        held.is_some_and(|port| port["sockets"].as_u64() > Some(0)),
+        "alpha's ports are {udp}"
     );
     Ok(())
 }
 
 fn bulk_streams_of_tcp_and_udp_pass_and_are_counted(node: &mut Node) -> Result<()> {
-    let beyond = Beyond::open(node)?;
-    let site = Site::up(node, POLICY)?;
-    let _server = site.start("iperf3.log", site.in_slice("beta", &["iperf3", "-s"]))?;
-    listens(node, 5201)?;
+    let site = Site::on_stage(node)?;
+    let beyond = Beyond::of_stage(node);
+    let _server = site.start(
+        "iperf3.log",
+        site.in_slice("alpha", &["iperf3", "-s", "-p", "8052"]),
+    )?;
+    listens(node, 8052)?;
     for (address, options, way) in [
         (NODE[0], &[][..], "received"),
         (NODE[1], &["-R"], "sent"),
@@ -223,7 +229,9 @@ fn bulk_streams_of_tcp_and_udp_pass_and_are_counted(node: &mut Node) -> Result<(
         (NODE[1], &["-u", "-b", "10M", "-R"], "sent"),
     ] {
         let before = site.counters()?;
-        let client = [&["iperf3", "-c", address, "-J", "-n", "4M"], options].concat();
+        let address = address.to_string();
+        let client = ["iperf3", "-p", "8052", "-c", &address, "-J", "-n", "4M"];
+        let client = [&client, options].concat();
         let output = beyond.must(&client)?;
         let report: Value = serde_json::from_str(&output.stdout)?;
         let sum = ["sum_received", "sum"]
@@ -231,7 +239,7 @@ fn bulk_streams_of_tcp_and_udp_pass_and_are_counted(node: &mut Node) -> Result<(
             .find_map(|name| report["end"][name]["bytes"].as_f64());
         let bytes = sum.context("iperf3 tells no bytes")?;
         let change = site.counters()?.since(&before);
-        let counted = change.by("beta", &format!("external.{way}.bytes"));
+        let counted = change.by("alpha", &format!("external.{way}.bytes"));
         // Headers come on top, of segments of at most 1448 bytes.
         let (low, high) = (bytes, bytes * 1.1 + 100_000.0);
         ensure!(
@@ -248,8 +256,8 @@ fn bulk_streams_of_tcp_and_udp_pass_and_are_counted(node: &mut Node) -> Result<(
 }
 
 fn clients_in_slices_fetch_from_other_machines_and_from_each_other(node: &mut Node) -> Result<()> {
-    let beyond = Beyond::open(node)?;
-    let site = Site::up(node, POLICY)?;
+    let site = Site::on_stage(node)?;
+    let beyond = Beyond::of_stage(node);
     let page = node.dir().join("there");
     fs::create_dir_all(&page)?;
     fs::write(page.join("index.html"), "a page of another machine")?;
@@ -275,9 +283,9 @@ fn clients_in_slices_fetch_from_other_machines_and_from_each_other(node: &mut No
     let before = site.counters()?;
     for slice in ["alpha", "beta"] {
         for (host, expected) in [
-            (PEER[0].to_owned(), "a page of another machine"),
+            (PEER[0].to_string(), "a page of another machine"),
             (format!("[{}]", PEER[1]), "a page of another machine"),
-            (NODE[0].to_owned(), "alpha's page\n"),
+            (NODE[0].to_string(), "alpha's page\n"),
             (format!("[{}]", NODE[1]), "alpha's page\n"),
         ] {
             let fetched = site.run_in(
@@ -360,7 +368,7 @@ fn ssh_to_the_node_goes_on_when_slices_come_up(node: &mut Node) -> Result<()> {
             "-i".to_owned(),
             path("user")?,
         ]);
-        words.extend([format!("root@{}", NODE[0]), command.to_owned()]);
+        words.extend([format!("root@{}", beyond::NODE[0]), command.to_owned()]);
         Ok(words)
     };
     let words = login("cat; echo the end")?;

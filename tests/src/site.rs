@@ -14,11 +14,17 @@ use serde_json::Value;
 
 use crate::counters::Counters;
 use crate::node::{Node, Output};
+use crate::stage;
+
+/// The cgroups of slices, under systemd.
+pub const SLICES: &str = "/sys/fs/cgroup/slice-node.service/slices";
 
 /// A policy, and the node that may be up with it.
 pub struct Site<'n> {
     node: &'n Node,
     policy: PathBuf,
+    /// Others play on it after this test.
+    shared: bool,
 }
 
 impl<'n> Site<'n> {
@@ -31,7 +37,11 @@ impl<'n> Site<'n> {
         node.must("slice", &["down"])?;
         let policy = node.dir().join("policy");
         fs::create_dir_all(policy.join("slices"))?;
-        let site = Site { node, policy };
+        let site = Site {
+            node,
+            policy,
+            shared: false,
+        };
         for (name, text) in files {
             site.write(name, text)?;
         }
@@ -46,6 +56,20 @@ impl<'n> Site<'n> {
         let site = Site::new(node, files)?;
         site.must(&["up"])?;
         Ok(site)
+    }
+
+    /// The node of the stage, for tests that say `.on_stage()`: they leave its
+    /// policy as it is.
+    ///
+    /// # Errors
+    /// The stage cannot be set.
+    pub fn on_stage(node: &'n Node) -> Result<Site<'n>> {
+        stage::Stage::open(node)?;
+        Ok(Site {
+            node,
+            policy: stage::POLICY.into(),
+            shared: true,
+        })
     }
 
     /// Writes one file of the policy.
@@ -136,7 +160,12 @@ impl<'n> Site<'n> {
             }
             row.insert("cap".to_owned(), cap);
         }
-        let ports = self.json(&["ports"])?["ports"].take();
+        let mut ports = self.json(&["ports"])?["ports"].take();
+        for port in ports.as_array_mut().into_iter().flatten() {
+            // Reckoned back from two clocks: it varies by microseconds.
+            let held = !port["since"].is_null();
+            port["since"] = held.into();
+        }
         Ok(serde_json::json!({ "rows": rows, "ports": ports, "sysctl": reserved_ports()? }))
     }
 
@@ -204,8 +233,15 @@ impl<'n> Site<'n> {
 
 impl Drop for Site<'_> {
     fn drop(&mut self) {
-        // A test that failed has said why; the next begins with `down` too.
-        let _ = self.node.run("slice", &["down"]);
+        if !self.shared {
+            // A test that failed has said why; the next begins with `down` too.
+            let _ = self.node.run("slice", &["down"]);
+            return;
+        }
+        // What `slice run` started outlives it.
+        for slice in fs::read_dir(SLICES).into_iter().flatten().flatten() {
+            let _ = fs::write(slice.path().join("cgroup.kill"), "1");
+        }
     }
 }
 

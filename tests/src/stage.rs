@@ -25,7 +25,7 @@ pub const POLICY: &str = "/run/slice-stage/policy";
 /// Exists while the stage is set.
 const SET: &str = "/run/slice-stage/set";
 /// The network namespace of the world outside.
-const OUTSIDE: &str = "outside";
+pub const OUTSIDE: &str = "outside";
 
 /// The node's addresses on the wire.
 pub const NODE: [IpAddr; 2] = [v4(1), v6(0x1)];
@@ -126,6 +126,10 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("slices/few.toml", "ports.claims = 2\n"),
     ("slices/small.toml", "sockets = 4\n"),
+    (
+        "slices/tight.toml",
+        "processes = 12\nmemory.cap = \"48 MiB\"\ncpu.cap = 0.2\n",
+    ),
     ("slices/loud.toml", "events_per_second = 5\n"),
 ];
 

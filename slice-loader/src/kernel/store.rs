@@ -34,10 +34,11 @@ impl Store {
         &self.root
     }
 
-    /// Whether anything of a node is pinned, half-done work included.
+    /// Whether anything of a node is pinned, half-done work included. Who may
+    /// not look is told so when it is opened.
     #[must_use]
     pub fn exists(&self) -> bool {
-        self.root.exists()
+        self.root.try_exists().unwrap_or(true)
     }
 
     /// Where the map of this name is pinned.
