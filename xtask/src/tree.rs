@@ -13,6 +13,9 @@ use crate::{packages, place, step, toolchain};
 /// release.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// First process and agent of the VM.
+const AGENT: &str = "slice-vm";
+
 /// What has been built.
 pub struct Tree {
     /// The eBPF object.
@@ -48,15 +51,11 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds everything.
+/// Builds everything that goes into the VM.
 pub fn build() -> Result<Tree> {
     let object = ebpf()?;
-    packages::ensure(&packages::for_host_build())?;
-    let mut command = static_cargo();
-    command
-        .args(["-p", "slice-loader", "-p", "slice-tests"])
-        .args(["--bin", "slice", "--bin", "slice-tests"])
-        .env("SLICE_EBPF_OBJECT", &object);
+    let mut command = static_cargo(&["slice", "slice-tests", AGENT])?;
+    command.env("SLICE_EBPF_OBJECT", &object);
     step::attached("build slice and slice-tests", &mut command)?;
     Ok(Tree {
         object,
@@ -67,23 +66,14 @@ pub fn build() -> Result<Tree> {
 
 /// Builds the tests alone.
 pub fn tests() -> Result<PathBuf> {
-    packages::ensure(&packages::for_host_build())?;
-    let mut command = static_cargo();
-    command.args(["-p", "slice-tests", "--bin", "slice-tests"]);
-    step::attached("build slice-tests", &mut command)?;
+    step::attached("build slice-tests", &mut static_cargo(&["slice-tests"])?)?;
     Ok(built("slice-tests"))
 }
 
-/// Builds the VM's agent alone, which needs nothing of the rest.
+/// Builds the VM's agent alone; nothing to do after [`build`].
 pub fn agent() -> Result<PathBuf> {
-    packages::ensure(&[
-        packages::need("gcc", packages::Sign::Command("cc")),
-        packages::need("libc6-dev", packages::Sign::File("/usr/include/stdio.h")),
-    ])?;
-    let mut command = static_cargo();
-    command.args(["-p", "slice-tests", "--bin", "slice-vm"]);
-    step::attached("build the VM's agent", &mut command)?;
-    Ok(built("slice-vm"))
+    step::attached("build the VM's agent", &mut static_cargo(&[AGENT])?)?;
+    Ok(built(AGENT))
 }
 
 /// Builds the eBPF object.
@@ -97,14 +87,21 @@ pub fn ebpf() -> Result<PathBuf> {
     Ok(toolchain::target_dir().join("bpfel-unknown-none/release/slice-ebpf"))
 }
 
-fn static_cargo() -> Command {
+fn static_cargo(binaries: &[&str]) -> Result<Command> {
+    packages::ensure(&packages::for_host_build())?;
     let mut command = cargo();
     command
         .args(["build", "--profile", "vm", "--target", TARGET])
+        // Always both packages: which are chosen decides the features of what
+        // they depend on, and so what must be built again.
+        .args(["-p", "slice-loader", "-p", "slice-tests"])
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    for name in binaries {
+        command.args(["--bin", name]);
+    }
     quiet_unless_watched(&mut command);
-    command
+    Ok(command)
 }
 
 /// On a terminal cargo shows how far it is; a log only wants its complaints.
