@@ -198,8 +198,9 @@ layouts! {
 
     /// Who holds a port of the shared addresses because of its sockets.
     pub struct Claim [24] {
-        /// `owner << 32 | sockets`: one word, so that taking and leaving a
-        /// port is one compare-and-swap.
+        /// `owner << 32 | named << 31 | sockets`: one word, so that taking and
+        /// leaving a port is one compare-and-swap. `named`: a program asked for
+        /// the port; else the kernel picked it.
         pub holder @ 0: u64,
         /// When the owner took the port, monotonic clock, nanoseconds.
         pub since_ns @ 8: u64,
@@ -383,6 +384,11 @@ pub const ADDRESS_SHARED: u32 = 1;
 /// Used by one slice alone.
 pub const ADDRESS_OWN: u32 = 2;
 
+/// In [`Claim::holder`]: a program named the port in bind or listens on it. A
+/// port that the kernel picked is refused to those who name it, but no reason to
+/// drop packets of another socket to which the kernel gave it later.
+pub const CLAIM_NAMED: u64 = 1 << 31;
+
 /// In [`Tag::flags`]: a descriptor of the socket is open.
 pub const TAG_OPEN: u64 = 1;
 /// TCP's state machine has not come back to CLOSE.
@@ -395,12 +401,17 @@ pub const TAG_REUSE: u64 = 8;
 pub const TAG_ANY_PORT: u64 = 16;
 /// Bound to a port that the program named.
 pub const TAG_BOUND: u64 = 32;
-/// The flow in the fields that passed is in `FLOWS`, or started when the slice
-/// had as many there as it may.
+/// A TCP socket that started a flow from a port that it does not hold.
 pub const TAG_FLOW: u64 = 64;
 /// A socket of the kernel's own (resets, ICMP errors): its packets are
 /// attributed by flow and port.
 pub const TAG_KERNEL: u64 = 128;
+/// The flow in the fields that passed is in `FLOWS`, put there by this socket.
+pub const TAG_LEARNED: u64 = 256;
+/// The program asked for IPV6_V6ONLY.
+pub const TAG_V6ONLY: u64 = 512;
+/// Bound to the slice's own address, where ports need no claim.
+pub const TAG_OWN: u64 = 1024;
 
 /// The moment of a socket's or packet's life at which a verdict was given.
 #[repr(u8)]
@@ -452,10 +463,10 @@ impl Moment {
 }
 
 impl Claim {
-    /// The word of `sockets` sockets of `owner`.
+    /// The word of `sockets` sockets of `owner` on a port that a program named.
     #[inline(always)]
     pub const fn holder(owner: SliceId, sockets: u32) -> u64 {
-        (owner.0 as u64) << 32 | sockets as u64
+        ((owner.0 as u64) << 32) | CLAIM_NAMED | sockets as u64
     }
 
     /// Whose the port is or last was.
@@ -470,9 +481,16 @@ impl Claim {
 
     /// Sockets counted on the port.
     #[inline(always)]
-    #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     pub const fn sockets(self) -> u32 {
-        self.holder as u32
+        #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        let sockets = (self.holder & (CLAIM_NAMED - 1)) as u32;
+        sockets
+    }
+
+    /// Whether a program named the port.
+    #[inline(always)]
+    pub const fn named(self) -> bool {
+        self.holder & CLAIM_NAMED != 0
     }
 
     /// Whether somebody holds the port at `now_ns`.

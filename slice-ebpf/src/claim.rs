@@ -6,7 +6,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use policy::abi::{
-    Claim, FlowKey, Settings, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, Tag, port_index,
+    CLAIM_NAMED, Claim, FlowKey, Settings, TAG_FLOW, TAG_LEARNED, TAG_OPEN, TAG_RUNNING, TCP, Tag,
+    port_index,
 };
 use policy::decide::claim::debt;
 use policy::{Reason, SliceId, Verdict};
@@ -15,6 +16,8 @@ use crate::atomic;
 use crate::maps::{CLAIMS, FLOWS};
 use crate::owner;
 
+/// `BPF_NOEXIST`.
+const ONLY_NEW: u64 = 1;
 /// Tries before a claim gives up against others on the same port.
 const TRIES: u32 = 8;
 
@@ -46,9 +49,10 @@ pub fn read(index: u32) -> Claim {
 }
 
 /// Counts one more socket of `who` on the port: the one step that decides a
-/// race. Denies where another owner holds it.
+/// race. Denies where another owner holds it. `named`: a program asked for this
+/// port, the kernel did not pick it.
 #[inline(always)]
-pub fn take(index: u32, who: SliceId) -> Verdict {
+pub fn take(index: u32, who: SliceId, named: bool) -> Verdict {
     let Some(row) = CLAIMS.get_ptr_mut(index) else {
         return Verdict::Deny(Reason::PortClaimed);
     };
@@ -60,7 +64,10 @@ pub fn take(index: u32, who: SliceId) -> Verdict {
             return Verdict::Deny(Reason::PortClaimed);
         }
         let sockets = old.sockets();
-        let new = Claim::holder(who, sockets.wrapping_add(1));
+        let mut new = Claim::holder(who, sockets.wrapping_add(1));
+        if !named && !(sockets > 0 && old.named()) {
+            new &= !CLAIM_NAMED;
+        }
         // SAFETY: as in `read`.
         let word = unsafe { &raw mut (*row).holder };
         if atomic::compare_exchange(word, old.holder, new) == old.holder {
@@ -130,8 +137,8 @@ fn linger(index: u32, settings: &Settings) {
 
 /// Takes the port for the socket with this tag and leaves what it held before.
 #[inline(always)]
-pub fn hold(tag: *mut Tag, who: SliceId, index: u32, settings: &Settings) -> Verdict {
-    let verdict = take(index, who);
+pub fn hold(tag: *mut Tag, who: SliceId, index: u32, named: bool, settings: &Settings) -> Verdict {
+    let verdict = take(index, who, named);
     if verdict.is_allow() {
         // SAFETY: the storage lives as long as the socket that runs the hook.
         let before = atomic::exchange(unsafe { &raw mut (*tag).held }, index as u64 + 1);
@@ -140,6 +147,16 @@ pub fn hold(tag: *mut Tag, who: SliceId, index: u32, settings: &Settings) -> Ver
         }
     }
     verdict
+}
+
+/// Leaves the port that the socket with this tag holds, if any.
+#[inline(always)]
+pub fn let_go(tag: *mut Tag, who: SliceId, settings: &Settings) {
+    // SAFETY: as in `hold`.
+    let held = atomic::exchange(unsafe { &raw mut (*tag).held }, 0);
+    if held != 0 {
+        leave(row_of(held), who, settings);
+    }
 }
 
 /// The row in [`Tag::held`].
@@ -173,10 +190,7 @@ pub fn end(tag: *mut Tag, bit: u64, may_answer: bool, settings: &Settings) {
     if old & bit == 0 || old & (TAG_OPEN | TAG_RUNNING) & !bit != 0 {
         return;
     }
-    let index = atomic::exchange(held, 0);
-    if index != 0 {
-        leave(row_of(index), who, settings);
-    }
+    let_go(tag, who, settings);
     if let Some(state) = owner::state(who) {
         // SAFETY: the row lies in the array for good.
         atomic::fetch_sub(unsafe { &raw mut (*state).sockets_open }, 1);
@@ -230,22 +244,23 @@ pub fn learn_flow(tag: *mut Tag, who: SliceId, most: u32) {
     if atomic::fetch_or(flags, TAG_FLOW) & TAG_FLOW != 0 {
         return;
     }
-    if atomic::load(flows) < most as u64 && FLOWS.insert(&flow_of(tag), &who, 1).is_ok() {
+    if atomic::load(flows) < most as u64 && FLOWS.insert(&flow_of(tag), &who, ONLY_NEW).is_ok() {
+        atomic::fetch_or(flags, TAG_LEARNED);
         atomic::fetch_add(flows, 1);
     }
 }
 
-/// Forgets the flow of a socket that TCP has brought to CLOSE.
+/// Forgets the flow of a socket that TCP has brought to CLOSE, where this
+/// socket taught it: two devices may have the same flow.
 #[inline(always)]
 pub fn forget_flow(tag: *mut Tag) {
     // SAFETY: as in `hold`.
     let (flags, who) = unsafe { (&raw mut (*tag).flags, (*tag).id) };
-    if atomic::fetch_clear(flags, TAG_FLOW) & TAG_FLOW == 0 {
+    if atomic::fetch_clear(flags, TAG_FLOW | TAG_LEARNED) & TAG_LEARNED == 0 {
         return;
     }
-    if FLOWS.remove(&flow_of(tag)).is_ok()
-        && let Some(state) = owner::state(who)
-    {
+    let _ = FLOWS.remove(&flow_of(tag));
+    if let Some(state) = owner::state(who) {
         // SAFETY: the row lies in the array for good.
         atomic::fetch_sub(unsafe { &raw mut (*state).flows }, 1);
     }

@@ -8,6 +8,7 @@ use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 use policy::abi::{Address, Settings, mapped};
+use policy::decide::create::{AF_INET, AF_INET6};
 
 /// Whether the socket is in the node's network namespace. `ctx` is the context
 /// of a program of the kinds sock, sock_addr, sockopt.
@@ -15,6 +16,12 @@ use policy::abi::{Address, Settings, mapped};
 pub fn in_node(ctx: *mut c_void, settings: &Settings) -> bool {
     // SAFETY: the context is passed on as the kernel gave it.
     unsafe { bpf_get_netns_cookie(ctx) == settings.node_netns }
+}
+
+/// The address family of a hook for IPv4 or IPv6.
+#[inline(always)]
+pub const fn family(ipv4: bool) -> u8 {
+    if ipv4 { AF_INET as u8 } else { AF_INET6 as u8 }
 }
 
 /// Host order of a 32-bit field that holds a port in network order in its

@@ -13,6 +13,8 @@ const WHOLE: u32 = 32 + 128;
 /// The row of the rules for all.
 const ALL_SLICES: u32 = 0;
 
+/// `port` is `None` where the protocol has none or the peer chose it.
+///
 /// Looks at the rules for this slice, then at those for all. Two look-ups in a
 /// trie: the cost of the first grows with the logarithm of the slices that
 /// have rules of their own, that of the second does not.
@@ -22,7 +24,7 @@ pub fn verdict(
     who: SliceId,
     destination: &Address,
     protocol: u8,
-    port: u16,
+    port: Option<u16>,
 ) -> Verdict {
     if settings.flags & REFUSES_DESTINATIONS == 0 {
         return Verdict::Allow;

@@ -9,6 +9,7 @@ use crate::atomic;
 use crate::claim::now_ns;
 use crate::maps::{DENIALS, EVENTS};
 use crate::owner;
+use crate::packet::Packet;
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -39,6 +40,35 @@ impl Denial {
             peer_port: 0,
             local: [0; 16],
             peer: [0; 16],
+        }
+    }
+
+    /// A packet that may not leave.
+    #[inline(always)]
+    pub fn of_sent(who: SliceId, reason: Reason, packet: &Option<Packet>) -> Denial {
+        let mut denial = Denial::new(who, reason, Moment::Egress, 0, 0);
+        if let Some(packet) = packet {
+            denial.family = packet.family();
+            denial.protocol = packet.protocol;
+            denial.local_port = packet.source_port();
+            denial.peer_port = packet.destination_port();
+            denial.local = packet.source;
+            denial.peer = packet.destination;
+        }
+        denial
+    }
+
+    /// A packet that may not be received.
+    #[inline(always)]
+    pub fn of_received(who: SliceId, reason: Reason, packet: &Option<Packet>) -> Denial {
+        let sent = Denial::of_sent(who, reason, packet);
+        Denial {
+            moment: Moment::Ingress,
+            local_port: sent.peer_port,
+            peer_port: sent.local_port,
+            local: sent.peer,
+            peer: sent.local,
+            ..sent
         }
     }
 

@@ -19,6 +19,8 @@ mod maps; // every map
 mod owner; // whose a task, socket or packet is
 mod packet; // the headers of a packet
 mod passed; // what a socket remembers of the checks its packets passed
+mod place; // what an address is on this node
+mod port; // may the owner bind a port?
 
 mod hooks {
     //! One file per moment of a socket's or packet's life.

@@ -83,9 +83,14 @@ pub fn tag_of_older(sk: *mut c_void, here: bool) -> Option<*mut Tag> {
     if let Some(tag) = tag(sk) {
         return Some(tag);
     }
-    let elsewhere = if here { 0 } else { TAG_ELSEWHERE };
-    let tag = tag_new(sk, SliceId::NODE, TAG_OPEN | elsewhere)?;
-    claim::begin(SliceId::NODE);
-    claim::opened(SliceId::NODE);
+    tag_counted(sk, SliceId::NODE, if here { 0 } else { TAG_ELSEWHERE })
+}
+
+/// Tags a socket that has none and counts it as open from now on.
+#[inline(always)]
+pub fn tag_counted(sk: *mut c_void, who: SliceId, flags: u64) -> Option<*mut Tag> {
+    let tag = tag_new(sk, who, TAG_OPEN | flags)?;
+    claim::begin(who);
+    claim::opened(who);
     Some(tag)
 }

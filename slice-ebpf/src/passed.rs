@@ -5,14 +5,14 @@
 //! keeps a reader from a mixture of both, which might be a destination that
 //! neither passed.
 
-use policy::abi::{Settings, Tag};
+use policy::abi::Tag;
 
 use crate::atomic;
 use crate::packet::Packet;
 
 /// Whether a packet like this one passed since the policy last changed.
 #[inline(always)]
-pub fn before(tag: *mut Tag, settings: &Settings, packet: &Packet) -> bool {
+pub fn before(tag: *mut Tag, generation: u32, packet: &Packet) -> bool {
     // SAFETY: the storage lives as long as the socket that runs the hook; what
     // is read in the middle of a change is thrown away below.
     unsafe {
@@ -20,7 +20,7 @@ pub fn before(tag: *mut Tag, settings: &Settings, packet: &Packet) -> bool {
         atomic::barrier();
         let same = (*tag).version == packet.version
             && (*tag).protocol == packet.protocol
-            && (*tag).generation == settings.generation
+            && (*tag).generation == generation
             && (*tag).ports == packet.ports
             && (*tag).source == packet.source
             && (*tag).destination == packet.destination;
@@ -30,8 +30,9 @@ pub fn before(tag: *mut Tag, settings: &Settings, packet: &Packet) -> bool {
 }
 
 /// Remembers that this packet passed, unless another CPU is about to.
+/// `generation` is the policy's as it was before the checks.
 #[inline(always)]
-pub fn remember(tag: *mut Tag, settings: &Settings, packet: &Packet) {
+pub fn remember(tag: *mut Tag, generation: u32, packet: &Packet) {
     // SAFETY: as in `before`; the swap lets one writer in.
     unsafe {
         let sequence = atomic::load(&raw const (*tag).sequence);
@@ -43,7 +44,7 @@ pub fn remember(tag: *mut Tag, settings: &Settings, packet: &Packet) {
         atomic::barrier();
         (*tag).version = packet.version;
         (*tag).protocol = packet.protocol;
-        (*tag).generation = settings.generation;
+        (*tag).generation = generation;
         (*tag).ports = packet.ports;
         (*tag).source = packet.source;
         (*tag).destination = packet.destination;

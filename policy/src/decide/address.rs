@@ -88,13 +88,14 @@ pub const fn by_entry(entry: Option<AddressEntry>) -> Place {
 /// wildcard itself: its own. `ipv4` is the socket's family.
 ///
 /// A dual-stack socket can be bound to one address only: with an own IPv6
-/// address it is that one, with an own IPv4 address alone it is that one.
+/// address it is that one, with an own IPv4 address alone it is that one. A
+/// socket for IPv6 only (`v6only`) has no use for an IPv4 address.
 #[inline(always)]
-pub const fn wildcard_means(slice: &SliceEntry, ipv4: bool) -> Option<Address> {
+pub const fn wildcard_means(slice: &SliceEntry, ipv4: bool, v6only: bool) -> Option<Address> {
     if !ipv4 && slice.flags & OWN_IPV6 != 0 {
         return Some(slice.own_ipv6);
     }
-    if slice.flags & OWN_IPV4 != 0 {
+    if slice.flags & OWN_IPV4 != 0 && (ipv4 || !v6only) {
         return Some(mapped(slice.own_ipv4));
     }
     None
@@ -286,15 +287,19 @@ mod tests {
 
     #[test]
     fn a_wildcard_means_the_own_address() {
-        assert_eq!(wildcard_means(&slice(0), true), None);
-        assert_eq!(wildcard_means(&slice(OWN_IPV4), true), Some(v4("10.0.0.5")));
+        assert_eq!(wildcard_means(&slice(OWN_IPV4), false, true), None);
+        assert_eq!(wildcard_means(&slice(0), true, false), None);
         assert_eq!(
-            wildcard_means(&slice(OWN_IPV4), false),
+            wildcard_means(&slice(OWN_IPV4), true, false),
             Some(v4("10.0.0.5"))
         );
-        assert_eq!(wildcard_means(&slice(OWN_IPV6), true), None);
         assert_eq!(
-            wildcard_means(&slice(OWN_IPV4 | OWN_IPV6), false),
+            wildcard_means(&slice(OWN_IPV4), false, false),
+            Some(v4("10.0.0.5"))
+        );
+        assert_eq!(wildcard_means(&slice(OWN_IPV6), true, false), None);
+        assert_eq!(
+            wildcard_means(&slice(OWN_IPV4 | OWN_IPV6), false, false),
             Some(v6("2001:db8::5"))
         );
     }

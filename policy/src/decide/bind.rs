@@ -74,17 +74,16 @@ pub fn port(bind: &Bind) -> Verdict {
     )
 }
 
-/// Whether SO_REUSEADDR of a slice's socket takes effect when it binds `port`.
-///
-/// The kernel hands an ephemeral UDP port to a second socket where both have
-/// SO_REUSEADDR, and no hook sees that autobind. Where it can pick the port, the
-/// option therefore stays off; elsewhere, and for TCP, it means what it says.
+/// Decides a bind to a port of the slice's own address. Every port there is the
+/// slice's, but for those that policy keeps for others on the shared addresses:
+/// the kernel would refuse the wildcard bind of their owner.
 #[inline(always)]
-pub fn reuse(udp: bool, port: u16, reserved: Reserved, settings: &Settings) -> bool {
-    let kernel_may_pick = port >= settings.ephemeral_low
-        && port <= settings.ephemeral_high
-        && reserved.kind != RESERVED_SLICE;
-    port != 0 && !(udp && kernel_may_pick)
+pub fn own_port(who: SliceId, reserved: Reserved) -> Verdict {
+    match reserved.kind {
+        RESERVED_SLICE => Verdict::allow_if(reserved.owner.0 == who.0, Reason::PortReserved),
+        RESERVED_NODE => Verdict::Deny(Reason::PortNode),
+        _ => Verdict::Allow,
+    }
 }
 
 #[cfg(test)]
@@ -265,16 +264,18 @@ mod tests {
     }
 
     #[test]
-    fn reuse_is_off_where_the_kernel_may_pick_a_udp_port() {
-        let nobody = Reserved::new_zeroed();
-        let mine = Reserved {
-            owner: A,
-            kind: RESERVED_SLICE,
-        };
-        assert!(!reuse(true, 40000, nobody, &settings()));
-        assert!(reuse(true, 40000, mine, &settings()));
-        assert!(reuse(true, 5353, nobody, &settings()));
-        assert!(reuse(false, 40000, nobody, &settings()));
-        assert!(!reuse(false, 0, nobody, &settings()));
+    fn on_its_own_address_a_slice_has_all_ports_but_those_kept_for_others() {
+        let kept = |kind, owner| Reserved { owner, kind };
+        assert_eq!(own_port(A, Reserved::new_zeroed()), Verdict::Allow);
+        assert_eq!(own_port(A, kept(RESERVED_SLICE, A)), Verdict::Allow);
+        assert_eq!(own_port(A, kept(RESERVED_FOUND, NODE)), Verdict::Allow);
+        assert_eq!(
+            own_port(A, kept(RESERVED_SLICE, B)),
+            Verdict::Deny(Reason::PortReserved)
+        );
+        assert_eq!(
+            own_port(A, kept(RESERVED_NODE, NODE)),
+            Verdict::Deny(Reason::PortNode)
+        );
     }
 }

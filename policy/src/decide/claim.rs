@@ -46,12 +46,26 @@ pub fn debt(linger_debt_ns: u64, most: u32, now_ns: u64, linger_ns: u64) -> u64 
     from.saturating_add(if step == 0 { 1 } else { step })
 }
 
+/// Whether another than `who` holds a port for good: its sockets are there (not
+/// only the linger) and a program of it named the port. A claim on a port that
+/// the kernel picked may be out of date, as no hook sees a socket let go of it.
+#[inline(always)]
+pub fn is_anothers(who: SliceId, claim: Claim) -> bool {
+    claim.sockets() > 0 && claim.named() && claim.owner().0 != who.0
+}
+
 /// May a packet for a port reach a socket of the slice `who` that does not hold
-/// it? Sockets, not the linger, count: the port's last owner is gone then.
+/// it?
 #[inline(always)]
 pub fn receive(who: SliceId, claim: Claim) -> Verdict {
-    let foreign = claim.sockets() > 0 && claim.owner().0 != who.0;
-    Verdict::allow_if(!foreign, Reason::ReceiveForeign)
+    Verdict::allow_if(!is_anothers(who, claim), Reason::ReceiveForeign)
+}
+
+/// May a packet from a port leave a socket of the slice `who` that does not
+/// hold it?
+#[inline(always)]
+pub fn send(who: SliceId, claim: Claim) -> Verdict {
+    Verdict::allow_if(!is_anothers(who, claim), Reason::PortForeign)
 }
 
 #[cfg(test)]
@@ -86,6 +100,14 @@ mod tests {
         assert_eq!(receive(SliceId(3), claim(1)), denied);
         assert_eq!(receive(SliceId(2), claim(1)), Verdict::Allow);
         assert_eq!(receive(SliceId(3), claim(0)), Verdict::Allow);
+        assert_eq!(
+            send(SliceId(3), claim(1)),
+            Verdict::Deny(Reason::PortForeign)
+        );
+        let mut picked = claim(1);
+        picked.holder &= !crate::abi::CLAIM_NAMED;
+        assert_eq!(receive(SliceId(3), picked), Verdict::Allow);
+        assert_eq!(send(SliceId(3), picked), Verdict::Allow);
     }
 
     proptest! {

@@ -1,19 +1,24 @@
 //! Does the node's owner refuse this destination?
 
-use crate::abi::{REFUSED_RANGES, RefusedPorts, RefusedRange, TCP, UDP};
+use crate::abi::{REFUSED_RANGES, RefusedPorts, RefusedRange};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides by the rules of the longest prefix that matched; `None` where no
-/// prefix did. `port` is 0 where the protocol has none.
+/// prefix did. `port` is `None` where the protocol has none, or where the peer
+/// chose it and not the slice: then only rules for all ports count.
 #[inline(always)]
-pub fn refused(rules: Option<&RefusedPorts>, protocol: u8, port: u16) -> Verdict {
+pub fn refused(rules: Option<&RefusedPorts>, protocol: u8, port: Option<u16>) -> Verdict {
     let Some(rules) = rules else {
         return Verdict::Allow;
+    };
+    let (port, has_port) = match port {
+        Some(port) => (port as i64, -1),
+        None => (0, 0),
     };
     let (mut all_miss, mut at) = (-1, 0);
     while at < REFUSED_RANGES {
         let unused = (rules.count as i64 - 1 - at as i64) >> 63;
-        all_miss &= unused | misses(&rules.rules[at], protocol, port);
+        all_miss &= unused | misses(&rules.rules[at], protocol, port, has_port);
         at += 1;
     }
     Verdict::allow_if(all_miss != 0, Reason::Destination)
@@ -22,13 +27,12 @@ pub fn refused(rules: Option<&RefusedPorts>, protocol: u8, port: u16) -> Verdict
 /// 0 where the rule is for this protocol and port, else -1. Without branches:
 /// the verifier would follow each of them in each round of the loop.
 #[inline(always)]
-fn misses(rule: &RefusedRange, protocol: u8, port: u16) -> i64 {
-    let (low, high, port) = (rule.low as i64, rule.high as i64, port as i64);
+fn misses(rule: &RefusedRange, protocol: u8, port: i64, has_port: i64) -> i64 {
+    let (low, high) = (rule.low as i64, rule.high as i64);
     let other_protocol = nonzero(rule.protocol as i64) & nonzero((rule.protocol ^ protocol) as i64);
-    let has_ports = !(nonzero((protocol ^ TCP) as i64) & nonzero((protocol ^ UDP) as i64));
     let other_port = ((high - port) | (port - low)) >> 63;
     let not_all_ports = nonzero(low | (high ^ u16::MAX as i64));
-    other_protocol | (other_port & has_ports) | (not_all_ports & !has_ports)
+    other_protocol | (other_port & has_port) | (not_all_ports & !has_port)
 }
 
 /// -1 where `value`, which is not negative, is not 0.
@@ -40,7 +44,7 @@ fn nonzero(value: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::RefusedRange;
+    use crate::abi::{RefusedRange, TCP, UDP};
     use zerocopy::FromZeros;
 
     fn rules(ranges: &[(u8, u16, u16)]) -> RefusedPorts {
@@ -59,19 +63,32 @@ mod tests {
 
     #[test]
     fn no_match_and_an_empty_rule_allow() {
-        assert_eq!(refused(None, TCP, 25), Verdict::Allow);
-        assert_eq!(refused(Some(&rules(&[])), TCP, 25), Verdict::Allow);
+        assert_eq!(refused(None, TCP, Some(25)), Verdict::Allow);
+        assert_eq!(refused(Some(&rules(&[])), TCP, Some(25)), Verdict::Allow);
     }
 
     #[test]
     fn protocol_and_port_must_both_fit() {
         let mail = rules(&[(TCP, 25, 25), (TCP, 465, 465), (0, 6881, 6999)]);
         let denied = Verdict::Deny(Reason::Destination);
-        assert_eq!(refused(Some(&mail), TCP, 25), denied);
-        assert_eq!(refused(Some(&mail), UDP, 25), Verdict::Allow);
-        assert_eq!(refused(Some(&mail), TCP, 26), Verdict::Allow);
-        assert_eq!(refused(Some(&mail), UDP, 6900), denied);
-        assert_eq!(refused(Some(&mail), 1, 0), Verdict::Allow);
+        assert_eq!(refused(Some(&mail), TCP, Some(25)), denied);
+        assert_eq!(refused(Some(&mail), UDP, Some(25)), Verdict::Allow);
+        assert_eq!(refused(Some(&mail), TCP, Some(26)), Verdict::Allow);
+        assert_eq!(refused(Some(&mail), UDP, Some(6900)), denied);
+        assert_eq!(refused(Some(&mail), 1, None), Verdict::Allow);
+    }
+
+    #[test]
+    fn a_port_that_the_peer_chose_is_not_looked_at() {
+        assert_eq!(
+            refused(Some(&rules(&[(TCP, 6881, 6999)])), TCP, None),
+            Verdict::Allow
+        );
+        let all = rules(&[(TCP, 0, u16::MAX)]);
+        assert_eq!(
+            refused(Some(&all), TCP, None),
+            Verdict::Deny(Reason::Destination)
+        );
     }
 
     #[test]
@@ -79,7 +96,7 @@ mod tests {
         let all = rules(&[(0, 0, u16::MAX)]);
         for protocol in [1, TCP, UDP, 58] {
             assert_eq!(
-                refused(Some(&all), protocol, 0),
+                refused(Some(&all), protocol, None),
                 Verdict::Deny(Reason::Destination)
             );
         }
@@ -91,10 +108,10 @@ mod tests {
         many.rules[REFUSED_RANGES - 1].low = 9;
         many.rules[REFUSED_RANGES - 1].high = 9;
         assert_eq!(
-            refused(Some(&many), TCP, 9),
+            refused(Some(&many), TCP, Some(9)),
             Verdict::Deny(Reason::Destination)
         );
         many.count -= 1;
-        assert_eq!(refused(Some(&many), TCP, 9), Verdict::Allow);
+        assert_eq!(refused(Some(&many), TCP, Some(9)), Verdict::Allow);
     }
 }

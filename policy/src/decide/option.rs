@@ -6,9 +6,13 @@ use crate::verdict::{Reason, Verdict};
 pub const SOL_SOCKET: i32 = 1;
 /// `SO_REUSEADDR`.
 pub const SO_REUSEADDR: i32 = 2;
+/// `SO_REUSEPORT`.
+pub const SO_REUSEPORT: i32 = 15;
 
 const IPPROTO_IP: i32 = 0;
+const IPPROTO_TCP: i32 = 6;
 const IPPROTO_IPV6: i32 = 41;
+const IPV6_V6ONLY: i32 = 26;
 
 /// What happens to a `setsockopt(2)`.
 #[must_use]
@@ -16,8 +20,11 @@ const IPPROTO_IPV6: i32 = 41;
 pub enum OptionRule {
     /// The kernel decides.
     Pass,
-    /// It is remembered and takes effect at bind (see [`super::bind::reuse`]).
+    /// SO_REUSEADDR: it is remembered and takes effect at bind, for UDP as
+    /// [`at_bind`] says.
     AtBind,
+    /// IPV6_V6ONLY: the kernel decides, and it is remembered.
+    V6Only,
     /// It is refused.
     Refuse,
 }
@@ -25,10 +32,11 @@ pub enum OptionRule {
 /// Options that let a packet leave with an address the socket is not bound to,
 /// or go to another destination than its header says: the options themselves
 /// are refused so that the program hears of it; packets are checked as well.
-const REFUSED: [(i32, i32); 9] = [
+const REFUSED: [(i32, i32); 10] = [
     (IPPROTO_IP, 4),    // IP_OPTIONS: source routes
     (IPPROTO_IP, 15),   // IP_FREEBIND, on IPv6 sockets too
     (IPPROTO_IP, 19),   // IP_TRANSPARENT
+    (IPPROTO_TCP, 31),  // TCP_ULP: "smc" puts another family behind the socket
     (IPPROTO_IPV6, 5),  // IPV6_2292RTHDR
     (IPPROTO_IPV6, 6),  // IPV6_2292PKTOPTIONS
     (IPPROTO_IPV6, 54), // IPV6_HOPOPTS
@@ -47,6 +55,9 @@ pub fn rule(level: i32, name: i32) -> OptionRule {
             OptionRule::Pass
         };
     }
+    if level == IPPROTO_IPV6 && name == IPV6_V6ONLY {
+        return OptionRule::V6Only;
+    }
     let mut at = 0;
     while at < REFUSED.len() {
         if REFUSED[at].0 == level && REFUSED[at].1 == name {
@@ -55,6 +66,17 @@ pub fn rule(level: i32, name: i32) -> OptionRule {
         at += 1;
     }
     OptionRule::Pass
+}
+
+/// What SO_REUSEADDR means when a slice's socket binds a port that it names.
+///
+/// The kernel gives a UDP port that one socket has with SO_REUSEADDR to any
+/// other that has the option too, also when it picks the port itself, which no
+/// hook sees; and a bind that fails leaves the option on. SO_REUSEPORT is the
+/// same for sockets of one user, and every slice has user ids of its own.
+#[inline(always)]
+pub const fn at_bind(udp: bool) -> i32 {
+    if udp { SO_REUSEPORT } else { SO_REUSEADDR }
 }
 
 /// The verdict of a rule.
@@ -82,10 +104,15 @@ mod tests {
             (SOL_SOCKET, 25),
             (IPPROTO_IP, 8),
             (6, 1),
-            (IPPROTO_IPV6, 26),
+            (IPPROTO_IPV6, 16),
         ] {
             assert_eq!(rule(level, name), OptionRule::Pass, "{level} {name}");
         }
+        assert_eq!(rule(IPPROTO_IPV6, IPV6_V6ONLY), OptionRule::V6Only);
+        assert_eq!(
+            (at_bind(true), at_bind(false)),
+            (SO_REUSEPORT, SO_REUSEADDR)
+        );
         // The same number at another level is another option.
         assert_eq!(rule(6, 15), OptionRule::Pass);
     }

@@ -84,15 +84,18 @@ const PACKETS: [(u8, u16); 8] = [
     (1, 0),
 ];
 
+/// The port of a packet, where its protocol has ports.
+fn port_of(protocol: u8, port: u16) -> Option<u16> {
+    (protocol == TCP || protocol == UDP).then_some(port)
+}
+
 pub fn answers(map: &BTreeMap<RefusedAt, RefusedPorts>, row: u32) -> Vec<bool> {
     let mut answers = Vec::new();
     for address in probes() {
         let found = looked_up(map, row, address);
-        answers.extend(
-            PACKETS.map(|(protocol, port)| {
-                destination::refused(found, protocol, port) != Verdict::Allow
-            }),
-        );
+        answers.extend(PACKETS.map(|(protocol, port)| {
+            destination::refused(found, protocol, port_of(protocol, port)) != Verdict::Allow
+        }));
     }
     answers
 }
@@ -120,7 +123,7 @@ proptest! {
                         && (rule.ports.is_empty() || rule.ports.iter().any(|ports| ports.value.contains(port)))
                 });
                 let found = looked_up(&plan.refused, 2, address);
-                let verdict = destination::refused(found, protocol, port);
+                let verdict = destination::refused(found, protocol, port_of(protocol, port));
                 prop_assert_eq!(verdict != Verdict::Allow, refused, "{} {}:{}", address, protocol, port);
             }
         }

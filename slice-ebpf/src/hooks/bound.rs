@@ -3,16 +3,18 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use policy::abi::{Moment, Settings, TAG_ANY_PORT, TAG_BOUND, TAG_ELSEWHERE, Tag, port_index};
+use policy::abi::{
+    Address, Moment, Settings, TAG_ANY_PORT, TAG_BOUND, TAG_ELSEWHERE, TAG_OWN, Tag, port_index,
+};
 use policy::decide::address::Place;
 use policy::{Reason, SliceId, Verdict};
 
-use super::bind::{place, port_verdict};
 use crate::atomic;
 use crate::claim;
 use crate::ctx::{Sock, in_node};
 use crate::event::Denial;
 use crate::owner;
+use crate::{place, port};
 
 /// `BPF_CGROUP_INET4_POST_BIND`.
 #[cgroup_sock(post_bind4)]
@@ -69,24 +71,27 @@ fn claim_port(
     who: SliceId,
     protocol: u8,
     port: u16,
-    local: &[u8; 16],
+    local: &Address,
     picked: bool,
 ) -> Verdict {
     let Some(entry) = owner::entry(who) else {
         return Verdict::allow_if(!who.is_slice(), Reason::NoPolicy);
     };
-    if !matches!(place(local), Place::Own(_)) {
-        let verdict = port_verdict(settings, who, entry, protocol, port, picked);
-        if !verdict.is_allow() {
-            return verdict;
+    let Some(index) = port_index(protocol, port) else {
+        return Verdict::Deny(Reason::NoPolicy);
+    };
+    let verdict = if matches!(place::of(local), Place::Own(_)) {
+        // SAFETY: as in `post_bind`.
+        atomic::fetch_or(unsafe { &raw mut (*tag).flags }, TAG_OWN);
+        port::own(who, protocol, port)
+    } else {
+        match port::shared(settings, who, entry, protocol, port, picked) {
+            Verdict::Allow => claim::hold(tag, who, index, !picked, settings),
+            denied => denied,
         }
-        let Some(index) = port_index(protocol, port) else {
-            return Verdict::Deny(Reason::NoPolicy);
-        };
-        let verdict = claim::hold(tag, who, index, settings);
-        if !verdict.is_allow() {
-            return verdict;
-        }
+    };
+    if !verdict.is_allow() {
+        return verdict;
     }
     if !picked {
         // SAFETY: as in `post_bind`.

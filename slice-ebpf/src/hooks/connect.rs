@@ -10,7 +10,7 @@ use policy::decide::create::{AF_INET, AF_INET6};
 use policy::{Reason, Verdict};
 
 use crate::atomic;
-use crate::ctx::{SockAddr, in_node};
+use crate::ctx::{SockAddr, family, in_node};
 use crate::destination;
 use crate::event::Denial;
 use crate::owner;
@@ -38,23 +38,23 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
     };
     // SAFETY: the storage lives as long as the socket that runs the hook.
     let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
-    if flags & TAG_ELSEWHERE != 0 || !who.is_slice() {
+    if flags & TAG_ELSEWHERE != 0 {
         return 1;
     }
     let (address, port, protocol) = (call.address(ipv4), call.port(), call.protocol());
-    let entry = owner::entry(who);
+    // The program runs for the slices' sockets only: one that is not tagged as a
+    // slice's is none that `socket` let through.
+    let entry = if who.is_slice() {
+        owner::entry(who)
+    } else {
+        None
+    };
     let verdict = match entry {
         None => Verdict::Deny(Reason::NoPolicy),
-        Some(_) => destination::verdict(settings, who, &address, protocol, port),
+        Some(_) => destination::verdict(settings, who, &address, protocol, Some(port)),
     };
     if let Verdict::Deny(reason) = verdict {
-        let mut denial = Denial::new(
-            who,
-            reason,
-            Moment::Connect,
-            if ipv4 { 2 } else { 10 },
-            protocol,
-        );
+        let mut denial = Denial::new(who, reason, Moment::Connect, family(ipv4), protocol);
         denial.peer = address;
         denial.peer_port = port;
         return denial.refuse();

@@ -21,10 +21,17 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
         return 0;
     };
     let who = owner::of_task(settings);
-    if kernel != 0 || !who.is_slice() {
+    if kernel != 0 {
         return 1;
     }
-    let Verdict::Deny(reason) = socket(family, kind, protocol) else {
+    // The program runs for the slices' cgroups only: one that is nobody's is
+    // not the node's, but of a slice that is not known yet or any more.
+    let verdict = if who.is_slice() {
+        socket(family, kind, protocol)
+    } else {
+        Verdict::Deny(Reason::NoPolicy)
+    };
+    let Verdict::Deny(reason) = verdict else {
         return allow();
     };
     Denial::new(who, reason, Moment::Create, family as u8, protocol as u8).refuse();

@@ -6,12 +6,12 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    FlowKey, Moment, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, port_index,
+    FlowKey, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, port_index,
 };
 use policy::decide::address::{Place, is_ipv4, source};
+use policy::decide::claim::send;
 use policy::{Reason, SliceId, Verdict};
 
-use super::bind::place;
 use crate::atomic;
 use crate::claim;
 use crate::destination;
@@ -19,6 +19,7 @@ use crate::event::Denial;
 use crate::owner;
 use crate::packet::{self, Packet};
 use crate::passed;
+use crate::place;
 
 const SOCK_RAW: u32 = 3;
 const TCP_LISTEN: u32 = 10;
@@ -48,18 +49,20 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
         return 1;
     }
     let packet = packet::read(skb);
+    // Read before the checks: what changes meanwhile voids their answer.
+    let generation = atomic::load(&raw const settings.generation);
     let verdict = match (&packet, owner::entry(who)) {
         (None, _) => Verdict::Deny(Reason::Header),
         (_, None) => Verdict::Deny(Reason::NoPolicy),
-        (Some(packet), Some(_)) if passed::before(tag, settings, packet) => Verdict::Allow,
-        (Some(packet), Some(entry)) => first(skb, settings, tag, who, entry, packet),
+        (Some(packet), Some(_)) if passed::before(tag, generation, packet) => Verdict::Allow,
+        (Some(packet), Some(entry)) => first(skb, settings, generation, tag, who, entry, packet),
     };
     match verdict {
         Verdict::Allow => {
             packet::count(skb, who, true);
             1
         }
-        Verdict::Deny(reason) => denial(who, reason, &packet).drop(),
+        Verdict::Deny(reason) => Denial::of_sent(who, reason, &packet).drop(),
     }
 }
 
@@ -68,6 +71,7 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
 fn first(
     skb: *mut __sk_buff,
     settings: &Settings,
+    generation: u32,
     tag: *mut Tag,
     who: SliceId,
     entry: &SliceEntry,
@@ -75,7 +79,7 @@ fn first(
 ) -> Verdict {
     let verdict = verdict(skb, settings, tag, who, entry, packet);
     if verdict.is_allow() {
-        passed::remember(tag, settings, packet);
+        passed::remember(tag, generation, packet);
         learn(skb, tag, who, entry, packet);
     }
     verdict
@@ -91,13 +95,13 @@ fn verdict(
     entry: &SliceEntry,
     packet: &Packet,
 ) -> Verdict {
-    let from = place(&packet.source);
+    let from = place::of(&packet.source);
     let inside = packet::is_loopback(skb);
     let verdict = source(who, entry, from, is_ipv4(&packet.source), inside);
     if !verdict.is_allow() {
         return verdict;
     }
-    let port = packet.destination_port();
+    let port = peer_port(tag, packet);
     let verdict = destination::verdict(settings, who, &packet.destination, packet.protocol, port);
     // Ports of a slice's own address need no claim.
     if !verdict.is_allow() || packet.protocol != UDP || matches!(from, Place::Own(_)) {
@@ -113,11 +117,23 @@ fn hold_picked(settings: &Settings, tag: *mut Tag, who: SliceId, packet: &Packet
     let Some(index) = port_index(UDP, packet.source_port()) else {
         return Verdict::Deny(Reason::Header);
     };
-    if claim::holds(tag) == Some(index) {
+    if claim::holds(tag) == Some(index) || claim::hold(tag, who, index, false, settings).is_allow()
+    {
         return Verdict::Allow;
     }
-    let taken = claim::hold(tag, who, index, settings);
-    Verdict::allow_if(taken.is_allow(), Reason::PortForeign)
+    send(who, claim::read(index))
+}
+
+/// The peer's port where the slice chose it. A TCP socket with a port of its
+/// own answers clients, whose ports are theirs; when it connects itself, the
+/// hook of connect(2) looks at the port.
+#[inline(always)]
+fn peer_port(tag: *mut Tag, packet: &Packet) -> Option<u16> {
+    match packet.protocol {
+        TCP if claim::holds(tag).is_some() => None,
+        TCP | UDP => Some(packet.destination_port()),
+        _ => None,
+    }
 }
 
 /// A TCP socket without a claimed port has a flow from its first packet on.
@@ -156,13 +172,16 @@ fn tag(skb: *mut __sk_buff, settings: &Settings) -> Option<*mut Tag> {
         if let Some(tag) = owner::tag(sk.cast()) {
             return Some(tag);
         }
+        let full = bpf_sk_fullsock(sk);
+        if full.is_null() {
+            return None;
+        }
         let cgroup = bpf_skb_ancestor_cgroup_id(skb, settings.slices_level as i32);
         let who = owner::of_cgroup(cgroup);
-        let full = bpf_sk_fullsock(sk);
-        let kernel = !who.is_slice()
-            && !full.is_null()
-            && read_volatile(&raw const (*full).type_) == SOCK_RAW;
-        owner::tag_new(sk.cast(), who, if kernel { TAG_KERNEL } else { 0 })
+        if !who.is_slice() && read_volatile(&raw const (*full).type_) == SOCK_RAW {
+            return owner::tag_new(full.cast(), who, TAG_KERNEL);
+        }
+        owner::tag_counted(full.cast(), who, 0)
     }
 }
 
@@ -181,18 +200,4 @@ fn of_packet(skb: *mut __sk_buff) -> SliceId {
         }),
         None => SliceId::UNATTRIBUTED,
     }
-}
-
-#[inline(always)]
-fn denial(who: SliceId, reason: Reason, packet: &Option<Packet>) -> Denial {
-    let mut denial = Denial::new(who, reason, Moment::Egress, 0, 0);
-    if let Some(packet) = packet {
-        denial.family = packet.family();
-        denial.protocol = packet.protocol;
-        denial.local_port = packet.source_port();
-        denial.peer_port = packet.destination_port();
-        denial.local = packet.source;
-        denial.peer = packet.destination;
-    }
-    denial
 }

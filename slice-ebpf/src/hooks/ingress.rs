@@ -5,18 +5,18 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    ADDRESSES_APART, Moment, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
+    ADDRESSES_APART, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
 };
 use policy::decide::address::{Place, is_ipv4, receive};
 use policy::decide::claim::receive as receive_port;
 use policy::{Reason, SliceId, Verdict};
 
-use super::bind::place;
 use crate::atomic;
 use crate::claim;
 use crate::event::Denial;
 use crate::owner;
 use crate::packet::{self, Packet};
+use crate::place;
 
 /// `BPF_CGROUP_INET_INGRESS`: once for each socket that would receive it.
 #[cgroup_skb(ingress)]
@@ -46,7 +46,7 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
             packet::count(skb, who, false);
             1
         }
-        Verdict::Deny(reason) => denial(who, reason, &packet).drop(),
+        Verdict::Deny(reason) => Denial::of_received(who, reason, &packet).drop(),
     }
 }
 
@@ -60,7 +60,7 @@ fn verdict(
     packet: &Packet,
 ) -> Verdict {
     if settings.flags & ADDRESSES_APART != 0 {
-        let to = place(&packet.destination);
+        let to = place::of(&packet.destination);
         let verdict = receive(who, entry, to, is_ipv4(&packet.destination));
         // Ports of a slice's own address are nobody else's: the claims are
         // those of the shared addresses.
@@ -88,18 +88,4 @@ fn tag(skb: *mut __sk_buff) -> Option<*mut Tag> {
         }
         owner::tag(sk.cast())
     }
-}
-
-#[inline(always)]
-fn denial(who: SliceId, reason: Reason, packet: &Option<Packet>) -> Denial {
-    let mut denial = Denial::new(who, reason, Moment::Ingress, 0, 0);
-    if let Some(packet) = packet {
-        denial.family = packet.family();
-        denial.protocol = packet.protocol;
-        denial.local_port = packet.destination_port();
-        denial.peer_port = packet.source_port();
-        denial.local = packet.destination;
-        denial.peer = packet.source;
-    }
-    denial
 }

@@ -5,7 +5,7 @@ use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
 use core::ptr::{read_volatile, write_volatile};
 use policy::Verdict;
-use policy::abi::{Moment, TAG_BOUND, TAG_ELSEWHERE, TAG_REUSE, Tag};
+use policy::abi::{Moment, TAG_BOUND, TAG_ELSEWHERE, TAG_REUSE, TAG_V6ONLY, TCP, Tag};
 use policy::decide::create::{AF_INET, AF_INET6};
 use policy::decide::option::{OptionRule, SO_REUSEADDR, SOL_SOCKET, rule, verdict};
 
@@ -36,7 +36,7 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         // SAFETY: as above, writable here.
         unsafe { write_volatile(&raw mut (*call).optlen, 0) };
     }
-    let Some((tag, family)) = ruled(sk) else {
+    let Some((tag, family, protocol)) = ruled(sk) else {
         return 1;
     };
     let rule = rule(level, name);
@@ -45,11 +45,11 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         let who = unsafe { (*tag).id };
         return Denial::new(who, reason, Moment::Option, family as u8, 0).refuse();
     }
-    // SAFETY: as above.
-    let flags = unsafe { &raw mut (*tag).flags };
-    if rule != OptionRule::AtBind || atomic::load(flags) & TAG_BOUND != 0 {
-        return 1;
-    }
+    let bit = match rule {
+        OptionRule::AtBind => TAG_REUSE,
+        OptionRule::V6Only => TAG_V6ONLY,
+        OptionRule::Pass | OptionRule::Refuse => return 1,
+    };
     // SAFETY: as above; the two pointers bound the value.
     let value = unsafe {
         let start = read_volatile(&raw const (*call).__bindgen_anon_2.optval);
@@ -59,13 +59,20 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         }
         *start.cast::<u32>()
     };
+    // SAFETY: as above.
+    let flags = unsafe { &raw mut (*tag).flags };
     if value == 0 {
-        atomic::fetch_clear(flags, TAG_REUSE);
+        atomic::fetch_clear(flags, bit);
     } else {
-        atomic::fetch_or(flags, TAG_REUSE);
+        atomic::fetch_or(flags, bit);
     }
-    // SAFETY: as above, writable here.
-    unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
+    // On a bound TCP socket SO_REUSEADDR means what it says; on a UDP socket it
+    // never reaches the kernel.
+    let bound_tcp = protocol == TCP as u32 && atomic::load(flags) & TAG_BOUND != 0;
+    if rule == OptionRule::AtBind && !bound_tcp {
+        // SAFETY: as above, writable here.
+        unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
+    }
     1
 }
 
@@ -89,7 +96,7 @@ pub fn getsockopt(ctx: SockoptContext) -> i32 {
     if level != SOL_SOCKET || name != SO_REUSEADDR {
         return 1;
     }
-    let Some((tag, _)) = ruled(sk) else {
+    let Some((tag, _, _)) = ruled(sk) else {
         return 1;
     };
     // SAFETY: as in `setsockopt`.
@@ -114,19 +121,24 @@ fn report_set(call: *mut bpf_sockopt) {
     }
 }
 
-/// The tag of a socket that the rules here are for, and its family.
+/// The tag of a socket that the rules here are for, its family and protocol.
 #[inline(always)]
-fn ruled(sk: *mut bpf_sock) -> Option<(*mut Tag, i32)> {
+fn ruled(sk: *mut bpf_sock) -> Option<(*mut Tag, i32, u32)> {
     if sk.is_null() {
         return None;
     }
     // SAFETY: the pointer comes from the context; the verifier knows it.
-    let family = unsafe { read_volatile(&raw const (*sk).family) as i32 };
+    let (family, protocol) = unsafe {
+        (
+            read_volatile(&raw const (*sk).family) as i32,
+            read_volatile(&raw const (*sk).protocol),
+        )
+    };
     if family != AF_INET && family != AF_INET6 {
         return None;
     }
     let tag = owner::tag(sk.cast())?;
     // SAFETY: as in `setsockopt`.
     let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
-    (who.is_slice() && flags & TAG_ELSEWHERE == 0).then_some((tag, family))
+    (who.is_slice() && flags & TAG_ELSEWHERE == 0).then_some((tag, family, protocol))
 }

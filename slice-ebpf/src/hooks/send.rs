@@ -7,13 +7,13 @@ use policy::abi::{Moment, Settings, TAG_ELSEWHERE};
 use policy::decide::address::{self, Place, is_ipv4};
 use policy::{Reason, SliceId, Verdict};
 
-use super::bind::place;
 use super::connect::own_source;
 use crate::atomic;
-use crate::ctx::{SockAddr, in_node};
+use crate::ctx::{SockAddr, family, in_node};
 use crate::destination;
 use crate::event::Denial;
 use crate::owner;
+use crate::place;
 
 /// `BPF_CGROUP_UDP4_SENDMSG`.
 #[cgroup_sock_addr(sendmsg4)]
@@ -38,20 +38,14 @@ fn send(ctx: SockAddrContext, ipv4: bool) -> i32 {
     };
     // SAFETY: the storage lives as long as the socket that runs the hook.
     let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
-    if flags & TAG_ELSEWHERE != 0 || !who.is_slice() {
+    if flags & TAG_ELSEWHERE != 0 {
         return 1;
     }
     let (address, port) = (call.address(ipv4), call.port());
     let verdict = verdict(&call, settings, who, ipv4, &address, port);
     if let Verdict::Deny(reason) = verdict {
         let protocol = call.protocol();
-        let mut denial = Denial::new(
-            who,
-            reason,
-            Moment::Send,
-            if ipv4 { 2 } else { 10 },
-            protocol,
-        );
+        let mut denial = Denial::new(who, reason, Moment::Send, family(ipv4), protocol);
         denial.local = call.source(ipv4);
         denial.peer = address;
         denial.peer_port = port;
@@ -69,11 +63,12 @@ fn verdict(
     destination: &[u8; 16],
     port: u16,
 ) -> Verdict {
-    let Some(entry) = owner::entry(who) else {
+    // As in `connect`: sockets of slices only.
+    let Some(entry) = owner::entry(who).filter(|_| who.is_slice()) else {
         return Verdict::Deny(Reason::NoPolicy);
     };
     let source = call.source(ipv4);
-    match place(&source) {
+    match place::of(&source) {
         // The kernel picks the source, or the slice has its own.
         Place::Wildcard => {
             if let Some(own) = own_source(entry, destination)
@@ -90,5 +85,5 @@ fn verdict(
             }
         }
     }
-    destination::verdict(settings, who, destination, call.protocol(), port)
+    destination::verdict(settings, who, destination, call.protocol(), Some(port))
 }

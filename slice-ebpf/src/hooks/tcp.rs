@@ -5,13 +5,15 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSING,
-    BPF_TCP_FIN_WAIT2, bpf_sock_ops,
+    BPF_TCP_FIN_WAIT2, BPF_TCP_LISTEN, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::bpf_sock_ops_cb_flags_set;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr::read_volatile;
-use policy::abi::{Settings, TAG_ELSEWHERE, TAG_RUNNING, TCP, Tag, port_index};
+use policy::abi::{
+    Settings, TAG_ANY_PORT, TAG_BOUND, TAG_ELSEWHERE, TAG_OWN, TAG_RUNNING, TCP, Tag, port_index,
+};
 
 use crate::atomic;
 use crate::claim;
@@ -83,13 +85,13 @@ fn hold_picked(call: *mut bpf_sock_ops, tag: *mut Tag, settings: &Settings) {
             atomic::load(&raw const (*tag).flags),
         )
     };
-    if flags & TAG_ELSEWHERE != 0 || claim::holds(tag).is_some() {
+    let Some(index) = port_index(TCP, port) else {
         return;
-    }
-    if let Some(index) = port_index(TCP, port) {
+    };
+    if flags & (TAG_ELSEWHERE | TAG_OWN) == 0 && claim::holds(tag) != Some(index) {
         // Where another owner holds it, the packets for this listener are
         // dropped: see ingress.
-        let _ = claim::hold(tag, who, index, settings);
+        let _ = claim::hold(tag, who, index, true, settings);
     }
 }
 
@@ -99,11 +101,20 @@ fn hold_picked(call: *mut bpf_sock_ops, tag: *mut Tag, settings: &Settings) {
 fn accepted(tag: *mut Tag) {
     // SAFETY: as in `run`; nobody else knows the new socket's storage yet.
     let (who, flags, held) = unsafe { ((*tag).id, &raw mut (*tag).flags, &raw mut (*tag).held) };
-    atomic::store(flags, atomic::load(flags) & TAG_ELSEWHERE | TAG_RUNNING);
+    atomic::store(
+        flags,
+        atomic::load(flags) & (TAG_ELSEWHERE | TAG_OWN) | TAG_RUNNING,
+    );
+    // What the listener remembers of packets may have been copied half-way.
+    // SAFETY: as above.
+    unsafe {
+        (*tag).sequence = 0;
+        (*tag).version = 0;
+    }
     claim::begin(who);
     claim::opened(who);
     if let Some(index) = claim::holds(tag)
-        && !claim::take(index, who).is_allow()
+        && !claim::take(index, who, true).is_allow()
     {
         atomic::store(held, 0);
     }
@@ -114,5 +125,11 @@ fn accepted(tag: *mut Tag) {
 fn closed(tag: *mut Tag, old: u32, settings: &Settings) {
     let time_wait = old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING;
     claim::forget_flow(tag);
+    // SAFETY: as in `run`.
+    let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
+    // A listener that was shut down keeps only a port that it was bound to.
+    if old == BPF_TCP_LISTEN && flags & (TAG_BOUND | TAG_ANY_PORT) == 0 {
+        claim::let_go(tag, who, settings);
+    }
     claim::end(tag, TAG_RUNNING, time_wait, settings);
 }

@@ -36,7 +36,7 @@ pub static SLICE_FILE: TableDef = TableDef {
             Takes::Count {
                 low: 1,
                 high: 16 << 20,
-                default: 65_536,
+                default: 8_192,
             },
             "",
             "4096",
