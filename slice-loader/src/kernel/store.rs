@@ -3,10 +3,10 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -103,7 +103,9 @@ impl Store {
             self.root.join("links"),
         ] {
             match DirBuilder::new().mode(0o700).create(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    refuse_others_directory(&directory)?;
+                }
                 made => made.with_context(|| format!("make {}", directory.display()))?,
             }
         }
@@ -140,4 +142,19 @@ fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// bpffs may be mounted so that anybody can make directories in it.
+fn refuse_others_directory(path: &Path) -> anyhow::Result<()> {
+    let metadata =
+        fs::symlink_metadata(path).with_context(|| format!("look at {}", path.display()))?;
+    if !metadata.is_dir() || metadata.uid() != 0 || metadata.mode() & 0o077 != 0 {
+        bail!(
+            "use {}: it is not a directory of root alone (owner {}, mode {:o}); remove it, then `slice up`",
+            path.display(),
+            metadata.uid(),
+            metadata.mode() & 0o7777
+        );
+    }
+    Ok(())
 }

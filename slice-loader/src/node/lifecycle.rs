@@ -215,6 +215,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     // An id is given away before it is used: killed here, it is lost, not given
     // twice.
     ids::save(&wanted.ledger)?;
+    place.destroy_strays(&record.slices)?;
     let forward = || -> anyhow::Result<()> {
         for slice in added.values() {
             maps.clear_row(slice.id().index())?;

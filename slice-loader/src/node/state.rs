@@ -164,21 +164,47 @@ impl Place<'_> {
     /// # Errors
     /// A process does not end, or the kernel refuses.
     pub fn destroy(&self, slices: &Slices) -> anyhow::Result<()> {
-        let cgroups: Vec<_> = slices.keys().map(|name| self.cgroup(name)).collect();
-        // All are told before the first is waited for.
-        for cgroup in &cgroups {
-            cgroup.begin_kill()?;
+        self.end(slices.keys().map(String::as_str))
+            .and(self.forget_flows(slices))
+    }
+
+    /// Ends slices that have a cgroup and are not among `known`: what a reload
+    /// that was killed, or met a process that did not end, left behind.
+    ///
+    /// # Errors
+    /// As [`Place::destroy`].
+    pub fn destroy_strays(&self, known: &Slices) -> anyhow::Result<()> {
+        let parent = self.holder.slices();
+        let mut strays = Vec::new();
+        for entry in std::fs::read_dir(&parent)
+            .with_context(|| format!("read cgroup {}", parent.display()))?
+        {
+            let entry = entry.with_context(|| format!("read cgroup {}", parent.display()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !known.contains_key(&name) {
+                strays.push(name);
+            }
         }
+        self.end(strays.iter().map(String::as_str))
+    }
+
+    /// Ends the processes in these slices' cgroups and removes those; one that
+    /// resists does not keep the others.
+    fn end<'n>(&self, names: impl Iterator<Item = &'n str>) -> anyhow::Result<()> {
+        let cgroups: Vec<_> = names.map(|name| self.cgroup(name)).collect();
+        // All are told before the first is waited for.
+        let mut result = cgroups.iter().try_for_each(SliceCgroup::begin_kill);
         for cgroup in cgroups {
             // The programs forget it last: who enters it until then is still
             // the slice's, and so denied, not the node's.
             let id = cgroup.id();
-            cgroup.remove()?;
-            if let Ok(id) = id {
-                self.maps.cgroups.remove(&id)?;
-            }
+            let removed = cgroup.remove().and_then(|()| match id {
+                Ok(id) => self.maps.cgroups.remove(&id).map(drop),
+                Err(_) => Ok(()),
+            });
+            result = result.and(removed);
         }
-        self.forget_flows(slices)
+        result
     }
 
     /// Removes the flows that sockets of destroyed slices left.

@@ -38,6 +38,8 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
         // A caller protected from the out-of-memory killer does not protect
         // the slice.
         std::fs::write("/proc/self/oom_score_adj", "0")?;
+        // Nor does one with a real-time class or a raised priority share it.
+        reset_scheduling()?;
         // No controlling terminal: TIOCSTI would type into the caller's shell.
         setsid()?;
         caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
@@ -67,6 +69,25 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
     unsafe {
         command.pre_exec(enter);
     }
+}
+
+/// Back to the ordinary class and priority, of the processor and of disks.
+fn reset_scheduling() -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameter is a whole value that lives through the call; the
+    // other two pass numbers only.
+    let codes = unsafe {
+        [
+            libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary).into(),
+            libc::setpriority(libc::PRIO_PROCESS, 0, 0).into(),
+            libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0),
+        ]
+    };
+    if codes.iter().any(|code: &libc::c_long| *code < 0) {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Gives the process a session keyring of its own: the inherited one is the
