@@ -40,7 +40,13 @@ fn all_tests() -> BTreeSet<String> {
         .flat_map(|module| module.iter())
         .map(|test| test.name().to_owned())
         .collect();
-    for member in ["policy", "slice-loader", "safe-raw-sockets", "xtask", "tests"] {
+    for member in [
+        "policy",
+        "slice-loader",
+        "safe-raw-sockets",
+        "xtask",
+        "tests",
+    ] {
         host_tests(&root().join(member), &mut names);
     }
     names
@@ -81,6 +87,35 @@ fn every_row_names_tests_that_exist(page: &str) {
 #[test]
 fn every_promise_has_a_test() {
     every_row_names_tests_that_exist("promises.md");
+}
+
+#[test]
+fn every_bound_has_a_test() {
+    every_row_names_tests_that_exist("bounds.md");
+}
+
+/// A page that names a file of the tree names one that exists.
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    let docs = root().join("docs");
+    let pages = std::fs::read_dir(&docs)
+        .expect("the manual")
+        .map(|page| page.expect("a page").path());
+    let mut wrong = Vec::new();
+    for page in pages.chain([root().join("README.md"), root().join("CONTRIBUTING.md")]) {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next())
+        {
+            let outside = link.is_empty() || link.contains("://");
+            if !outside && !page.parent().expect("a directory").join(link).exists() {
+                wrong.push(format!("{}: no {link}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
