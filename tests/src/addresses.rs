@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use libc::{IPPROTO_IP, IPPROTO_IPV6};
-use nix::errno::Errno::{EADDRNOTAVAIL, EINPROGRESS, EPERM, ETIMEDOUT};
+use nix::errno::Errno::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EINPROGRESS, EPERM, ETIMEDOUT};
 use policy::Reason;
 
 use crate::destinations::dropped;
@@ -35,6 +35,11 @@ pub const TESTS: &[Test] = &[
     test(
         "a_wildcard_means_the_own_address_and_all_its_ports",
         wildcard,
+    )
+    .on_stage(),
+    test(
+        "an_own_address_is_no_way_to_ports_kept_for_others",
+        own_kept,
     )
     .on_stage(),
     test("packets_leave_with_the_own_address", own_source).on_stage(),
@@ -111,14 +116,14 @@ fn own_bind(node: &mut Node) -> Result<()> {
         for address in GAMMA {
             for kind in [Kind::tcp_for(address), Kind::udp_for(address)] {
                 for other in [&alpha, &gamma4, &root] {
-                    refused(other.socket(kind)?.bind(at(address, 8041)), EADDRNOTAVAIL)?;
+                    refused(other.socket(kind)?.bind(at(address, 9049)), EADDRNOTAVAIL)?;
                 }
-                gamma.server_at(kind, at(address, 8041))?;
+                gamma.server_at(kind, at(address, 9049))?;
             }
         }
         for other in [&alpha, &gamma4, &root] {
             let socket = other.socket(Kind::TcpDual)?;
-            refused(socket.bind(at(mapped(GAMMA[0]), 8041)), EADDRNOTAVAIL)?;
+            refused(socket.bind(at(mapped(GAMMA[0]), 9049)), EADDRNOTAVAIL)?;
         }
         Ok(())
     })
@@ -159,13 +164,13 @@ fn wildcard(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let alpha = stage.slice("alpha")?;
     // Where another slice has the wildcard, the kernel itself refuses the port
-    // at every address.
+    // at every address; here it has the node's.
     let _held = NODE
         .into_iter()
         .flat_map(|address| {
             [
-                (Kind::tcp_for(address), at(address, 80)),
-                (Kind::udp_for(address), at(address, 53)),
+                (Kind::tcp_for(address), at(address, 8046)),
+                (Kind::udp_for(address), at(address, 8046)),
             ]
         })
         .map(|(kind, at)| alpha.server_at(kind, at))
@@ -186,7 +191,7 @@ fn wildcard(node: &mut Node) -> Result<()> {
                 // gamma4's IPv6-only socket has a shared address.
                 let shared = means.is_unspecified();
                 for kind in kinds {
-                    for port in if shared { [0, 9043] } else { [80, 53] } {
+                    for port in if shared { [0, 9043] } else { [443, 9044] } {
                         let server = slice.server(kind, port)?;
                         let name = server.name()?;
                         ensure!(
@@ -204,6 +209,29 @@ fn wildcard(node: &mut Node) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn own_kept(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let gamma = stage.slice("gamma")?;
+    let expected = [
+        ("gamma", Reason::PortReserved, 10),
+        ("gamma", Reason::PortNode, 10),
+    ];
+    stage.counts(&expected, || {
+        for kind in Kind::ALL {
+            let mut places = vec![kind.any(0).ip()];
+            match kind {
+                Kind::TcpDual | Kind::UdpDual => {}
+                _ => places.push(GAMMA[usize::from(kind.family() == libc::AF_INET6)]),
+            }
+            for place in places {
+                refused(gamma.socket(kind)?.bind(at(place, 8047)), EADDRINUSE)?;
+                refused(gamma.socket(kind)?.bind(at(place, 2222)), EACCES)?;
+            }
+        }
+        Ok(())
+    })
 }
 
 fn own_source(node: &mut Node) -> Result<()> {
@@ -290,11 +318,11 @@ fn nobody_else_hears(node: &mut Node) -> Result<()> {
         }
     };
     for family in [0, 1] {
-        let [own, shared] = [GAMMA, NODE].map(|address| at(address[family], 8045));
+        let [own, shared] = [GAMMA, NODE].map(|address| at(address[family], 9045));
         let udp = kinds(false)[family];
         let ears = [
-            alpha.server(udp, 8045)?,
-            alpha.server(kinds(true)[family], 8045)?,
+            alpha.server(udp, 9045)?,
+            alpha.server(kinds(true)[family], 9045)?,
         ];
         stage.counts(&[("alpha", Reason::ReceiveForeign, 2)], || {
             outside.socket(udp)?.send_to(1, own)?;
@@ -314,8 +342,8 @@ fn nobody_else_hears(node: &mut Node) -> Result<()> {
         let ears = [alpha.server_at(udp, shared)?];
         stage.counts(&[], || {
             let own_ears = [
-                gamma.server(udp, 8045)?,
-                gamma.server(kinds(true)[family], 8045)?,
+                gamma.server(udp, 9045)?,
+                gamma.server(kinds(true)[family], 9045)?,
             ];
             outside.socket(udp)?.send_to(1, own)?;
             own_ears[0].receive()?;
@@ -465,17 +493,24 @@ fn echo_source(node: &mut Node) -> Result<()> {
         let request = || vec![[8, 128][family], 0, 0, 0, 0, 0, 0, 1];
         let to = Some(at(PEER[family], 0));
         // Echo sockets reach no hook of bind or send.
-        stage.counts(&[("alpha", Reason::SourceForeign, 2)], || {
-            let socket = alpha.raw_socket(kind, libc::SOCK_DGRAM, protocol)?;
-            let spoof = vec![source(GAMMA[family])];
-            dropped(family, socket.send_with(request(), to, spoof))?;
-            socket.send_with(request(), to, Vec::new())?;
-            socket.receive()?;
-            let socket = alpha.raw_socket(kind, libc::SOCK_DGRAM, protocol)?;
-            socket.bind(at(GAMMA[family], 0))?;
-            dropped(family, socket.send_with(request(), to, Vec::new()))?;
-            refused(socket.receive_within(50), ETIMEDOUT)
-        })?;
+        stage.counts(
+            &[("alpha", Reason::SourceForeign, 2 - i64::try_from(family)?)],
+            || {
+                let socket = alpha.raw_socket(kind, libc::SOCK_DGRAM, protocol)?;
+                let spoof = vec![source(GAMMA[family])];
+                // The IPv6 one does not look at the address that a message names.
+                dropped(family, socket.send_with(request(), to, spoof))?;
+                socket.send_with(request(), to, Vec::new())?;
+                for _ in 0..=family {
+                    socket.receive()?;
+                }
+                refused(socket.receive_within(50), ETIMEDOUT)?;
+                let socket = alpha.raw_socket(kind, libc::SOCK_DGRAM, protocol)?;
+                socket.bind(at(GAMMA[family], 0))?;
+                dropped(family, socket.send_with(request(), to, Vec::new()))?;
+                refused(socket.receive_within(50), ETIMEDOUT)
+            },
+        )?;
     }
     Ok(())
 }

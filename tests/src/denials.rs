@@ -92,7 +92,7 @@ fn denied<'a>(told: &str, act: impl FnMut() -> Result<()> + 'a) -> Result<Denied
 }
 
 fn family(cast: &Cast) -> Result<Denied<'_>> {
-    denied("create 0 40 - -", || {
+    denied("create 0 vsock - -", || {
         refused(
             cast.alpha.raw_socket(AF_VSOCK, SOCK_STREAM, 0),
             EAFNOSUPPORT,
@@ -101,7 +101,7 @@ fn family(cast: &Cast) -> Result<Denied<'_>> {
 }
 
 fn protocol(cast: &Cast) -> Result<Denied<'_>> {
-    denied("create 136 inet - -", || {
+    denied("create udplite inet - -", || {
         refused(
             cast.alpha.raw_socket(AF_INET, SOCK_DGRAM, 136),
             EPROTONOSUPPORT,
@@ -110,13 +110,13 @@ fn protocol(cast: &Cast) -> Result<Denied<'_>> {
 }
 
 fn raw_socket(cast: &Cast) -> Result<Denied<'_>> {
-    denied("create 0 17 - -", || {
+    denied("create 0 packet - -", || {
         refused(cast.alpha.raw_socket(AF_PACKET, SOCK_RAW, 0), EPERM)
     })
 }
 
 fn netlink(cast: &Cast) -> Result<Denied<'_>> {
-    denied("create 12 16 - -", || {
+    denied("create 12 netlink - -", || {
         refused(
             cast.alpha.raw_socket(AF_NETLINK, SOCK_RAW, 12),
             EPROTONOSUPPORT,
@@ -244,7 +244,7 @@ fn header(cast: &Cast) -> Result<Denied<'_>> {
 
 fn receive_foreign(cast: &Cast) -> Result<Denied<'_>> {
     let ear = cast.alpha.server(Kind::UdpDual, 8087)?;
-    let mouth = cast.outside.server(Kind::Udp6, 9087)?;
+    let mouth = cast.outside.server_at(Kind::Udp6, at(PEER[1], 9087))?;
     denied(
         "ingress udp inet6 [2001:db8:5::10]:8087 [2001:db8:5::2]:9087",
         move || {
