@@ -80,10 +80,10 @@ fn a_commands_exit_status_is_that_of_slice_run(node: &mut Node) -> Result<()> {
             ended.stderr
         );
     }
-    // What goes wrong before the command runs has statuses of its own.
+    // What goes wrong before the command runs has a status of its own.
     let unknown = site.run_in("nobody_of_that_name", &["true"])?;
     ensure!(
-        unknown.status == 2,
+        unknown.status == 125,
         "an unknown slice ended with {}: {}",
         unknown.status,
         unknown.stderr
@@ -203,21 +203,20 @@ fn a_command_inherits_nothing_but_its_three_streams(node: &mut Node) -> Result<(
 
 fn a_slice_has_no_more_processes_than_its_policy_says(node: &mut Node) -> Result<()> {
     let site = Site::on_stage(node)?;
-    let line = "i=0; while [ $i -lt 30 ]; do sleep 20 & i=$((i+1)); done; wait";
-    let _many = site.start("many", site.in_slice("tight", &["sh", "-c", line]))?;
-    let current = || -> Result<u64> {
-        Ok(fs::read_to_string(format!("{SLICES}/tight/pids.current"))?
-            .trim()
-            .parse()?)
-    };
-    until("the slice is full", || Ok(current()? == 12))?;
-    std::thread::sleep(Duration::from_millis(500));
-    ensure!(current()? == 12, "it has {} processes", current()?);
-    let status = site.json(&["status", "tight"])?["rows"][0]["processes"].take();
-    ensure!(
-        status == serde_json::json!({ "usage": 12, "limit": 12 }),
-        "status says {status}"
-    );
+    // A shell gives up at the first fork that fails.
+    let line = "for i in $(seq 30); do sleep 20 & done; sleep 20";
+    let mut shells = Vec::new();
+    for log in ["many1", "many2"] {
+        shells.push(site.start(log, site.in_slice("tight", &["sh", "-c", line]))?);
+    }
+    let read = |file: &str| fs::read_to_string(format!("{SLICES}/tight/{file}"));
+    until("the slice is full", || {
+        Ok(!read("pids.events")?.contains("max 0"))
+    })?;
+    let processes = site.json(&["status", "tight"])?["rows"][0]["processes"].take();
+    ensure!(processes["limit"] == 12, "status says {processes}");
+    let peak = processes["usage"].as_u64().context("no usage")?;
+    ensure!((10..=12).contains(&peak), "it has {peak} processes");
     // Its neighbour and the node are not in the way.
     ensure!(
         site.run_in("beta", &["true"])?.status == 0,
@@ -255,7 +254,7 @@ fn a_slice_has_no_more_memory_than_its_policy_says(node: &mut Node) -> Result<()
 
 fn a_slice_has_no_more_cpu_time_than_its_policy_says(node: &mut Node) -> Result<()> {
     let site = Site::on_stage(node)?;
-    // Two busy loops on two CPUs want 2 cores and get 0.2.
+    // Two busy loops on two CPUs want 2 cores and get 0.5.
     let line = "while :; do :; done & while :; do :; done";
     let _busy = site.start("busy", site.in_slice("tight", &["sh", "-c", line]))?;
     let used = || -> Result<u64> {
@@ -265,15 +264,15 @@ fn a_slice_has_no_more_cpu_time_than_its_policy_says(node: &mut Node) -> Result<
     };
     let path = format!("{SLICES}/tight/cpu.max");
     let cap = fs::read_to_string(&path)?;
-    ensure!(cap.trim() == "20000 100000", "{path} is {cap}");
+    ensure!(cap.trim() == "50000 100000", "{path} is {cap}");
     until("it is busy", || Ok(used()? > 50_000))?;
     let (start, before) = (Instant::now(), used()?);
     std::thread::sleep(Duration::from_secs(3));
     let (used, time) = (used()? - before, start.elapsed());
     let cores = used as f64 / time.as_micros() as f64;
-    ensure!(cores < 0.26, "it used {cores:.2} cores");
+    ensure!(cores < 0.57, "it used {cores:.2} cores");
     ensure!(
-        cores > 0.1,
+        cores > 0.2,
         "it used {cores:.2} cores only: something else held it"
     );
     Ok(())
@@ -321,7 +320,7 @@ fn a_slice_may_divide_its_own_cgroup(node: &mut Node) -> Result<()> {
     let site = Site::on_stage(node)?;
     let line = format!(
         "cd {SLICES}/tight/payload && mkdir -p part/inner && echo $$ >part/inner/cgroup.procs \
-         && cat /proc/self/cgroup && exec python3 -m http.server 8999"
+         && cat /proc/self/cgroup && exec socat TCP-LISTEN:8999,fork -"
     );
     let server = site.start("nested", site.in_slice("tight", &["sh", "-c", &line]))?;
     until("the nested server listens", || {

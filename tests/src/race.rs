@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
@@ -17,6 +17,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Site, until};
+use crate::stage::{LOOPBACK, NODE};
 
 pub const TESTS: &[Test] = &[test(
     "two_slices_race_for_one_port_and_one_wins_each_time",
@@ -44,13 +45,26 @@ enum Held {
     Udp(#[expect(dead_code, reason = "held until it is dropped")] UdpSocket),
 }
 
-/// What each side tries in a round; sides differ in family every other round.
+/// What the two sides bind; but for the first, the kernel alone would let both
+/// have it.
+const ADDRESSES: [[IpAddr; 2]; 4] = [
+    [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    ],
+    [LOOPBACK[0], NODE[0]],
+    [LOOPBACK[0], LOOPBACK[1]],
+    [NODE[0], NODE[1]],
+];
+
+/// What a side tries in a round.
 fn attempt(round: u64, side: u64) -> io::Result<Held> {
-    let six = (round / 2 + side * (round % 2)) % 2 == 1;
-    let address = if six { "[::]" } else { "0.0.0.0" };
-    match round / 4 % 2 {
-        0 => TcpListener::bind(format!("{address}:{PORT}")).map(Held::Tcp),
-        _ => UdpSocket::bind(format!("{address}:{PORT}")).map(Held::Udp),
+    let kind = usize::try_from(round % 8).unwrap_or_default();
+    let side = usize::try_from(side % 2).unwrap_or_default();
+    let address = (ADDRESSES[kind / 2][side], PORT);
+    match kind % 2 {
+        0 => TcpListener::bind(address).map(Held::Tcp),
+        _ => UdpSocket::bind(address).map(Held::Udp),
     }
 }
 

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use crate::inventory::Inventory;
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Site, until};
@@ -48,10 +49,7 @@ pub const TESTS: &[Test] = &[
 const POLICY: &[(&str, &str)] = &[
     ("node.toml", "[node]\nmax_slices = 6\n"),
     ("slices/alpha.toml", "ports.tcp = [80]\n"),
-    (
-        "slices/beta.toml",
-        "ports.tcp = [\"8000-8010\"]\n[cpu]\nfloor = 0.1\n",
-    ),
+    ("slices/beta.toml", "ports.tcp = [\"8000-8010\"]\n"),
 ];
 
 /// Tries to bind a TCP port in a slice: the error, or nothing.
@@ -77,10 +75,7 @@ fn a_reload_applies_what_changed_and_nothing_else(node: &mut Node) -> Result<()>
     ensure!(bind(&site, "beta", 443)? == DENIED, "beta got port 443");
     let before = site.counters()?;
 
-    site.write(
-        "slices/beta.toml",
-        "ports.tcp = [443]\nprocesses = 77\n[cpu]\nfloor = 0.1\n",
-    )?;
+    site.write("slices/beta.toml", "ports.tcp = [443]\nprocesses = 77\n")?;
     site.write("slices/gamma.toml", "ports.tcp = [8005]\n")?;
     let did = site.json(&["reload"])?;
     ensure!(
@@ -368,9 +363,46 @@ error: the table header has no closing bracket
   help: write `[NAME]`, or `[[NAME]]` for a list of tables
 ",
     ),
-    ("slices/alpha.toml", "ports.tcp = [\"7990-8000\"]\n", "?"),
-    ("slices/alpha.toml", "[cpu]\nfloor = 100\n", "?"),
-    ("slices/root.toml", "", "?"),
+    (
+        "slices/alpha.toml",
+        "ports.tcp = [\"7990-8000\"]\n",
+        "\
+error: TCP port 8000 is reserved for slice alpha and for slice beta
+  --> POLICY/slices/beta.toml:1:14
+  |
+1 | ports.tcp = [\"8000-8010\"]
+  |              ^^^^^^^^^^^
+  --> POLICY/slices/alpha.toml:1:14
+  |
+1 | ports.tcp = [\"7990-8000\"]
+  |              ^^^^^^^^^^^ for slice alpha
+  help: a port has one owner: remove it from one of the two
+",
+    ),
+    (
+        "slices/alpha.toml",
+        "[cpu]\nfloor = 100\n",
+        "\
+error: the CPU floors do not fit: one slice needs 100 cores, the node gives 2 cores, 98 cores too much
+  --> POLICY/slices/alpha.toml:2:9
+  |
+2 | floor = 100
+  |         ^^^
+  help: lower floors by 98 cores in all, or raise `cpu` in [node.give]
+",
+    ),
+    (
+        "slices/root.toml",
+        "",
+        "\
+error: the node already has an account or group named \"root\"
+  --> POLICY/slices/root.toml:1:1
+  |
+1 |
+  | ^
+  help: choose another name: a slice must not be mistaken for an account of the node
+",
+    ),
 ];
 
 fn ten_malformed_policies_give_ten_clear_errors_and_change_nothing(node: &mut Node) -> Result<()> {
@@ -383,33 +415,10 @@ fn ten_malformed_policies_give_ten_clear_errors_and_change_nothing(node: &mut No
         Ok(node.must("ss", &["-Hltn"])?.stdout.contains(":80 "))
     })?;
     let before = site.standing()?;
-    let policy = site.policy().display().to_string();
-    let mut wrong = String::new();
-    for (name, text, said) in MALFORMED {
-        site.write(name, text)?;
-        let expected = format!(
-            "{}\n1 error in the policy; nothing was changed\n",
-            said.replace("POLICY", &policy)
-        );
-        for command in ["check", "reload", "up"] {
-            let output = site.slice(&[command])?;
-            if output.status != 3 || output.stderr != expected || !output.stdout.is_empty() {
-                write!(
-                    wrong,
-                    "\n{command} with {name} {text:?} ended with {}: {}{}",
-                    output.status, output.stderr, output.stdout
-                )?;
-            }
-        }
-        match POLICY.iter().find(|(original, _)| original == name) {
-            Some((_, text)) => site.write(name, text)?,
-            None => site.remove(name)?,
-        }
-        ensure!(
-            site.standing()? == before,
-            "{name} {text:?} changed something"
-        );
-    }
+    let mut wrong = with_each_malformed(&site, &["check", "reload"], || {
+        ensure!(site.standing()? == before, "the running node changed");
+        Ok(())
+    })?;
     // Files that somebody else could have written.
     let alpha = site.policy().join("slices/alpha.toml");
     let alpha = alpha.to_str().unwrap_or_default();
@@ -417,7 +426,7 @@ fn ten_malformed_policies_give_ten_clear_errors_and_change_nothing(node: &mut No
         (
             &["chmod", "666", alpha][..],
             &["chmod", "644", alpha][..],
-            "can be written by",
+            "may be written by others (mode 0666)",
         ),
         (
             &["chown", "nobody", alpha],
@@ -432,14 +441,50 @@ fn ten_malformed_policies_give_ten_clear_errors_and_change_nothing(node: &mut No
             write!(wrong, "\n{set:?}: {}: {}", output.status, output.stderr)?;
         }
     }
-    ensure!(wrong.is_empty(), "{wrong}");
     ensure!(site.standing()? == before, "something changed");
-    ensure!(
-        site.must(&["reload"])?.trim() == "nothing changed",
-        "something had changed"
-    );
+    let said = site.must(&["reload"])?;
+    ensure!(said.trim() == "nothing changed", "something had: {said}");
     node.must("curl", &["-sS", "--max-time", "20", "http://10.0.2.15/"])?;
-    server.kill()
+    server.kill()?;
+
+    // A node that is down stays as it is, too.
+    site.must(&["down"])?;
+    let before = Inventory::take(node)?;
+    wrong += &with_each_malformed(&site, &["up"], || Ok(()))?;
+    ensure!(wrong.is_empty(), "{wrong}");
+    before.again(node)
+}
+
+/// Runs commands with each of the malformed policies, and looks after each;
+/// those that were not refused in the right words.
+fn with_each_malformed(
+    site: &Site<'_>,
+    commands: &[&str],
+    look: impl Fn() -> Result<()>,
+) -> Result<String> {
+    let policy = site.policy().display().to_string();
+    let mut wrong = String::new();
+    for (name, text, said) in MALFORMED {
+        site.write(name, text)?;
+        let expected = said.replace("POLICY", &policy);
+        let expected = format!("{expected}\n1 error in the policy; nothing was changed\n");
+        for command in commands {
+            let output = site.slice(&[command])?;
+            if output.status != 3 || output.stderr != expected || !output.stdout.is_empty() {
+                write!(
+                    wrong,
+                    "\n{command} with {name} {text:?} ended with {}: {}{}",
+                    output.status, output.stderr, output.stdout
+                )?;
+            }
+        }
+        match POLICY.iter().find(|(original, _)| original == name) {
+            Some((_, text)) => site.write(name, text)?,
+            None => site.remove(name)?,
+        }
+        look().with_context(|| format!("{name} {text:?}"))?;
+    }
+    Ok(wrong)
 }
 
 /// Half the entries of the kernel's table of refused prefixes.
@@ -473,9 +518,8 @@ fn as_many_refused_prefixes_as_fit_and_not_one_more(node: &mut Node) -> Result<(
         output.status,
         output.stderr
     );
-    for words in ["65536", "65537"] {
-        ensure!(output.stderr.contains(words), "it says {}", output.stderr);
-    }
+    let words = "make 65537 entries, 1 more than the node holds";
+    ensure!(output.stderr.contains(words), "it says {}", output.stderr);
     ensure!(site.standing()? == before, "something changed");
     site.write("slices/alpha.toml", &refuse(101, HALF))?;
     site.must(&["reload"])?;

@@ -109,7 +109,7 @@ fn nginx_serves_two_ports_of_its_slice_over_both_families_and_reloads(
     }
     // New workers take over the old ones' sockets.
     alpha.signal(rustix::process::Signal::HUP)?;
-    for url in urls.iter().cycle().take(20) {
+    for url in urls.iter().cycle().take(8) {
         ensure!(
             beyond.fetch(url)? == "alpha's page\n",
             "{url} is another page after the reload"

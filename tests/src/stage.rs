@@ -128,7 +128,7 @@ const FILES: &[(&str, &str)] = &[
     ("slices/small.toml", "sockets = 4\n"),
     (
         "slices/tight.toml",
-        "processes = 12\nmemory.cap = \"48 MiB\"\ncpu.cap = 0.2\n",
+        "processes = 12\nmemory.cap = \"48 MiB\"\ncpu.cap = 0.5\n",
     ),
     ("slices/loud.toml", "events_per_second = 5\n"),
 ];
