@@ -36,6 +36,11 @@ pub const TESTS: &[Test] = &[
     )
     .on_stage(),
     test("a_reset_by_the_kernel_is_counted_but_no_slices", reset).on_stage(),
+    test(
+        "an_answer_in_time_wait_is_counted_for_the_owner_of_the_port",
+        time_wait,
+    )
+    .on_stage(),
     test("what_all_owners_sent_is_what_the_wire_carried", wire).on_stage(),
     test("sockets_are_counted_when_made_and_when_gone", sockets).on_stage(),
 ];
@@ -203,6 +208,27 @@ fn reset(node: &mut Node) -> Result<()> {
         ]);
         ensure!(change == expected, "{change}, not {expected}");
     }
+    Ok(())
+}
+
+fn time_wait(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, outside) = (stage.slice("alpha")?, stage.outside()?);
+    let listener = alpha.server(Kind::Tcp4, 8069)?;
+    let peer = outside.connected(at(NODE[0], 8069))?;
+    // The slice closes first and is done; the peer's end still comes.
+    listener.accept()?.close();
+    listener.close();
+    ensure!(peer.receive()?.0 == 0, "the slice has closed");
+    let change = stage.change_by(|| {
+        peer.close();
+        Ok(())
+    })?;
+    let expected = Change::of(&[
+        ("alpha", "external.sent.packets", 1),
+        ("alpha", "external.sent.bytes", 52),
+    ]);
+    ensure!(change == expected, "{change}, not {expected}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use libc::{IPPROTO_IP, IPPROTO_IPV6};
+use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP};
 use nix::errno::Errno::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EINPROGRESS, EPERM, ETIMEDOUT};
 use policy::Reason;
 
@@ -60,9 +60,15 @@ pub const TESTS: &[Test] = &[
         echo_source,
     )
     .on_stage(),
+    test(
+        "packets_from_a_loopback_address_do_not_leave_the_node",
+        loopback_source,
+    )
+    .on_stage(),
     test("headers_that_hide_the_destination_are_dropped", headers).on_stage(),
 ];
 
+const TCP_ULP: i32 = 31;
 const IP_OPTIONS: i32 = 4;
 const IP_RETOPTS: i32 = 7;
 const IP_PKTINFO: i32 = 8;
@@ -359,7 +365,8 @@ fn nobody_else_hears(node: &mut Node) -> Result<()> {
 fn options(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let alpha = stage.slice("alpha")?;
-    let rows: [(i32, i32, Vec<u8>); 9] = [
+    let rows: [(i32, i32, Vec<u8>); 10] = [
+        (IPPROTO_TCP, TCP_ULP, b"smc".to_vec()),
         (IPPROTO_IP, IP_OPTIONS, vec![1, 1, 1, 0]),
         (IPPROTO_IP, IP_FREEBIND, vec![1, 0, 0, 0]),
         (IPPROTO_IP, IP_TRANSPARENT, vec![1, 0, 0, 0]),
@@ -511,6 +518,25 @@ fn echo_source(node: &mut Node) -> Result<()> {
                 refused(socket.receive_within(50), ETIMEDOUT)
             },
         )?;
+    }
+    Ok(())
+}
+
+fn loopback_source(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, outside) = (stage.slice("alpha")?, stage.outside()?);
+    for family in [0, 1] {
+        let ear = outside.server(Kind::udp_for(PEER[family]), 9050)?;
+        // The kernel itself keeps those of IPv4 inside, those of IPv6 it does
+        // not.
+        let denied = i64::try_from(family)?;
+        stage.counts(&[("alpha", Reason::SourceForeign, denied)], || {
+            let sender = alpha.socket(Kind::udp_for(PEER[family]))?;
+            sender.bind(at(LOOPBACK[family], 0))?;
+            let sent = sender.send_to(1, at(PEER[family], 9050));
+            ensure!(sent.is_err(), "it was sent");
+            refused(ear.receive_within(50), ETIMEDOUT)
+        })?;
     }
     Ok(())
 }
