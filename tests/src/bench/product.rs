@@ -14,7 +14,7 @@ use super::wire::{self, FAR, Wire};
 /// Interleaved repeats.
 const REPEATS: usize = 7;
 /// Milliseconds of one.
-const TIME_MS: u64 = 700;
+const TIME_MS: u64 = 1000;
 /// Of what there is without us, this much is to be left.
 const GOAL: f64 = 0.95;
 
