@@ -228,7 +228,10 @@ fn console_log(name: &str) -> Result<PathBuf> {
 
 fn qemu(spec: &Spec, initramfs: &Path, log: &Path) -> Command {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    let mut command = packages::command("qemu-system-x86_64");
+    // However this process ends, the VM ends with it.
+    let mut command = packages::command("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]);
+    command.arg(packages::command("qemu-system-x86_64").get_program());
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-machine", "q35"]);
     command.args(match spec.accelerator {

@@ -56,12 +56,12 @@ pub fn for_vm() -> Vec<Need> {
         need("kmod", Sign::Command("depmod")),
         need("xz-utils", Sign::Command("xz")),
         need("tar", Sign::Command("tar")),
+        need("util-linux", Sign::Command("setpriv")),
         need("debian-archive-keyring", Sign::Installed),
     ];
     if !is_root() {
         // File owners in the roots, without being root.
         needs.push(need("uidmap", Sign::Command("newuidmap")));
-        needs.push(need("util-linux", Sign::Command("unshare")));
     }
     needs
 }
