@@ -82,7 +82,7 @@ impl<'n> Ground<'n> {
         })?;
         // A long stream at a modest rate: its end would be noticed.
         let stream = [
-            "iperf3", "-c", NODE[0], "-t", "3600", "-b", "20M", "-i", "0",
+            "iperf3", "-c", NODE[0], "-t", "3600", "-b", "5M", "-i", "0",
         ];
         workers.push((
             "stream",
@@ -91,7 +91,7 @@ impl<'n> Ground<'n> {
         let program = std::env::current_exe()?;
         let program = program.to_str().context("a path in UTF-8")?;
         let mut hammers = Vec::new();
-        for log in ["hammer1.log", "hammer2.log"] {
+        for log in ["hammer.log"] {
             hammers.push(site.start(log, site.in_slice("beta", &[program, "hammer"]))?);
         }
         until("the hammers work", || {
