@@ -8,6 +8,10 @@
     internal_features,
     reason = "the packaged core has no 64-bit atomics for this target"
 )]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "contexts widen protocols, families and ports to 32 bits, helpers join two of those in 64"
+)]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod atomic; // fetch-and-add and compare-and-swap as the BPF instruction set has them

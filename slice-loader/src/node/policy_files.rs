@@ -99,7 +99,7 @@ pub fn want(
 /// whether the node would come up with it. `look` gets the answer.
 ///
 /// # Errors
-/// As [`read`] and [`want`], but for ports that are held.
+/// As `read` and `want`, but for ports that are held.
 pub fn examine<T>(directory: &Path, look: impl FnOnce(&Admitted<'_>) -> T) -> anyhow::Result<T> {
     let config = read(directory)?;
     let names = config.slices.iter().map(|slice| &slice.name.value);
