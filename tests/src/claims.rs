@@ -198,7 +198,12 @@ fn orphan(node: &mut Node) -> Result<()> {
     }
     drop(peers);
     for family in [0, 1] {
-        free_soon(&beta, family, [9023, 9024][family], Duration::from_millis(LINGER_MS / 2))?;
+        free_soon(
+            &beta,
+            family,
+            [9023, 9024][family],
+            Duration::from_millis(LINGER_MS / 2),
+        )?;
     }
     Ok(())
 }
@@ -229,11 +234,7 @@ fn at_once(node: &mut Node) -> Result<()> {
         // A reset: no state is left.
         let (listener, accepted, _peer) = connection(&alpha, &outside, family, 9025)?;
         listener.close();
-        accepted.set_bytes(
-            SOL_SOCKET,
-            SO_LINGER,
-            RESET.concat(),
-        )?;
+        accepted.set_bytes(SOL_SOCKET, SO_LINGER, RESET.concat())?;
         accepted.close();
         bind_beside(&beta, family, 9025)?;
         // A listener without connections, and a socket that did nothing.

@@ -357,7 +357,7 @@ impl Drop for Background {
 fn background(line: &str, log: &str) -> Result<Background> {
     let log = fs::File::create(log).with_context(|| format!("create {log}"))?;
     let child = Command::new("sh")
-        .args(["-c", &line])
+        .args(["-c", line])
         .current_dir("/run/demo")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

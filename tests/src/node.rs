@@ -2,14 +2,13 @@
 //! end of a test what the test has set up.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 /// What one test gets to work with.
 pub struct Node {
     dir: PathBuf,
-    background: Vec<Child>,
 }
 
 /// How a command ended.
@@ -28,10 +27,7 @@ impl Node {
         let dir = Path::new("/run/slice-tests").join(test);
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        Ok(Node {
-            dir,
-            background: Vec::new(),
-        })
+        Ok(Node { dir })
     }
 
     /// The test's own directory, empty at its start.
@@ -76,30 +72,10 @@ impl Node {
         }
         Ok(output)
     }
-
-    /// Starts a command that is killed when the test ends.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn background(&mut self, program: &str, arguments: &[&str]) -> Result<u32> {
-        let child = Command::new(program)
-            .args(arguments)
-            .current_dir(&self.dir)
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start {program}"))?;
-        let pid = child.id();
-        self.background.push(child);
-        Ok(pid)
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for child in &mut self.background {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

@@ -497,9 +497,9 @@ fn as_many_refused_prefixes_as_fit_and_not_one_more(node: &mut Node) -> Result<(
     let refuse = |network: u32, count: u32| {
         let mut text = "[[refuse]]\nto = [".to_owned();
         for number in 0..count {
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "\"{}\",\n",
+                "\"{}\",",
                 Ipv4Addr::from((network << 24) + 2 * number)
             );
         }

@@ -81,19 +81,14 @@ impl<'n> Ground<'n> {
                 .all(|port| listening.contains(port)))
         })?;
         // A long stream at a modest rate: its end would be noticed.
-        let stream = [
-            "iperf3", "-c", NODE[0], "-t", "3600", "-b", "5M", "-i", "0",
-        ];
+        let stream = ["iperf3", "-c", NODE[0], "-t", "3600", "-b", "5M", "-i", "0"];
         workers.push((
             "stream",
             site.start("stream.log", self.beyond.command(&stream))?,
         ));
         let program = std::env::current_exe()?;
         let program = program.to_str().context("a path in UTF-8")?;
-        let mut hammers = Vec::new();
-        for log in ["hammer.log"] {
-            hammers.push(site.start(log, site.in_slice("beta", &[program, "hammer"]))?);
-        }
+        let hammers = vec![site.start("hammer.log", site.in_slice("beta", &[program, "hammer"]))?];
         until("the hammers work", || {
             Ok(hammers.iter().all(|h| h.output().contains("hammering")))
         })?;

@@ -51,7 +51,8 @@ impl Direction {
         }
     }
 
-    fn attach_type(self) -> u32 {
+    /// Where programs of this direction are attached.
+    pub fn attach_type(self) -> u32 {
         match self {
             Direction::Out => libbpf::BPF_CGROUP_INET_EGRESS,
             Direction::In => libbpf::BPF_CGROUP_INET_INGRESS,

@@ -1,10 +1,12 @@
 //! The benches: each measures, and prints one [`Measure`] per line.
 
 mod bpf; // calls of bpf(2) that aya lacks
+mod cgroups; // a cgroup for each slice
 mod frame; // packets as a test run takes them
+mod judges; // the same traffic under nobody, ours, nftables
 mod loaded; // the programs, with maps as a node would have them
 mod measure; // the line that every bench prints
-mod nftables; // ours against nftables
+mod nftables; // the peer that knows cgroups too
 mod packets; // what the packet programs cost
 mod ports; // the bench of tagging, ports and accounting
 mod product; // a node that is up against one that is not

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use super::sample::unmeasured;
-use super::{Measure, nftables, packets, product};
+use super::{Measure, judges, packets, product};
 
 /// The name of the bench.
 pub const NAME: &str = "ports";
@@ -20,10 +20,11 @@ pub fn native() -> Result<Vec<Measure>> {
 
 /// In the VM: the product against none, and against nftables.
 pub fn in_vm() -> Result<Vec<Measure>> {
-    let mut lines = nftables::measures(NAME, &object()?)
-        .unwrap_or_else(|error| vec![failed("against nftables", &error)]);
+    let mut lines = judges::measures(NAME, &object()?)
+        .unwrap_or_else(|error| vec![failed("traffic under different judges", &error)]);
     lines.extend(
-        product::measures(NAME).unwrap_or_else(|error| vec![failed("traffic in a slice", &error)]),
+        product::measures(NAME)
+            .unwrap_or_else(|error| vec![failed("traffic in a slice of a node", &error)]),
     );
     Ok(lines)
 }

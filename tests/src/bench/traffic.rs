@@ -92,7 +92,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// waking another one costs what the machine below likes, which in a virtual
 /// one is more than the traffic and differs from one moment to the next. Where
 /// it is refused the numbers are only noisier.
-fn stay_on_one_cpu() {
+pub fn stay_on_one_cpu() {
     let mut first = CpuSet::new();
     first.set(0);
     let _ = sched_setaffinity(None, &first);

@@ -22,7 +22,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use strings::{Called, Kind, Puppet, Refused, Sock};
+pub use strings::{Called, Kind, Puppet, Sock};
 
 /// Longest message, in bytes.
 const MESSAGE_MAX: usize = 64 * 1024;
