@@ -22,6 +22,7 @@ mod step;
 mod test;
 mod toolchain;
 mod tree;
+mod verdicts;
 mod vm;
 #[expect(dead_code, reason = "the writing half is the VM agent's")]
 #[path = "../../tests/src/wire.rs"]

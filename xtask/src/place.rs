@@ -1,6 +1,7 @@
 //! Where things lie: every path that more than one file needs.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -41,18 +42,22 @@ pub fn log(name: &str) -> Result<PathBuf> {
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes `parent/tmp-PID`.
+    /// Makes `parent/tmp-PID-NUMBER`.
     pub fn new(parent: &Path) -> Result<Scratch> {
         std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
         for entry in std::fs::read_dir(parent)?.filter_map(Result::ok) {
             let name = entry.file_name();
-            let owner = name.to_str().and_then(|name| name.strip_prefix("tmp-"));
+            let owner = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("tmp-")?.split('-').next());
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 // Another process may remove it at the same moment.
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
-        let dir = parent.join(format!("tmp-{}", std::process::id()));
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = parent.join(format!("tmp-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         Ok(Scratch(dir))

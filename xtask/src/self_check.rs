@@ -4,9 +4,11 @@
 use anyhow::Result;
 
 use crate::kernel::Kernel;
+use crate::session::Session;
 use crate::step::say;
-use crate::test::{self, Total};
+use crate::test;
 use crate::tree;
+use crate::verdicts::Total;
 
 /// How a boot with broken tests must end.
 enum Ending {
@@ -46,10 +48,11 @@ const ROWS: &[(&[&str], Ending)] = &[
 /// Runs all rows; 1 if a failure went unnoticed.
 pub fn run(mirror: Option<&str>) -> Result<u8> {
     let files = [(tree::tests()?, "bin/slice-tests".to_owned())];
+    let session = Session::prepare(Kernel::V6_12, mirror)?;
     let mut unnoticed = 0u32;
     for (names, ending) in ROWS {
         let filters: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let run = test::on_kernel(Kernel::V6_12, &files, &filters, mirror)?;
+        let run = test::on_kernel(&session, &files, &filters)?;
         let noticed = match ending {
             Ending::Finished { passed, failed } => {
                 let expected = Total {

@@ -41,7 +41,8 @@ impl std::error::Error for Lost {}
 
 /// What one kernel needs to boot.
 pub struct Session {
-    kernel: Kernel,
+    /// The kernel's name.
+    pub kernel: Kernel,
     ready: Ready,
     root: PathBuf,
     agent: PathBuf,
