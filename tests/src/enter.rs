@@ -341,8 +341,12 @@ fn a_slice_may_divide_its_own_cgroup(node: &mut Node) -> Result<()> {
         .replace("SLICES", SLICES);
     let many = site.run_in("tight", &["sh", "-c", &many])?;
     ensure!(many.status == 3, "it made a hundred cgroups");
-    drop(server);
-    let payload = format!("{SLICES}/tight/payload");
+    let tight = format!("{SLICES}/tight");
+    fs::write(format!("{tight}/cgroup.kill"), "1")?;
+    until("the server is gone", || {
+        Ok(fs::read_to_string(format!("{tight}/cgroup.events"))?.contains("populated 0"))
+    })?;
+    let payload = format!("{tight}/payload");
     node.must(
         "find",
         &[

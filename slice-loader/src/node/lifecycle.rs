@@ -57,7 +57,16 @@ pub enum Up {
 /// # Errors
 /// The policy or the node do not allow it; nothing is changed then.
 pub fn up(policy: &Path) -> anyhow::Result<Up> {
-    let _lock = Lock::take()?;
+    let lock = Lock::take()?;
+    let result = bring_up(policy);
+    if result.is_err() && matches!(Record::load(), Ok(None)) {
+        // Nothing is left to lock. Why it failed is the news, not this.
+        let _ = lock.remove();
+    }
+    result
+}
+
+fn bring_up(policy: &Path) -> anyhow::Result<Up> {
     let config = policy_files::read(policy)?;
     refuse_missing_features()?;
     match Record::load()? {
