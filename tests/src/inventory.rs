@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::node::Node;
-use crate::site::until;
+use crate::site::{setting, until};
 
 /// One list.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -182,7 +182,7 @@ fn sysctls(path: &Path, lines: &mut BTreeSet<String>) -> Result<()> {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             sysctls(&entry.path(), lines)?;
-        } else if let Ok(text) = fs::read_to_string(entry.path()) {
+        } else if let Ok(text) = setting(&entry.path().to_string_lossy()) {
             lines.insert(format!("{} = {}", entry.path().display(), text.trim()));
         }
     }

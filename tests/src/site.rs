@@ -4,6 +4,7 @@
 //! Tests of verdicts share the stage instead (`stage.rs`), which comes up once.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -324,11 +325,18 @@ impl Drop for Running {
 /// # Errors
 /// /proc is not mounted.
 pub fn reserved_ports() -> Result<String> {
-    Ok(
-        fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?
-            .trim()
-            .to_owned(),
-    )
+    setting("/proc/sys/net/ipv4/ip_local_reserved_ports")
+}
+
+/// A setting of the kernel, which answers the first read only: std begins with
+/// one of 32 bytes.
+///
+/// # Errors
+/// There is none of that name.
+pub fn setting(path: &str) -> Result<String> {
+    let mut bytes = vec![0; 1 << 18];
+    let length = File::open(path)?.read(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).trim().to_owned())
 }
 
 /// Waits until something holds; emulated machines take their time.
