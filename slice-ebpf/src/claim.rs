@@ -65,7 +65,7 @@ pub fn take(index: u32, who: SliceId, named: bool) -> Verdict {
         }
         let sockets = old.sockets();
         let mut new = Claim::holder(who, sockets.wrapping_add(1));
-        if !named && !(sockets > 0 && old.named()) {
+        if !(named || sockets > 0 && old.named()) {
             new &= !CLAIM_NAMED;
         }
         // SAFETY: as in `read`.
@@ -244,7 +244,7 @@ pub fn learn_flow(tag: *mut Tag, who: SliceId, most: u32) {
     if atomic::fetch_or(flags, TAG_FLOW) & TAG_FLOW != 0 {
         return;
     }
-    if atomic::load(flows) < most as u64 && FLOWS.insert(&flow_of(tag), &who, ONLY_NEW).is_ok() {
+    if atomic::load(flows) < most as u64 && FLOWS.insert(flow_of(tag), who, ONLY_NEW).is_ok() {
         atomic::fetch_or(flags, TAG_LEARNED);
         atomic::fetch_add(flows, 1);
     }
@@ -259,7 +259,7 @@ pub fn forget_flow(tag: *mut Tag) {
     if atomic::fetch_clear(flags, TAG_FLOW | TAG_LEARNED) & TAG_LEARNED == 0 {
         return;
     }
-    let _ = FLOWS.remove(&flow_of(tag));
+    let _ = FLOWS.remove(flow_of(tag));
     if let Some(state) = owner::state(who) {
         // SAFETY: the row lies in the array for good.
         atomic::fetch_sub(unsafe { &raw mut (*state).flows }, 1);

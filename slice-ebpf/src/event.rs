@@ -128,7 +128,7 @@ impl Denial {
             command,
             suppressed: atomic::load(suppressed),
         };
-        if EVENTS.output(&event, 0).is_err() {
+        if EVENTS.output(event, 0).is_err() {
             atomic::fetch_add(suppressed, 1);
         }
     }
