@@ -30,8 +30,10 @@ mod denials; // every reason, what is counted and what is told
 mod destinations; // what the node's owner refuses
 mod enter; // what becomes of a command that runs in a slice
 mod families; // which sockets a slice may make
+mod interrupted; // up and down that are killed or fail half-way
 mod lifecycle; // up and down: twice is once, half-way is not at all
 mod machine; // the VM itself is what the other tests take it for
+mod malformed; // what the owner reads about a malformed policy
 mod owners; // whose a socket is, wherever it goes
 mod ports; // whose a port is: the table of bind, row by row
 mod race; // two slices, two CPUs, one port
@@ -67,9 +69,11 @@ const MODULES: &[&[Test]] = &[
     // With nodes of their own.
     commands::TESTS,
     lifecycle::TESTS,
+    interrupted::TESTS,
     beside::TESTS,
     servers::APART,
     reload::TESTS,
+    malformed::TESTS,
     survival::TESTS,
     scale::TESTS,
 ];

@@ -1,7 +1,8 @@
-//! Many slices.
+//! Many slices, and as much of everything else as a node holds.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Instant;
 
@@ -22,6 +23,12 @@ pub const TESTS: &[Test] = &[
         ten_thousand_slices_live_on_one_node,
     )
     .within(300)
+    .long(),
+    test(
+        "as_many_refused_prefixes_as_fit_and_not_one_more",
+        as_many_refused_prefixes_as_fit_and_not_one_more,
+    )
+    .within(90)
     .long(),
 ];
 
@@ -137,4 +144,78 @@ fn ten_thousand_slices_live_on_one_node(node: &mut Node) -> Result<()> {
 
 fn bind(port: u32) -> String {
     format!("import socket; s = socket.socket(); s.bind(('', {port}))")
+}
+
+const REFUSED: &str = "PermissionError: [Errno 13] Permission denied";
+
+/// Half the entries of the kernel's table of refused prefixes.
+const HALF: u32 = 32_768;
+
+fn as_many_refused_prefixes_as_fit_and_not_one_more(node: &mut Node) -> Result<()> {
+    let site = Site::up(
+        node,
+        &[
+            ("node.toml", "[node]\nmax_slices = 6\n"),
+            ("slices/alpha.toml", ""),
+        ],
+    )?;
+    // Two files: one has at most a MiB. Of each two addresses one, so that
+    // none lies in another.
+    let refuse = |network: u32, count: u32| {
+        let mut text = "[[refuse]]\nto = [".to_owned();
+        for number in 0..count {
+            let _ = writeln!(
+                text,
+                "\"{}\",",
+                Ipv4Addr::from((network << 24) + 2 * number)
+            );
+        }
+        text + "]\n"
+    };
+    let before = site.standing()?;
+    site.write(
+        "node.toml",
+        &("[node]\nmax_slices = 6\n".to_owned() + &refuse(100, HALF)),
+    )?;
+    site.write("slices/alpha.toml", &refuse(101, HALF + 1))?;
+    let output = site.slice(&["reload"])?;
+    ensure!(
+        output.status == 3,
+        "one too many ended with {}: {}",
+        output.status,
+        output.stderr
+    );
+    let words = "make 65537 entries, 1 more than the node holds";
+    ensure!(output.stderr.contains(words), "it says {}", output.stderr);
+    ensure!(site.standing()? == before, "something changed");
+    site.write("slices/alpha.toml", &refuse(101, HALF))?;
+    site.must(&["reload"])?;
+    let connect = |address: &str| -> Result<String> {
+        let program = format!(
+            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x', ('{address}', 9))"
+        );
+        let output = site.run_in("alpha", &["python3", "-c", &program])?;
+        Ok(output.stderr.lines().last().unwrap_or_default().to_owned())
+    };
+    for (address, error) in [
+        ("100.0.0.0", REFUSED),
+        ("100.0.255.254", REFUSED),
+        ("101.0.255.254", REFUSED),
+        ("100.0.0.1", ""),
+        ("101.1.0.0", ""),
+    ] {
+        let got = connect(address)?;
+        ensure!(got == error, "{address}: {got:?}, not {error:?}");
+    }
+    site.write("node.toml", "[node]\nmax_slices = 6\n")?;
+    site.must(&["reload"])?;
+    ensure!(
+        connect("100.0.0.0")?.is_empty(),
+        "it is still refused by the node"
+    );
+    ensure!(
+        connect("101.0.0.0")? == REFUSED,
+        "it is no longer refused by the slice"
+    );
+    Ok(())
 }
