@@ -218,7 +218,8 @@ fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
 }
 
-fn time_scale() -> u64 {
+/// How many times slower than its own hardware this machine may be.
+pub fn time_scale() -> u64 {
     std::env::var("SLICE_VM_TIME_SCALE")
         .ok()
         .and_then(|scale| scale.parse().ok())

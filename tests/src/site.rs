@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::counters::Counters;
 use crate::node::{Node, Output};
+use crate::runner::time_scale;
 use crate::stage;
 
 /// The cgroups of slices, under systemd.
@@ -344,11 +345,13 @@ pub fn setting(path: &str) -> Result<String> {
 /// # Errors
 /// It does not within half a minute, or cannot be asked.
 pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let limit = Duration::from_secs(30 * time_scale().min(3));
     let start = Instant::now();
     while !holds()? {
         ensure!(
-            start.elapsed() < Duration::from_secs(30),
-            "waited 30 s in vain: {what}"
+            start.elapsed() < limit,
+            "waited {} s in vain: {what}",
+            limit.as_secs()
         );
         std::thread::sleep(Duration::from_millis(20));
     }
