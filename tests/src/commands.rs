@@ -245,16 +245,22 @@ fn every_answer_is_json_where_json_was_asked_for(node: &mut Node) -> Result<()> 
         "the event is {event}"
     );
     // Errors too, on the standard error.
-    for (arguments, name) in [
-        (&["status", "nobody"][..], "usage"),
-        (&["run", "nobody", "--", "true"], "usage"),
+    // `slice run` ends with 125 whatever failed, as env(1) does.
+    for (arguments, name, status) in [
+        (&["status", "nobody"][..], "usage", 2),
+        (&["run", "nobody", "--", "true"], "usage", 125),
     ] {
         let output = site.slice(&[&["-o", "json"], arguments].concat())?;
         let error: Value =
             serde_json::from_str(&output.stderr).with_context(|| output.stderr.clone())?;
         ensure!(
-            error["error"]["name"] == name && error["error"]["code"] == output.status,
+            error["error"]["name"] == name && error["error"]["code"] == 2,
             "it says {error}"
+        );
+        ensure!(
+            output.status == status,
+            "{arguments:?} ended with {}",
+            output.status
         );
     }
     site.write("slices/beta.toml", "wrong = 1\n")?;
