@@ -182,6 +182,8 @@ fn sysctls(path: &Path, lines: &mut BTreeSet<String>) -> Result<()> {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             sysctls(&entry.path(), lines)?;
+        } else if entry.metadata()?.permissions().readonly() {
+            // Not a setting but a count, of connections for one.
         } else if let Ok(text) = setting(&entry.path().to_string_lossy()) {
             lines.insert(format!("{} = {}", entry.path().display(), text.trim()));
         }
