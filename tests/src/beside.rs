@@ -42,7 +42,7 @@ const CONTAINER: &[&str] = &[
 const RULES: &str = "\
 table ip nat {
     chain PREROUTING { type nat hook prerouting priority dstnat; fib daddr type local jump DOCKER; }
-    chain OUTPUT { type nat hook output priority dstnat; ip daddr != 127.0.0.0/8 fib daddr type local jump DOCKER; }
+    chain OUTPUT { type nat hook output priority -100; ip daddr != 127.0.0.0/8 fib daddr type local jump DOCKER; }
     chain POSTROUTING { type nat hook postrouting priority srcnat; ip saddr 172.17.0.0/16 oifname != box0 masquerade; }
     chain DOCKER { iifname box0 return; tcp dport 8088 dnat to 172.17.0.2:80; }
 }
