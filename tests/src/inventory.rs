@@ -63,6 +63,8 @@ impl Inventory {
         ] {
             for line in node.must(command[0], &command[1..])?.stdout.lines() {
                 let line = line.split(" valid_lft").next().unwrap_or(line);
+                // An address is tentative for the first second after boot.
+                let line = line.replace(" tentative", "");
                 lines.insert(format!("{} {line}", command.join(" ")));
             }
         }
@@ -127,7 +129,7 @@ fn tree(path: &str, directories_only: bool, lines: &mut BTreeSet<String>) -> Res
         };
         let path = entry.path();
         let path = path.to_string_lossy();
-        if kind.is_dir() || !directories_only {
+        if path != KEPT && (kind.is_dir() || !directories_only) {
             lines.insert(path.clone().into_owned());
         }
         if kind.is_dir() && !path.starts_with("/run/user") {
