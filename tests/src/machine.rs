@@ -15,6 +15,10 @@ pub const TESTS: &[Test] = &[
     ),
     test("systemd_is_process_1", systemd_is_process_1),
     test("the_bpf_lsm_is_active", the_bpf_lsm_is_active).needs(&[Feature::BpfLsm]),
+    test(
+        "the_slices_disk_bounds_projects",
+        the_slices_disk_bounds_projects,
+    ),
 ];
 
 fn the_kernel_is_the_one_that_was_asked_for(_: &mut Node) -> Result<()> {
@@ -47,5 +51,21 @@ fn the_bpf_lsm_is_active(_: &mut Node) -> Result<()> {
         active.trim().split(',').any(|name| name == "bpf"),
         "active: {active}"
     );
+    Ok(())
+}
+
+fn the_slices_disk_bounds_projects(node: &mut Node) -> Result<()> {
+    let report = node.must("quotaon", &["-Ppv", "/var/lib/slice"]);
+    // quotaon -p ends with 1 where quotas are on, as test(1) would not.
+    let said = match report {
+        Ok(output) => output.stdout,
+        Err(error) => error.to_string(),
+    };
+    ensure!(
+        said.contains("project quota on /var/lib/slice") && said.contains("is on"),
+        "{said}"
+    );
+    let inside = fs::read_dir("/mnt/debian/proc")?.count();
+    ensure!(inside == 0, "/mnt/debian/proc has {inside} entries");
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::initramfs::Initramfs;
 use crate::kernel::Ready;
 use crate::place::{self, Scratch};
 use crate::wire::{self, Frame};
-use crate::{packages, step};
+use crate::{debootstrap, packages, step};
 
 /// Memory of the guest, in MiB.
 const MEMORY_MIB: u32 = 4096;
@@ -91,10 +91,14 @@ pub fn boot(spec: &Spec) -> Result<Vm> {
     let scratch = Scratch::new(&place::vm().join("run"))?;
     let initramfs = scratch.join("initramfs");
     write_initramfs(spec, &initramfs)?;
+    let disk = scratch.join("slices.ext4");
+    if spec.root.is_some() {
+        debootstrap::make_slices_disk(&disk)?;
+    }
     let log = console_log(spec.name)?;
     fs::File::create(&log)?;
     let complaints = scratch.join("qemu.err");
-    let mut command = qemu(spec, &initramfs, &log);
+    let mut command = qemu(spec, &initramfs, &disk, &log);
     command
         // The throw-away layer over the disks lies there.
         .env("TMPDIR", scratch.path());
@@ -226,7 +230,7 @@ fn console_log(name: &str) -> Result<PathBuf> {
     Ok(dir.join(own))
 }
 
-fn qemu(spec: &Spec, initramfs: &Path, log: &Path) -> Command {
+fn qemu(spec: &Spec, initramfs: &Path, disk: &Path, log: &Path) -> Command {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     // However this process ends, the VM ends with it.
     let mut command = packages::command("setpriv");
@@ -268,6 +272,8 @@ fn qemu(spec: &Spec, initramfs: &Path, log: &Path) -> Command {
         for (id, path, mode) in [
             ("root", root, "snapshot=on"),
             ("modules", &spec.kernel.modules(), "readonly=on"),
+            // Made for this boot and removed with its scratch directory.
+            ("slices", disk, "discard=unmap"),
         ] {
             let drive = format!("id={id},if=none,format=raw,cache=unsafe,{mode},file=");
             command.arg("-drive").arg(option(&drive, path));

@@ -43,6 +43,9 @@ const PACKAGES: &[&str] = &[
     "procps",
     "e2fsprogs",
     "quota",
+    "xfsprogs",
+    "zstd",
+    "xz-utils",
     "rsync",
     "libelf1",
     // servers and clients

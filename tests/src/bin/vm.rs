@@ -16,13 +16,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move, mount_remount};
 use wire::Frame;
 
 /// Where the root of the distribution is mounted before it becomes `/`.
 const ROOT: &str = "/newroot";
 /// Where this tree's binaries, examples and documents are inside the VM.
 const TREE: &str = "/opt/slice";
+/// Where slices' files and images are.
+const SLICES: &str = "/var/lib/slice";
+/// Where the root of the distribution is seen alone.
+const DISTRIBUTION: &str = "/mnt/debian";
 
 fn main() -> Result<()> {
     if rustix::process::getpid().is_init() {
@@ -104,6 +108,7 @@ fn kernel_release() -> String {
 
 fn agent() -> Result<()> {
     network();
+    files()?;
     let words = read_words("command")?;
     let Some((program, arguments)) = words.split_first() else {
         bail!("{TREE}/job/command is empty");
@@ -217,6 +222,27 @@ fn find_port() -> Option<PathBuf> {
         let name = fs::read_to_string(port.path().join("name")).ok()?;
         (name.trim() == wire::PORT).then(|| Path::new("/dev").join(port.file_name()))
     })
+}
+
+/// Mounts what a node keeps its slices' files on, with project quotas, and
+/// shows the distribution without what is mounted into it, for tests that use
+/// it as a reference image.
+fn files() -> Result<()> {
+    fs::create_dir_all(SLICES)?;
+    // Here and not in the initramfs: the kernel asks modprobe for the module
+    // of the quota format.
+    mount(
+        "/dev/vdc",
+        SLICES,
+        "ext4",
+        MountFlags::NOATIME,
+        Some(c"prjquota"),
+    )
+    .with_context(|| format!("mount {SLICES}"))?;
+    fs::create_dir_all(DISTRIBUTION)?;
+    mount_bind("/", DISTRIBUTION).with_context(|| format!("mount {DISTRIBUTION}"))?;
+    mount_remount(DISTRIBUTION, MountFlags::BIND | MountFlags::RDONLY, "")
+        .with_context(|| format!("protect {DISTRIBUTION}"))
 }
 
 /// Gives eth0 the addresses of QEMU's user network (restricted: no way out).
