@@ -139,7 +139,10 @@ fn a_reload_that_fails_half_way_leaves_the_former_policy_in_force(node: &mut Nod
     }
     for (port, error) in [(80, ""), (81, DENIED)] {
         let got = bind(&site, "alpha", port)?;
-        ensure!(got == error, "alpha and port {port}: {got:?}, not {error:?}");
+        ensure!(
+            got == error,
+            "alpha and port {port}: {got:?}, not {error:?}"
+        );
     }
     // Once the obstacle is gone it goes through.
     fs::write(LIMIT, "max")?;
