@@ -10,6 +10,7 @@ mod counters; // every counter of every owner, and how they moved
 mod demo; // the demonstration that `cargo xtask demo` shows
 mod feature; // what a kernel may lack, and which kernel must not
 mod hammer; // a program in a slice that tries what is forbidden, without a pause
+mod image; // the distribution as an image that slices' roots begin with
 mod inventory; // everything of the machine that a node may touch
 mod node; // the machine under test: commands, files, what to undo
 mod puppet; // processes in slices that make the calls a test tells them
@@ -30,6 +31,7 @@ mod denials; // every reason, what is counted and what is told
 mod destinations; // what the node's owner refuses
 mod enter; // what becomes of a command that runs in a slice
 mod families; // which sockets a slice may make
+mod images; // what comes into the store of images
 mod interrupted; // up and down that are killed or fail half-way
 mod lifecycle; // up and down: twice is once, half-way is not at all
 mod machine; // the VM itself is what the other tests take it for
@@ -67,6 +69,7 @@ const MODULES: &[&[Test]] = &[
     denials::TESTS,
     verifier::TESTS,
     // With nodes of their own.
+    images::TESTS,
     commands::TESTS,
     lifecycle::TESTS,
     interrupted::TESTS,

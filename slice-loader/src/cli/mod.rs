@@ -19,6 +19,7 @@ mod doctor;
 mod down;
 pub mod events;
 pub mod exit;
+mod image;
 mod manual;
 pub mod ports;
 pub mod quantity;
@@ -121,6 +122,9 @@ enum Command {
     /// Ends with the command's own exit code, 128 + N if signal N ended it, 127 if there is no
     /// such command, 126 if it cannot be run, and 125 if the slice cannot be entered.
     Run(RunArgs),
+    /// Keep the reference images that the roots of slices begin with.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Keep the node's knowledge fresh and serve its status to others.
     ///
     /// Runs in the foreground. The slices' rules hold without it.
@@ -233,6 +237,7 @@ impl Cli {
             Command::Ports(args) => ports::run(args, screen),
             Command::Events(args) => events::run(args, screen),
             Command::Run(args) => run::run(&args.slice, &args.command),
+            Command::Image(command) => image::run(command, screen),
             Command::Daemon(args) => daemon::run(args, &absolute(policy)?, screen),
             Command::Completions { shell } => manual::completions(*shell),
             Command::Man { directory } => manual::pages(directory, screen),

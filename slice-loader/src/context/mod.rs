@@ -4,3 +4,6 @@
 pub mod cgroup;
 pub mod enter;
 pub mod holder;
+pub mod image;
+mod trash;
+mod unpack;

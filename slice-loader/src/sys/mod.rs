@@ -4,4 +4,5 @@
 pub mod bpf;
 pub mod process;
 pub mod readable;
+pub mod readonly;
 pub mod socket;

@@ -62,23 +62,32 @@ fn the_manual_documents_every_command_flag_and_exit_code() {
     }
     let command = slice_loader::cli::command();
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        let name = sub.get_name();
-        assert!(
-            manual.contains(&format!("### `slice {name}")),
-            "docs/cli.md lacks a section for {name}"
-        );
-        for flag in sub.get_arguments().filter_map(clap::Arg::get_long) {
-            assert!(
-                manual.contains(&format!("`--{flag}")),
-                "docs/cli.md lacks --{flag} of {name}"
-            );
-        }
+        documented(manual, "", sub);
     }
     for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
         assert!(
             manual.contains(&format!("`--{flag}")),
             "docs/cli.md lacks --{flag}"
         );
+    }
+}
+
+/// A section for a command, and in the manual every flag of it; the same for
+/// the commands below it.
+fn documented(manual: &str, above: &str, command: &clap::Command) {
+    let name = format!("{above}{}", command.get_name());
+    assert!(
+        manual.contains(&format!("### `slice {name}")),
+        "docs/cli.md lacks a section for {name}"
+    );
+    for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+        assert!(
+            manual.contains(&format!("`--{flag}")),
+            "docs/cli.md lacks --{flag} of {name}"
+        );
+    }
+    for below in command.get_subcommands() {
+        documented(manual, &format!("{name} "), below);
     }
 }
 
