@@ -12,6 +12,7 @@ use crate::ids::{FIRST_SLICE_ROW, SliceId};
 use crate::ledger::Ledger;
 
 mod addresses;
+mod disk;
 mod floors;
 mod ids;
 mod ports;
@@ -39,12 +40,34 @@ pub struct Facts {
     pub found_tcp: PortSet,
     /// The same for UDP.
     pub found_udp: PortSet,
+    /// The file system that slices' files lie on.
+    pub disk: Disk,
     /// User ids that somebody else has on this node.
     pub taken_uids: Vec<TakenUids>,
     /// Cookie of the node's network namespace.
     pub node_netns: u64,
     /// Depth of the slices' cgroups in the hierarchy.
     pub slices_level: u32,
+}
+
+/// The file system that slices' files lie on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its size.
+    pub size: Bytes,
+    /// How many files, directories and links it can hold.
+    pub inodes: u64,
+    /// Why it cannot bound slices; `None` where it can.
+    pub unbounded: Option<Unbounded>,
+}
+
+/// Why a file system cannot bound what each slice has on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unbounded {
+    /// Why, as the end of a sentence: "it is a tmpfs".
+    pub why: String,
+    /// What to do.
+    pub remedy: String,
 }
 
 /// A stretch of user ids that is taken.
@@ -67,6 +90,8 @@ pub struct Given {
     pub memory: Bytes,
     /// Processes and threads.
     pub processes: u32,
+    /// Disk.
+    pub disk: Bytes,
 }
 
 /// Destinations refused, as entries of the kernel's map.
@@ -147,6 +172,7 @@ pub fn admit<'a>(
     let mut complaints = Vec::new();
     let given = floors::given(config, facts, &mut complaints);
     floors::floors(config, given, &mut complaints);
+    disk::disk(config, given.disk, &facts.disk, &mut complaints);
     ports::ports(config, &mut complaints);
     addresses::addresses(config, facts, &mut complaints);
     ids::uids(config, facts, &mut complaints);

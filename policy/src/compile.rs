@@ -18,12 +18,14 @@ use crate::ids::SliceId;
 
 mod cgroups;
 mod changes;
+pub mod disk;
 pub mod refused;
 mod show;
 mod weight;
 
 pub use cgroups::{Cgroup, CgroupWrite};
 pub use changes::{Changes, MapChanges, Step};
+pub use disk::DiskLimits;
 
 /// Everything an admitted policy makes the loader write. Two compilations of the same input are
 /// equal.
@@ -41,6 +43,8 @@ pub struct Plan {
     pub refused: BTreeMap<RefusedAt, RefusedPorts>,
     /// Attributes of cgroups, the parent's before its children's.
     pub cgroups: Vec<CgroupWrite>,
+    /// Bounds on the disk: the file system's project has the slice's id. Every slice is there.
+    pub disk: BTreeMap<SliceId, DiskLimits>,
     /// `net.ipv4.ip_local_reserved_ports`: what the node had, and every port that must not be
     /// picked by the kernel.
     pub reserved_ports: PortSet,
@@ -73,6 +77,7 @@ pub fn compile(admitted: &Admitted<'_>) -> Plan {
         addresses,
         refused,
         cgroups: cgroups::cgroups(admitted),
+        disk: disk::disk(admitted),
         reserved_ports: reserved_ports(admitted),
     }
 }

@@ -22,10 +22,7 @@ pub(super) fn given(config: &Config, facts: &Facts, complaints: &mut Vec<Complai
             MilliCores(cpu.0 - all_cpu.0),
         ));
     }
-    let part = |thousandths: u128| {
-        let bytes = u128::from(facts.memory.0) * thousandths / WHOLE;
-        Bytes(u64::try_from(bytes).unwrap_or(facts.memory.0))
-    };
+    let part = |thousandths: u128| part(facts.memory, thousandths);
     let memory = match give.memory.map(|memory| memory.value) {
         None => part(u128::from(MEMORY_PERCENT) * WHOLE / 100),
         Some(MemoryGive::OfNode(percent)) => part(u128::from(percent.0)),
@@ -56,10 +53,17 @@ pub(super) fn given(config: &Config, facts: &Facts, complaints: &mut Vec<Complai
         cpu,
         memory,
         processes,
+        disk: super::disk::given(config, &facts.disk, complaints),
     }
 }
 
-fn too_much(
+/// So many thousandths of a percent of something.
+pub(super) fn part(whole: Bytes, thousandths: u128) -> Bytes {
+    let bytes = u128::from(whole.0) * thousandths / WHOLE;
+    Bytes(u64::try_from(bytes).unwrap_or(whole.0))
+}
+
+pub(super) fn too_much(
     resource: &str,
     at: Option<Place>,
     has: impl std::fmt::Display,
@@ -108,13 +112,13 @@ fn cores(steps: u64) -> String {
 }
 
 /// Bytes as people compare them, not less than they are.
-fn up(bytes: u64) -> String {
+pub(super) fn up(bytes: u64) -> String {
     let tenths = (u128::from(bytes) * 10).div_ceil(1 << 20);
     short(bytes, tenths)
 }
 
 /// Bytes as people compare them, not more than they are.
-fn down(bytes: u64) -> String {
+pub(super) fn down(bytes: u64) -> String {
     short(bytes, (u128::from(bytes) * 10) >> 20)
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use zerocopy::FromZeros;
 
-use super::{Cgroup, CgroupWrite, Plan, RefusedAt};
+use super::{Cgroup, CgroupWrite, DiskLimits, Plan, RefusedAt};
 use crate::abi::{Address, AddressEntry, LIVE, RefusedPorts, Reserved, Settings, SliceEntry};
 use crate::config::PortSet;
 use crate::ids::SliceId;
@@ -19,6 +19,8 @@ pub struct Changes {
     pub forget_checks: bool,
     /// Attributes of cgroups to write; those of new slices included.
     pub cgroups: Vec<CgroupWrite>,
+    /// Bounds on the disk to write, those of slices that go excepted.
+    pub disk: Vec<(SliceId, DiskLimits)>,
     /// Slices whose cgroups are to be made (before the steps) and removed (after them), by id.
     pub created: Vec<SliceId>,
     /// See `created`.
@@ -95,6 +97,7 @@ impl Plan {
             addresses: BTreeMap::new(),
             refused: BTreeMap::new(),
             cgroups: Vec::new(),
+            disk: BTreeMap::new(),
             reserved_ports: PortSet::default(),
         }
     }
@@ -174,6 +177,13 @@ impl Plan {
             steps,
             forget_checks,
             cgroups: new.cgroups.iter().filter(changed).cloned().collect(),
+            // A project that was never bounded has no bound.
+            disk: new
+                .disk
+                .iter()
+                .filter(|(id, limits)| self.disk.get(id).copied().unwrap_or_default() != **limits)
+                .map(|(id, limits)| (*id, *limits))
+                .collect(),
             created: after.difference(&before).copied().collect(),
             destroyed: before.difference(&after).copied().collect(),
             reserved_ports: (self.reserved_ports != new.reserved_ports)
@@ -196,6 +206,9 @@ impl Changes {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.cgroups.is_empty() && self.reserved_ports.is_none()
+        self.steps.is_empty()
+            && self.cgroups.is_empty()
+            && self.disk.is_empty()
+            && self.reserved_ports.is_none()
     }
 }

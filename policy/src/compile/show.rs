@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Cgroup, Plan};
+use super::{Cgroup, DiskLimits, Plan};
 use crate::abi::Address;
 
 /// One entry per line, in the order of the maps: for snapshots, and for people who compare.
@@ -78,6 +78,10 @@ impl fmt::Display for Plan {
                 Cgroup::Slice(name) => format!("slices/{name}"),
             };
             writeln!(f, "cgroup {cgroup}/{} {}", write.file, write.value)?;
+        }
+        for (id, limits) in self.disk.iter().filter(|(_, limits)| !limits.is_none()) {
+            let DiskLimits { bytes, inodes } = limits;
+            writeln!(f, "disk project={} bytes={bytes} inodes={inodes}", id.0)?;
         }
         writeln!(
             f,

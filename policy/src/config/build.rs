@@ -7,7 +7,8 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{
-    Cpu, Give, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role, Slice, SlicePorts,
+    Cpu, Disk, Give, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role, Slice,
+    SlicePorts,
 };
 
 /// `node.toml`.
@@ -27,6 +28,10 @@ pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
             cpu: give.cpu("cpu"),
             memory: give.size_or_part("memory"),
             processes: give.count("processes"),
+            disk: give.size_or_part("disk"),
+            disk_overcommit: give
+                .flag("disk_overcommit")
+                .is_some_and(|overcommit| overcommit.value),
         },
         refuse: refusals(fields, complaints),
     }
@@ -41,6 +46,7 @@ pub(super) fn slice(
     let file = &keys::SLICE_FILE;
     let (own_ports, address) = (fields.table("ports"), fields.table("address"));
     let (cpu, memory) = (fields.table("cpu"), fields.table("memory"));
+    let disk = fields.table("disk");
     let cpu = Cpu {
         floor: cpu.cpu("floor").unwrap_or(At::default(MilliCores(0))),
         share: count(&cpu, file, "cpu", "share").value,
@@ -71,6 +77,10 @@ pub(super) fn slice(
         },
         cpu,
         memory,
+        disk: Disk {
+            cap: disk.size("cap"),
+            inodes: disk.count("inodes"),
+        },
         refuse: refusals(fields, complaints),
     }
 }

@@ -76,14 +76,18 @@ pub struct Give {
     pub memory: Option<At<MemoryGive>>,
     /// Processes and threads.
     pub processes: Option<At<u32>>,
+    /// Bytes of the file system that holds the slices' files.
+    pub disk: Option<At<MemoryGive>>,
+    /// Whether the slices' caps on the disk may be more together than that.
+    pub disk_overcommit: bool,
 }
 
-/// How much memory slices may have, as the owner says it.
+/// How much memory or disk slices may have, as the owner says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryGive {
     /// So many bytes.
     Bytes(Bytes),
-    /// A part of the node's memory.
+    /// A part of what the node has.
     OfNode(MilliPercent),
 }
 
@@ -110,6 +114,8 @@ pub struct Slice {
     pub cpu: Cpu,
     /// Memory.
     pub memory: Memory,
+    /// Disk.
+    pub disk: Disk,
     /// Destinations refused to this slice.
     pub refuse: Vec<Refusal>,
 }
@@ -168,6 +174,15 @@ pub struct Memory {
     pub floor: At<Bytes>,
     /// Never more than this.
     pub cap: Option<At<Bytes>>,
+}
+
+/// Disk of a slice: its own files, not those of the image it begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Never more bytes than this.
+    pub cap: Option<At<Bytes>>,
+    /// Never more files, directories and links than this.
+    pub inodes: Option<At<u32>>,
 }
 
 /// One `[[refuse]]`: destinations that may not be reached.

@@ -71,6 +71,7 @@ impl Maps {
             slices: self.slices,
             reserved: self.reserved,
             cgroups: like.cgroups.clone(),
+            disk: like.disk.clone(),
             reserved_ports: like.reserved_ports.clone(),
             ..self.plan
         }

@@ -472,3 +472,141 @@ fn what_fits_exactly_fits() {
     let (second, _) = admitted.slices().nth(1).unwrap();
     assert_eq!(admitted.uids(second), (1_879_048_192 + 65_536, 65_536));
 }
+
+#[test]
+fn disk_caps_beyond_what_there_is() {
+    does_not_fit(
+        "[node.give]\ndisk = \"90 %\"\n",
+        &[
+            ("a", "[disk]\ncap = \"50 GiB\"\n"),
+            ("b", "[disk]\ncap = \"91 GiB\"\ninodes = 6000000\n"),
+            ("c", "[disk]\ninodes = 700000\n"),
+        ],
+        r#"
+error: the disk cap of slice b (91 GiB) is more than the node gives all slices (90 GiB)
+  --> slices/b.toml:2:7
+  |
+2 | cap = "91 GiB"
+  |       ^^^^^^^^
+  --> node.toml:2:8
+  |
+2 | disk = "90 %"
+  |        ^^^^^^ given here
+  help: write at most 90 GiB
+
+error: the caps on the disk do not fit: together they are 141 GiB, there is room for 90 GiB, 51 GiB too much
+  --> slices/b.toml:2:7
+  |
+2 | cap = "91 GiB"
+  |       ^^^^^^^^
+  --> node.toml:2:8
+  |
+2 | disk = "90 %"
+  |        ^^^^^^ given here
+  help: lower caps by 51 GiB in all, or write `disk_overcommit = true` in [node.give]
+
+error: the bounds of inodes do not fit: together they are 9976800, there is room for 6553600, 3423200 too much
+  --> slices/b.toml:3:10
+  |
+3 | inodes = 6000000
+  |          ^^^^^^^
+  help: lower `inodes` in [disk] by 3423200 in all, or write `disk_overcommit = true` in [node.give]
+
+error: slice c has no disk cap, and the node gives all slices 90 GiB together
+  --> slices/c.toml:1:1
+  |
+1 | [disk]
+  | ^
+  --> node.toml:2:8
+  |
+2 | disk = "90 %"
+  |        ^^^^^^ given here
+  help: write `cap` in [disk] of the slice, or `disk_overcommit = true` in [node.give]
+"#,
+    );
+}
+
+#[test]
+fn a_disk_that_cannot_be_bounded() {
+    let disk = policy::admission::Disk {
+        unbounded: Some(policy::admission::Unbounded {
+            why: "it is a tmpfs".into(),
+            remedy: "use another".into(),
+        }),
+        ..facts().disk
+    };
+    let facts = policy::admission::Facts { disk, ..facts() };
+    let none = read("", &[("a", "")]).unwrap();
+    assert!(fits(&none, &facts).is_ok());
+    let config = read(
+        "[node.give]\ndisk = \"1 GiB\"\ndisk_overcommit = true\n",
+        &[
+            ("a", "[disk]\ncap = \"1 MiB\"\n"),
+            ("b", ""),
+            ("c", "[disk]\ninodes = 16\n"),
+        ],
+    )
+    .unwrap();
+    let said = fits(&config, &facts).unwrap_err().to_string();
+    assert_eq!(
+        format!("\n{said}"),
+        r#"
+error: [node.give] bounds the disk, which this node cannot keep: it is a tmpfs
+  --> node.toml:2:8
+  |
+2 | disk = "1 GiB"
+  |        ^^^^^^^
+  help: use another
+
+error: slice a has a bound on the disk, which this node cannot keep: it is a tmpfs
+  --> slices/a.toml:2:7
+  |
+2 | cap = "1 MiB"
+  |       ^^^^^^^
+  help: use another
+
+error: slice c has a bound on the disk, which this node cannot keep: it is a tmpfs
+  --> slices/c.toml:2:10
+  |
+2 | inodes = 16
+  |          ^^
+  help: use another
+"#
+    );
+}
+
+#[test]
+fn caps_that_fit_the_disk_exactly_fit_and_one_byte_more_does_not() {
+    let of = |node: &str, caps: [u64; 2]| {
+        let slices = caps.map(|cap| format!("[disk]\ncap = \"{cap} B\"\n"));
+        let config = read(node, &[("a", &slices[0]), ("b", &slices[1])]).unwrap();
+        fits(&config, &facts()).map(drop)
+    };
+    let half = 50 << 30;
+    assert!(of("", [half, half]).is_ok());
+    assert!(of("", [half, half + 1]).is_err());
+    // Whoever says so may promise more than there is, but not to one slice.
+    let overcommit = "[node.give]\ndisk_overcommit = true\n";
+    assert!(of(overcommit, [2 * half, 2 * half]).is_ok());
+    assert!(of(overcommit, [half, 2 * half + 1]).is_err());
+}
+
+#[test]
+fn a_slice_has_an_inode_for_each_16_kib_of_its_cap_unless_it_says_how_many() {
+    let plan = crate::node::plan(
+        "",
+        &[
+            ("a", "[disk]\ncap = \"1 GiB\"\n"),
+            ("b", "[disk]\ncap = \"1 MiB\"\n"),
+            ("c", "[disk]\ncap = \"1 GiB\"\ninodes = 16\n"),
+            ("d", "[disk]\ninodes = 16\n"),
+            ("e", ""),
+        ],
+    );
+    let limits: Vec<(u64, u64)> = plan.disk.values().map(|l| (l.bytes, l.inodes)).collect();
+    let gib = 1 << 30;
+    assert_eq!(
+        limits,
+        [(gib, 65_536), (1 << 20, 64), (gib, 16), (0, 16), (0, 0)]
+    );
+}

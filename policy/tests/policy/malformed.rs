@@ -816,3 +816,57 @@ error: `processes` takes a whole number from 1 to 4194304, and this is a decimal
 "#,
     );
 }
+
+#[test]
+fn bounds_on_the_disk() {
+    refused(
+        "[node.give]\ndisk = 100\ndisk_overcommit = \"yes\"\n",
+        &[
+            ("a", "[disk]\ncap = \"1 kB\"\ninodes = 15\nsize = 1\n"),
+            ("b", "disk = \"1 GiB\"\n"),
+        ],
+        r#"
+error: `disk` takes a size from 1 MiB, or a percentage up to 100 %, and this is a whole number
+  --> node.toml:2:8
+  |
+2 | disk = 100
+  |        ^^^
+  help: write for example `disk = "500 GiB"`
+
+error: `disk_overcommit` takes `true` or `false`, and this is text
+  --> node.toml:3:19
+  |
+3 | disk_overcommit = "yes"
+  |                   ^^^^^
+  help: write for example `disk_overcommit = true`
+
+error: `cap` is out of range
+  --> slices/a.toml:2:7
+  |
+2 | cap = "1 kB"
+  |       ^^^^^^
+  help: write a size from 1 MiB
+
+error: `inodes` is out of range
+  --> slices/a.toml:3:10
+  |
+3 | inodes = 15
+  |          ^^
+  help: write a whole number from 16 to 4294967295
+
+error: unknown key `size` in [disk]
+  --> slices/a.toml:4:1
+  |
+4 | size = 1
+  | ^^^^
+  help: known here: `cap`, `inodes`
+
+error: `disk` takes the table [disk], and this is text
+  --> slices/b.toml:1:8
+  |
+1 | disk = "1 GiB"
+  |        ^^^^^^^
+  help: write the header `[disk]` and the keys below it
+"#,
+    );
+}

@@ -1,6 +1,6 @@
 //! A node to admit policies to, and texts in the place of files.
 
-use policy::admission::{Admitted, Facts, admit, rows};
+use policy::admission::{Admitted, Disk, Facts, admit, rows};
 use policy::compile::{Plan, compile};
 use policy::config::units::Bytes;
 use policy::config::{Config, Errors, PortRange, PortSet, Sources, parse};
@@ -28,6 +28,11 @@ pub fn facts() -> Facts {
         reserved_ports: PortSet::parse_kernel("8080,9148").unwrap(),
         found_tcp: PortSet::default(),
         found_udp: PortSet::default(),
+        disk: Disk {
+            size: Bytes(100 << 30),
+            inodes: 6_553_600,
+            unbounded: None,
+        },
         taken_uids: Vec::new(),
         node_netns: 1,
         slices_level: 3,

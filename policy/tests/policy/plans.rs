@@ -313,3 +313,22 @@ fn ten_thousand_slices_are_compiled_and_compared() {
     );
     assert!(plan.changes(&plan).is_empty());
 }
+
+#[test]
+fn a_changed_bound_on_the_disk_is_all_that_is_written() {
+    let (small, large) = ("[disk]\ncap = \"1 GiB\"\n", "[disk]\ncap = \"2 GiB\"\n");
+    let changes = reload(
+        "",
+        &[("a", small), ("b", small)],
+        &[("a", small), ("b", large)],
+    );
+    assert!(changes.steps.is_empty() && changes.cgroups.is_empty() && !changes.is_empty());
+    let [(id, limits)] = changes.disk[..] else {
+        panic!("{:?}", changes.disk)
+    };
+    assert_eq!((id.0, limits.bytes, limits.inodes), (3, 2 << 30, 131_072));
+    // Without the table the bound is taken away, not left.
+    let changes = reload("", &[("a", small)], &[("a", "")]);
+    assert!(changes.disk[..] == [(SliceId(2), policy::compile::DiskLimits::default())]);
+    assert!(reload("", &[("a", "")], &[("a", "")]).is_empty());
+}

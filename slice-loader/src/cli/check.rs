@@ -86,6 +86,11 @@ pub fn write_all(
             bytes(memory.promised)
         ),
     )?;
+    let disk = admission.disk;
+    line(
+        "disk",
+        format!("{}, {} promised", bytes(disk.given), bytes(disk.promised)),
+    )?;
     line("processes", admission.processes.to_string())?;
     line("node ports", ports(&admission.node_ports, "none reserved"))?;
     if admission.slices.is_empty() {
@@ -107,6 +112,7 @@ fn table(slices: &[SliceSummary]) -> Table {
         Column::right("SHARE", 4),
         Column::right("MEMORY", 1),
         Column::right("CAP", 1),
+        Column::right("DISK", 4),
         Column::left("ADDRESSES", 4),
         Column::right("REFUSALS", 5),
         Column::left("DESCRIPTION", 6),
@@ -132,6 +138,10 @@ fn table(slices: &[SliceSummary]) -> Table {
             quantity::bytes(slice.memory_floor).into(),
             slice
                 .memory_cap
+                .map_or_else(|| NONE.into(), quantity::bytes)
+                .into(),
+            slice
+                .disk_cap
                 .map_or_else(|| NONE.into(), quantity::bytes)
                 .into(),
             slice.addresses.join(" ").into(),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::exit::Exit;
-use crate::kernel::probe::{FEATURES, Found};
+use crate::kernel::probe::{FEATURES, FOR_SOME, Found};
 
 #[derive(Serialize)]
 struct Line {
@@ -14,6 +14,8 @@ struct Line {
     what: &'static str,
     needed_by: &'static str,
     remedy: &'static str,
+    /// Whether `slice up` refuses every policy without it.
+    required: bool,
     #[serde(flatten)]
     found: Found,
 }
@@ -25,19 +27,22 @@ struct Line {
 /// The output cannot be written.
 pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     crate::kernel::probe::quiet();
-    let lines: Vec<Line> = FEATURES
-        .iter()
-        .map(|feature| Line {
+    let features = FEATURES.iter().map(|feature| (feature, true));
+    let for_some = FOR_SOME.iter().map(|feature| (feature, false));
+    let lines: Vec<Line> = features
+        .chain(for_some)
+        .map(|(feature, required)| Line {
             feature: feature.slug,
             what: feature.what,
             needed_by: feature.needed_by,
             remedy: feature.remedy,
+            required,
             found: feature.probe(),
         })
         .collect();
     let missing = lines
         .iter()
-        .filter(|line| line.found != Found::Present)
+        .filter(|line| line.required && line.found != Found::Present)
         .count();
     let mut out = io::stdout().lock();
     if json {
@@ -48,7 +53,8 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
             match &line.found {
                 Found::Present => writeln!(out, "ok       {}", line.what)?,
                 Found::Missing(detail) => {
-                    writeln!(out, "MISSING  {}: {detail}", line.what)?;
+                    let word = if line.required { "MISSING" } else { "absent " };
+                    writeln!(out, "{word}  {}: {detail}", line.what)?;
                     writeln!(out, "         needed by: {}", line.needed_by)?;
                     writeln!(out, "         remedy:    {}", line.remedy)?;
                 }
@@ -59,7 +65,7 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
             _ => writeln!(
                 out,
                 "{missing} of {} missing: `slice up` will refuse",
-                lines.len()
+                FEATURES.len()
             )?,
         }
     }

@@ -51,6 +51,7 @@ pub fn write_all(
         Column::right("CLAIMS", 4),
         Column::right("PROCESSES", 5),
         Column::right("MEMORY", 3),
+        Column::right("DISK", 6),
         Column::right("SENT", 1),
         Column::right("RECEIVED", 1),
         Column::right("LOOPBACK", 7),
@@ -72,6 +73,8 @@ pub fn write_all(
                 .map_or_else(|| "".into(), |used| of_limit(used, quantity::count)),
             row.memory
                 .map_or_else(|| "".into(), |used| of_limit(used, quantity::bytes)),
+            row.disk
+                .map_or_else(|| "".into(), |used| of_limit(used, quantity::bytes)),
             quantity::bytes(row.external.sent.bytes).into(),
             quantity::bytes(row.external.received.bytes).into(),
             quantity::bytes(row.loopback.sent.bytes).into(),
@@ -86,6 +89,7 @@ pub fn write_all(
         "".into(),
         dim(quantity::count(total.sockets)),
         dim(quantity::count(total.claims)),
+        "".into(),
         "".into(),
         "".into(),
         dim(quantity::bytes(total.external.sent.bytes)),
@@ -157,6 +161,12 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
                 cap.unwrap_or_default()
             ),
         )?;
+    }
+    if let Some(disk) = row.disk {
+        line("disk", used(disk, quantity::bytes))?;
+    }
+    if let Some(inodes) = row.inodes {
+        line("inodes", used(inodes, quantity::count))?;
     }
     for (place, way) in [("", &row.external), (" (lo)", &row.loopback)] {
         let Way { sent, received } = way;

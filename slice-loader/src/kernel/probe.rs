@@ -8,6 +8,7 @@ use libbpf_sys as libbpf;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use serde::Serialize;
 
+use crate::context::disk::Disk;
 use crate::context::holder::CGROUPFS;
 use crate::sys::{bpf, socket};
 
@@ -249,6 +250,19 @@ pub const FEATURES: &[Feature] = &[
         },
     },
 ];
+
+/// What only some policies need; without it the others come up.
+pub const FOR_SOME: &[Feature] = &[Feature {
+    slug: "project_quotas",
+    what: "project quotas where slices' files lie",
+    needed_by: "bounds on the disk: [disk] in a slice's file, disk in [node.give]",
+    remedy: "see docs/disk.md: ext4 or xfs, mounted with prjquota",
+    probe: || match Disk::open().map(|disk| disk.unbounded()) {
+        Ok(None) => Found::Present,
+        Ok(Some(unbounded)) => Found::Missing(format!("{}: {}", unbounded.why, unbounded.remedy)),
+        Err(error) => Found::Missing(format!("{error:#}")),
+    },
+}];
 
 const fn program_type(slug: &'static str, what: &'static str, program_type: u32) -> Feature {
     macro_rules! probe {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy::compile::{Cgroup, CgroupWrite, Plan, Step};
+use policy::compile::{Cgroup, Changes, Plan, Step};
 use policy::ids::SliceId;
 use serde::Serialize;
 
@@ -38,12 +38,7 @@ pub fn only_in(these: &Slices, those: &Slices) -> Slices {
 }
 
 /// Whom the steps concern.
-pub fn describe(
-    old: &Plan,
-    wanted: &Wanted,
-    steps: &[Step],
-    attributes: &[CgroupWrite],
-) -> Reloaded {
+pub fn describe(old: &Plan, wanted: &Wanted, changes: &Changes) -> Reloaded {
     let new = &wanted.plan;
     let names: BTreeMap<SliceId, &str> = wanted
         .slices
@@ -52,7 +47,7 @@ pub fn describe(
         .collect();
     let mut owners: BTreeSet<SliceId> = BTreeSet::new();
     let of_row = |row: u32| new.slices.get(&row).map(|entry| entry.id);
-    for step in steps {
+    for step in &changes.steps {
         match step {
             Step::Slices(rows) => owners.extend(rows.iter().map(|(_, entry)| entry.id)),
             Step::Reserved(rows) => {
@@ -82,12 +77,13 @@ pub fn describe(
             }
         }
     }
+    owners.extend(changes.disk.iter().map(|(id, _)| *id));
     let mut changed: BTreeSet<&str> = owners
         .iter()
         .filter_map(|id| names.get(id).copied())
         .collect();
     let mut node = owners.contains(&SliceId::NODE);
-    for write in attributes {
+    for write in &changes.cgroups {
         match &write.cgroup {
             Cgroup::Slice(name) => drop(changed.insert(name.as_str())),
             Cgroup::Holder | Cgroup::Slices => node = true,

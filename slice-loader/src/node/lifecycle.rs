@@ -132,7 +132,13 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
         maps: &maps,
         holder: &holder,
     };
-    place.write_maps(&Plan::empty().changes(plan))?;
+    let before = Plan {
+        disk: state::disk_limits(plan)?,
+        ..Plan::empty()
+    };
+    let changes = before.changes(plan);
+    place.write_maps(&changes)?;
+    place.write_disk(&changes.disk)?;
     let cgroups = Cgroups::open(Path::new(CGROUPFS), &slices)?;
     attach::attach(&object, &store, &cgroups, &mut attach::Undo::default())?;
     state::note_found(&maps)?;
@@ -204,13 +210,13 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     let wanted = policy_files::want(&config, &ids::load()?, before, &held, &busy)?;
     refuse_unchangeable(&record, &wanted)?;
 
-    let old = place.read(&wanted.plan.cgroups)?;
+    let old = place.read(&wanted.plan)?;
     let changes = old.changes(&wanted.plan);
     let (added, removed) = (
         only_in(&wanted.slices, &record.slices),
         only_in(&record.slices, &wanted.slices),
     );
-    let mut reloaded = describe(&old, &wanted, &changes.steps, &changes.cgroups);
+    let mut reloaded = describe(&old, &wanted, &changes);
     reloaded.added = added.keys().cloned().collect();
     reloaded.removed = removed.keys().cloned().collect();
 
@@ -232,16 +238,18 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         autobind::write(&wanted.plan.reserved_ports)?;
         place.make_cgroups(&added)?;
         place.write_attributes(&changes.cgroups)?;
+        place.write_disk(&changes.disk)?;
         place.write_maps(&changes)?;
         // Written whole or not at all: a full /run undoes the rest too.
         next.save()
     };
     if let Err(error) = forward() {
         let back = || -> anyhow::Result<()> {
-            let half = place.read(&old.cgroups)?;
+            let half = place.read(&old)?;
             let changes = half.changes(&old);
             place.write_maps(&changes)?;
             place.write_attributes(&changes.cgroups)?;
+            place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
             autobind::write(&old.reserved_ports)
         };

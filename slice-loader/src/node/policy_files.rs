@@ -16,6 +16,7 @@ use super::found::{self, Holding};
 use super::record::{Record, SliceRecord};
 use super::{autobind, facts, ids};
 use crate::cli::exit::{Exit, Failure};
+use crate::context::disk::Disk;
 use crate::context::holder::Holder;
 
 /// What shall be in force.
@@ -123,6 +124,7 @@ fn facts(reserved_ports: PortSet, held: &BTreeSet<Holding>) -> anyhow::Result<Fa
         reserved_ports,
         found_tcp: ports(held, TCP)?,
         found_udp: ports(held, UDP)?,
+        disk: Disk::open()?.fact()?,
         taken_uids: facts::taken_uids()?,
         node_netns: facts::netns()?,
         slices_level: Holder::expected().slices_level()?,

@@ -7,7 +7,7 @@ use std::fs;
 
 use anyhow::Context;
 use policy::abi::{RESERVED_FOUND, RESERVED_NOBODY, Reserved, port_index};
-use policy::compile::{Cgroup, CgroupWrite, Changes, Plan, RefusedAt, Step};
+use policy::compile::{Cgroup, CgroupWrite, Changes, DiskLimits, Plan, RefusedAt, Step};
 use policy::ids::SliceId;
 use zerocopy::FromZeros;
 
@@ -15,6 +15,7 @@ use super::found::{self, Holding};
 use super::record::SliceRecord;
 use super::{autobind, monotonic_ns, port_of};
 use crate::context::cgroup::SliceCgroup;
+use crate::context::disk::Disk;
 use crate::context::holder::Holder;
 use crate::kernel::maps::Maps;
 
@@ -31,12 +32,12 @@ pub struct Place<'a> {
 pub type Slices = BTreeMap<String, SliceRecord>;
 
 impl Place<'_> {
-    /// The plan that is in force. Of cgroups, the attributes of `looked_at`:
-    /// those that may change.
+    /// The plan that is in force. Of cgroups, the attributes that `wanted` has,
+    /// of the disk, the bounds of its slices: those that may change.
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn read(&self, looked_at: &[CgroupWrite]) -> anyhow::Result<Plan> {
+    pub fn read(&self, wanted: &Plan) -> anyhow::Result<Plan> {
         let maps = self.maps;
         let mut settings = maps
             .settings
@@ -56,10 +57,12 @@ impl Place<'_> {
             reserved: maps.reserved.all()?.into_iter().filter(kept).collect(),
             addresses: maps.addresses.all()?.into_iter().collect(),
             refused: refused.collect(),
-            cgroups: looked_at
+            cgroups: wanted
+                .cgroups
                 .iter()
                 .filter_map(|write| self.read_attribute(write))
                 .collect(),
+            disk: disk_limits(wanted)?,
             reserved_ports: autobind::read()?,
         })
     }
@@ -118,6 +121,21 @@ impl Place<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes the bounds of slices on the disk, whether or not they have files
+    /// yet.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_disk(&self, limits: &[(SliceId, DiskLimits)]) -> anyhow::Result<()> {
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let disk = Disk::open()?;
+        limits
+            .iter()
+            .try_for_each(|(id, limits)| disk.set_limits(*id, *limits))
     }
 
     /// Writes the maps, in the order that is safe while traffic flows.
@@ -224,6 +242,19 @@ impl Place<'_> {
         }
         Ok(())
     }
+}
+
+/// The bounds on the disk that slices of a plan have now; they outlive `down`.
+///
+/// # Errors
+/// The file system does not tell.
+pub fn disk_limits(plan: &Plan) -> anyhow::Result<BTreeMap<SliceId, DiskLimits>> {
+    let disk = Disk::open()?;
+    if !disk.accounts() {
+        return Ok(BTreeMap::new());
+    }
+    let ids = plan.disk.keys();
+    ids.map(|id| Ok((*id, disk.limits(*id)?))).collect()
 }
 
 /// Rows that sockets of slices refer to: not to be given to another slice.

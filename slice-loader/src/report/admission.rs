@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use policy::admission::Admitted;
+use policy::compile::disk::limits;
 use policy::config::{Ports, Slice};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub struct Admission {
     pub memory: Given,
     /// Most processes of all slices together.
     pub processes: u32,
+    /// Bytes of the disk: what slices may have together, and the sum of their
+    /// caps.
+    pub disk: Given,
     /// The slices by name.
     pub slices: Vec<SliceSummary>,
 }
@@ -73,6 +77,10 @@ pub struct SliceSummary {
     pub memory_floor: u64,
     /// Most bytes of memory; absent where nothing bounds it.
     pub memory_cap: Option<u64>,
+    /// Most bytes on the disk; absent where nothing bounds it.
+    pub disk_cap: Option<u64>,
+    /// Most files, directories and links; absent where nothing bounds them.
+    pub inodes: Option<u64>,
     /// Rules that refuse destinations to this slice alone.
     pub refusals: u64,
 }
@@ -96,6 +104,10 @@ impl Admission {
                 promised: floors(|slice| slice.memory.floor.value.0),
             },
             processes: given.processes,
+            disk: Given {
+                given: given.disk.0,
+                promised: floors(|slice| limits(slice).bytes),
+            },
             slices: config.slices.iter().map(SliceSummary::from).collect(),
         }
     }
@@ -128,6 +140,8 @@ impl From<&Slice> for SliceSummary {
             cpu_cap_millicores: slice.cpu.cap.map(|cap| cap.value.0),
             memory_floor: slice.memory.floor.value.0,
             memory_cap: slice.memory.cap.map(|cap| cap.value.0),
+            disk_cap: slice.disk.cap.map(|cap| cap.value.0),
+            inodes: Some(limits(slice).inodes).filter(|inodes| *inodes > 0),
             refusals: slice.refuse.len().try_into().unwrap_or(u64::MAX),
         }
     }

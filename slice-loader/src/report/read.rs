@@ -15,6 +15,7 @@ use zerocopy::FromZeros;
 use super::ports::Protocol;
 use super::status::{Cpu, Daemon, Reading};
 use super::{Clock, Names, Ports, Status, Used, status};
+use crate::context::layer::Layer;
 use crate::node::Node;
 
 /// The names of the owners there are now.
@@ -93,6 +94,11 @@ fn reading(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Reading> {
             limit: number(cgroup, limit),
         })
     };
+    // A file system that does not tell is no reason to tell nothing.
+    let disk = id
+        .is_slice()
+        .then(|| Layer::of(name).usage().ok().flatten())
+        .flatten();
     Ok(Reading {
         id,
         name: name.to_owned(),
@@ -103,6 +109,8 @@ fn reading(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Reading> {
         processes: used("pids.current", "pids.max"),
         memory: used("memory.current", "memory.max"),
         cpu: cgroup.as_deref().and_then(cpu),
+        disk: disk.map(|usage| usage.bytes),
+        inodes: disk.map(|usage| usage.inodes),
     })
 }
 

@@ -103,6 +103,11 @@ pub struct Row {
     pub memory: Option<Used>,
     /// CPU time; absent where it is not counted.
     pub cpu: Option<Cpu>,
+    /// Bytes of its files on the disk; absent where it has none or they are not
+    /// counted.
+    pub disk: Option<Used>,
+    /// Files, directories and links, likewise.
+    pub inodes: Option<Used>,
     /// To and from other machines.
     pub external: Way,
     /// Inside the node.
@@ -186,6 +191,10 @@ pub struct Reading {
     pub memory: Option<Used>,
     /// CPU time of its cgroup.
     pub cpu: Option<Cpu>,
+    /// Bytes of its layer.
+    pub disk: Option<Used>,
+    /// Files, directories and links of its layer.
+    pub inodes: Option<Used>,
 }
 
 impl Status {
@@ -277,6 +286,8 @@ impl From<Reading> for Row {
             processes: reading.processes,
             memory: reading.memory,
             cpu: reading.cpu,
+            disk: reading.disk,
+            inodes: reading.inodes,
             external: Way {
                 sent: volume(traffic.sent_packets, traffic.sent_bytes),
                 received: volume(traffic.received_packets, traffic.received_bytes),

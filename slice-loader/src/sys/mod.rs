@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod process;
+pub mod quota;
 pub mod readable;
 pub mod readonly;
 pub mod socket;

@@ -47,6 +47,8 @@ fn reading(id: SliceId, name: &str) -> Reading {
         processes: None,
         memory: None,
         cpu: None,
+        disk: None,
+        inodes: None,
     }
 }
 
@@ -85,6 +87,14 @@ fn status_report(daemon: Option<Daemon>) -> Status {
         used_us: 1_500_000,
         cap_millicores: Some(500),
     });
+    alpha.disk = Some(Used {
+        usage: 3 << 29,
+        limit: Some(2 << 30),
+    });
+    alpha.inodes = Some(Used {
+        usage: 4,
+        limit: Some(131_072),
+    });
     let mut beta = reading(BETA, "beta");
     // The row is another generation's: this slice is denied everything.
     beta.entry.id = SliceId(3);
@@ -119,12 +129,12 @@ fn status_is_a_table_of_node_slices_and_unattributed() {
         local(1000)
     );
     let table = "\
-SLICE         STATE    SOCKETS  CLAIMS  PROCESSES    MEMORY      SENT  RECEIVED  LOOPBACK  DENIED  MOST DENIED
-node          live           7       0                            0 B       0 B       0 B       0
-alpha         live    950/1000    3/64      4/512  5.00 MiB  1.50 KiB  3.00 MiB      60 B      22  source_foreign
-beta          denied         0       0                            0 B       0 B       0 B       0
-unattributed  live           0       0                           40 B       0 B       0 B       0
-total                      957       3                       1.53 KiB  3.00 MiB      60 B      22
+SLICE         STATE    SOCKETS  CLAIMS  PROCESSES    MEMORY               DISK      SENT  RECEIVED  LOOPBACK  DENIED  MOST DENIED
+node          live           7       0                                               0 B       0 B       0 B       0
+alpha         live    950/1000    3/64      4/512  5.00 MiB  1.50 GiB/2.00 GiB  1.50 KiB  3.00 MiB      60 B      22  source_foreign
+beta          denied         0       0                                               0 B       0 B       0 B       0
+unattributed  live           0       0                                              40 B       0 B       0 B       0
+total                      957       3                                          1.53 KiB  3.00 MiB      60 B      22
 ";
     assert_eq!(
         text(|out| status::write_all(out, &status, None, false)),
@@ -167,6 +177,8 @@ alpha  id 2, live
   processes  4 of 512
   memory     5.00 MiB
   cpu        1.50 s, at most 0.500 cores
+  disk       1.50 GiB of 2.00 GiB
+  inodes     4 of 131k
   sent       1.50 KiB in 10 packets
   received   3.00 MiB in 20 packets
   sent       60 B in 1 packets (lo)
@@ -202,6 +214,13 @@ fn status_as_json_has_raw_numbers_limits_and_every_reason() {
     assert_eq!(
         alpha["memory"],
         serde_json::json!({"usage": 5 << 20, "limit": null})
+    );
+    assert_eq!(
+        (&alpha["disk"], &value["rows"][2]["disk"]),
+        (
+            &serde_json::json!({"usage": 3u64 << 29, "limit": 2u64 << 30}),
+            &serde_json::Value::Null
+        )
     );
     assert_eq!(
         alpha["loopback"]["received"],

@@ -199,7 +199,20 @@ static GIVE: TableDef = TableDef {
             "20000",
             "Processes and threads in total.",
         ),
-        later("disk", "project quotas", "the disk is not divided"),
+        key(
+            "disk",
+            Takes::SizeOrPart { low: MIB },
+            "all of the file system's",
+            "\"500 GiB\"",
+            "Disk: the sum of the caps must fit. Where it is written, every slice must have a cap.",
+        ),
+        key(
+            "disk_overcommit",
+            Takes::Flag { default: false },
+            "",
+            "true",
+            "Whether the caps of slices on the disk may be more together than there is.",
+        ),
     ],
 };
 

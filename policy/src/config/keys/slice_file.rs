@@ -80,6 +80,7 @@ pub static SLICE_FILE: TableDef = TableDef {
         ),
         key("cpu", Takes::Table(&CPU_KEYS), "", "", "CPU."),
         key("memory", Takes::Table(&MEMORY), "", "", "Memory."),
+        key("disk", Takes::Table(&DISK), "", "", "Disk."),
         key(
             "refuse",
             Takes::Tables(&REFUSE),
@@ -96,11 +97,6 @@ pub static SLICE_FILE: TableDef = TableDef {
             "raw",
             "safe raw sockets",
             "the slice has no raw or packet sockets",
-        ),
-        later(
-            "disk",
-            "project quotas",
-            "the slice's files are bounded by the file system alone",
         ),
         later("io", "the block I/O controller", "block I/O is not divided"),
         later(
@@ -244,6 +240,34 @@ static MEMORY: TableDef = TableDef {
             "what the node gives",
             "\"512 MiB\"",
             "Never more than this; beyond it the kernel kills a process of this slice.",
+        ),
+    ],
+};
+
+/// `[disk]`.
+static DISK: TableDef = TableDef {
+    path: "disk",
+    keys: &[
+        key(
+            "cap",
+            Takes::Size {
+                low: MIB,
+                default: None,
+            },
+            "what the file system has",
+            "\"10 GiB\"",
+            "Never more than this in the slice's files; beyond it the slice gets EDQUOT. Kept for the slice: the caps of all must fit the disk.",
+        ),
+        key(
+            "inodes",
+            Takes::Count {
+                low: 16,
+                high: u32::MAX,
+                default: 0,
+            },
+            "one for each 16 KiB of `cap`",
+            "100000",
+            "Never more files, directories and links than this.",
         ),
     ],
 };
