@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::step::{self, say};
-use crate::{packages, place, toolchain, tree};
+use crate::{package, packages, place, toolchain, tree};
 
 /// Crates that the host's compiler builds.
 const HOST_CRATES: &[&str] = &[
@@ -37,6 +37,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("clippy on the eBPF programs", clippy_ebpf),
     ("atomics in the eBPF object", atomics),
     ("the documentation", documentation),
+    ("the package's scripts", scripts),
 ];
 
 /// Runs all checks, and fails if one does; a later one may say more.
@@ -163,6 +164,16 @@ fn documentation() -> Result<()> {
     }
     // `slice-tests` and `xtask` are programs: their private items are all.
     step::attached("cargo doc", command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// What dpkg runs as root is at least the shell's language. (The units are
+/// checked in the VM, where systemd is.)
+fn scripts() -> Result<()> {
+    for name in package::SCRIPTS {
+        let path = package::source_path(name);
+        step::output(Command::new("sh").arg("-n").arg(&path))?;
+    }
+    Ok(())
 }
 
 fn files() -> Result<()> {

@@ -5,6 +5,7 @@ mod accelerator;
 mod archive;
 mod bench;
 mod console;
+mod deb;
 mod debootstrap;
 mod demo;
 mod initramfs;
@@ -13,6 +14,7 @@ mod lint;
 mod machine;
 #[path = "../../tests/src/bench/measure.rs"]
 mod measure;
+mod package;
 mod packages;
 mod place;
 mod root;
@@ -68,6 +70,8 @@ enum Task {
     Test(test::Options),
     /// Build the eBPF object, `slice` and the VM's tests
     Build,
+    /// Build the product as a Debian package; the last line is its path
+    Package(package::Options),
     /// Check format, lints, documentation, the eBPF object and file names
     Lint,
     /// Measure, natively and in the VM; a table, or a line of JSON each
@@ -128,6 +132,7 @@ fn run(task: Task, mirror: Option<&str>) -> Result<u8> {
             }
             0
         }),
+        Task::Package(options) => package::run(&options),
         Task::Demo => demo::run(mirror),
         Task::Test(options) => test::run(&options, mirror),
         Task::Lint => lint::run(),

@@ -13,8 +13,8 @@ use crate::kernel::{self, Kernel};
 use crate::machine::Terminal;
 use crate::session::{Lost, Session};
 use crate::step::say;
-use crate::tree;
 use crate::verdicts::{Reader, Total, libtest_total};
+use crate::{package, tree};
 
 /// The kernels that `--kernel` names.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,7 +71,9 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
         total.add(host()?);
     }
     if !options.host || options.kernel.is_some() {
-        let files = tree::build()?.files();
+        let tree = tree::build()?;
+        let mut files = tree.files();
+        files.push(package::for_vm(&tree.slice)?);
         for run in on_kernels(options, &files, mirror)? {
             total.add(run.total);
             lost |= !run.lost.is_empty();

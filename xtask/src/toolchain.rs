@@ -34,13 +34,14 @@ pub fn target_dir() -> PathBuf {
 impl Toolchain {
     /// Makes a cargo command build for eBPF.
     pub fn apply(&self, command: &mut Command) {
-        let flags = [
+        let mut flags = vec![
             format!("-Clinker={}", self.linker.display()),
             "-Cdebuginfo=2".to_owned(),
             "-Clink-arg=--btf".to_owned(),
             "-Ctarget-cpu=v3".to_owned(),
             "-Cpanic=abort".to_owned(),
         ];
+        flags.extend(tree::without_paths());
         command
             .args(["--target", TARGET])
             .env("RUSTC", &self.rustc)

@@ -64,6 +64,23 @@ pub fn build() -> Result<Tree> {
     })
 }
 
+/// Builds `slice` as owners of nodes get it, with the eBPF object inside.
+pub fn release() -> Result<PathBuf> {
+    let object = ebpf()?;
+    let mut command = cargo();
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    flags.extend(without_paths());
+    command
+        .args(["build", "--release", "--locked", "--target", TARGET])
+        .args(["-p", "slice-loader", "--bin", "slice"])
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("SLICE_EBPF_OBJECT", &object);
+    quiet_unless_watched(&mut command);
+    step::attached("build slice", &mut command)?;
+    Ok(place::target().join(TARGET).join("release/slice"))
+}
+
 /// Builds the tests alone.
 pub fn tests() -> Result<PathBuf> {
     step::attached("build slice-tests", &mut static_cargo(&["slice-tests"])?)?;
@@ -85,6 +102,18 @@ pub fn ebpf() -> Result<PathBuf> {
     toolchain.apply(&mut command);
     step::attached("build the eBPF object", &mut command)?;
     Ok(toolchain::target_dir().join("bpfel-unknown-none/release/slice-ebpf"))
+}
+
+/// Flags that keep this machine's paths out of what is built: another machine
+/// builds the same bytes, and whoever has them learns nothing of this one.
+pub fn without_paths() -> [String; 2] {
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
+        .unwrap_or_default();
+    [
+        format!("--remap-path-prefix={home}=/cargo"),
+        format!("--remap-path-prefix={}=/slice", place::project().display()),
+    ]
 }
 
 fn static_cargo(binaries: &[&str]) -> Result<Command> {

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::kernel::Kernel;
 use crate::machine::Terminal;
+use crate::package;
 use crate::session::{Deadline, Session};
 use crate::step::{self, say};
 use crate::tree::{self, Tree};
@@ -43,6 +44,9 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
     };
     let session = Session::prepare(options.kernel, mirror)?;
     let mut files = tree.as_ref().map(Tree::files).unwrap_or_default();
+    if let Some(tree) = &tree {
+        files.push(package::for_vm(&tree.slice)?);
+    }
     for path in &options.put {
         let Some(name) = path.file_name() else {
             bail!(
