@@ -7,6 +7,7 @@ mod bench; // the line of a measure, and the list of benches
 mod beyond; // another machine, which counts what must never arrive
 mod broken; // tests that must fail, and be seen to
 mod counters; // every counter of every owner, and how they moved
+mod debian; // a machine whose owner installs the package
 mod demo; // the demonstration that `cargo xtask demo` shows
 mod feature; // what a kernel may lack, and which kernel must not
 mod hammer; // a program in a slice that tries what is forbidden, without a pause
@@ -17,6 +18,7 @@ mod puppet; // processes in slices that make the calls a test tells them
 mod runner; // runs tests and prints verdict lines
 mod siege; // a node under load, of which nothing may give way
 mod site; // a node with a policy of the test's own
+mod ssh; // the distribution's ssh server, and logins from the other machine
 mod stage; // a node with a few slices, and a world outside
 
 #[cfg(test)]
@@ -37,6 +39,7 @@ mod lifecycle; // up and down: twice is once, half-way is not at all
 mod machine; // the VM itself is what the other tests take it for
 mod malformed; // what the owner reads about a malformed policy
 mod owners; // whose a socket is, wherever it goes
+mod package; // the Debian package, from its installation until nothing is left of it
 mod ports; // whose a port is: the table of bind, row by row
 mod race; // two slices, two CPUs, one port
 mod reload; // a change of policy is applied as a whole or not at all
@@ -78,6 +81,7 @@ const MODULES: &[&[Test]] = &[
     reload::TESTS,
     malformed::TESTS,
     survival::TESTS,
+    package::TESTS,
     scale::TESTS,
 ];
 

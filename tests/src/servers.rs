@@ -2,15 +2,15 @@
 //! privilege, get the errors they know, and are counted.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::beyond::{self, Beyond};
+use crate::beyond::Beyond;
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
+use crate::ssh::Ssh;
 use crate::stage::{NODE, PEER};
 
 pub const TESTS: &[Test] = &[
@@ -54,7 +54,7 @@ const POLICY: &[(&str, &str)] = &[
 ];
 
 /// Waits until something listens on a TCP port of the node.
-fn listens(node: &Node, port: u16) -> Result<()> {
+pub fn listens(node: &Node, port: u16) -> Result<()> {
     let port = format!(":{port} ");
     until(&format!("something listens on {port}"), || {
         Ok(node.must("ss", &["-Hltn"])?.stdout.contains(&port))
@@ -323,57 +323,10 @@ fn clients_in_slices_fetch_from_other_machines_and_from_each_other(node: &mut No
 fn ssh_to_the_node_goes_on_when_slices_come_up(node: &mut Node) -> Result<()> {
     let beyond = Beyond::open(node)?;
     let site = Site::new(node, POLICY)?;
-    let path = |name: &str| -> Result<String> {
-        Ok(node
-            .dir()
-            .join(name)
-            .to_str()
-            .context("a path in UTF-8")?
-            .to_owned())
-    };
-    for key in ["host", "user"] {
-        node.must(
-            "ssh-keygen",
-            &["-q", "-t", "ed25519", "-N", "", "-f", &path(key)?],
-        )?;
-    }
-    fs::create_dir_all("/run/sshd")?;
-    let daemon = || -> Result<Command> {
-        let mut command = Command::new("/usr/sbin/sshd");
-        command.args(["-D", "-e", "-f", "/dev/null", "-h", &path("host")?]);
-        command.args([
-            "-o",
-            &format!("AuthorizedKeysFile={}", path("user.pub")?),
-            "-o",
-            "StrictModes=no",
-            "-o",
-            "PidFile=none",
-        ]);
-        Ok(command)
-    };
-    let login = |command: &'static str| -> Result<Vec<String>> {
-        let mut words: Vec<String> = [
-            "ssh",
-            "-q",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "StrictHostKeyChecking=no",
-        ]
-        .map(String::from)
-        .into();
-        words.extend([
-            "-o".to_owned(),
-            "UserKnownHostsFile=/dev/null".to_owned(),
-            "-i".to_owned(),
-            path("user")?,
-        ]);
-        words.extend([format!("root@{}", beyond::NODE[0]), command.to_owned()]);
-        Ok(words)
-    };
-    let words = login("cat; echo the end")?;
+    let ssh = Ssh::new(node)?;
+    let words = ssh.login("cat; echo the end")?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let before = site.start("sshd.log", daemon()?)?;
+    let before = site.start("sshd.log", ssh.server()?)?;
     listens(node, 22)?;
     // A session that is older than the slices.
     let session = site.start("session.log", beyond.command(&words))?;
@@ -386,7 +339,7 @@ fn ssh_to_the_node_goes_on_when_slices_come_up(node: &mut Node) -> Result<()> {
     site.must(&["up"])?;
     let output = session.finish().with_context(|| before.output())?;
     ensure!(output.contains("the end"), "the session says {output}");
-    let again = login("slice status")?;
+    let again = ssh.login("slice status")?;
     let again: Vec<&str> = again.iter().map(String::as_str).collect();
     ensure!(
         beyond.must(&again)?.stdout.contains("alpha"),
@@ -394,7 +347,7 @@ fn ssh_to_the_node_goes_on_when_slices_come_up(node: &mut Node) -> Result<()> {
     );
     // The server is restarted, as by an update.
     drop(before);
-    let after = site.start("sshd2.log", daemon()?)?;
+    let after = site.start("sshd2.log", ssh.server()?)?;
     listens(node, 22).with_context(|| after.output())?;
     ensure!(
         beyond

@@ -53,6 +53,11 @@ impl<'n> Ground<'n> {
         })
     }
 
+    /// The other machine.
+    pub fn beyond(&self) -> &Beyond<'n> {
+        &self.beyond
+    }
+
     /// The machine under test.
     pub fn node(&self) -> &'n Node {
         self.node
@@ -63,7 +68,14 @@ impl<'n> Ground<'n> {
     /// # Errors
     /// A program does not start.
     pub fn siege(&'n self) -> Result<Siege<'n>> {
-        let site = Site::up(self.node, POLICY)?;
+        self.siege_of(Site::up(self.node, POLICY)?)
+    }
+
+    /// Begins at a node that is up, with a policy as [`POLICY`].
+    ///
+    /// # Errors
+    /// A program does not start.
+    pub fn siege_of(&'n self, site: Site<'n>) -> Result<Siege<'n>> {
         let page = self.node.dir().join("page");
         std::fs::create_dir_all(&page)?;
         std::fs::write(page.join("index.html"), "alpha's page")?;

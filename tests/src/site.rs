@@ -25,7 +25,7 @@ pub const SLICES: &str = "/sys/fs/cgroup/slice-node.service/slices";
 pub struct Site<'n> {
     node: &'n Node,
     policy: PathBuf,
-    /// Others play on it after this test.
+    /// It stays up for others.
     shared: bool,
 }
 
@@ -58,6 +58,16 @@ impl<'n> Site<'n> {
         let site = Site::new(node, files)?;
         site.must(&["up"])?;
         Ok(site)
+    }
+
+    /// The node of the package that is installed, with the policy in its usual
+    /// place; it outlives this.
+    pub fn installed(node: &'n Node) -> Site<'n> {
+        Site {
+            node,
+            policy: "/etc/slice".into(),
+            shared: true,
+        }
     }
 
     /// The node of the stage, for tests that say `.on_stage()`: they leave its

@@ -60,7 +60,7 @@ const HAMMERED: &[&str] = &[
 ];
 
 /// Checks that the programs go on counting each thing the hammers try.
-fn still_counting(siege: &mut Siege<'_>) -> Result<()> {
+pub fn still_counting(siege: &mut Siege<'_>) -> Result<()> {
     for reason in HAMMERED {
         let name = format!("denials.{reason}");
         let before = siege.counters().get("beta", &name)?;
