@@ -431,6 +431,8 @@ pub enum Moment {
     Egress = 6,
     /// A packet on its way in.
     Ingress = 7,
+    /// `open(2)`.
+    Open = 8,
 }
 
 impl Moment {
@@ -444,6 +446,7 @@ impl Moment {
             5 => Moment::Option,
             6 => Moment::Egress,
             7 => Moment::Ingress,
+            8 => Moment::Open,
             _ => return None,
         })
     }
@@ -458,6 +461,7 @@ impl Moment {
             Moment::Option => "option",
             Moment::Egress => "egress",
             Moment::Ingress => "ingress",
+            Moment::Open => "open",
         }
     }
 }

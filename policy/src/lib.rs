@@ -16,6 +16,7 @@ pub mod compile;
 #[cfg(feature = "std")]
 pub mod config;
 pub mod decide;
+pub mod fields;
 pub mod ids;
 #[cfg(feature = "std")]
 pub mod ledger;

@@ -14,6 +14,7 @@ pub mod errno {
     pub const EADDRINUSE: i32 = 98;
     pub const EADDRNOTAVAIL: i32 = 99;
     pub const ENOBUFS: i32 = 105;
+    pub const ECONNREFUSED: i32 = 111;
 }
 
 /// The answer to "may it?".
@@ -105,6 +106,9 @@ reasons! {
     17 ReceiveForeign   EPERM           "receive_foreign"    "The packet arrived for an address or port of another owner.";
     18 Netlink          EPROTONOSUPPORT "netlink"            "Slices use the netlink protocols route, generic, uevent and socket diagnostics only.";
     19 PortForeign      EPERM           "port_foreign"       "The packet's source port is held by another owner.";
+    20 ProcNet          EACCES          "proc_net"           "The file lists sockets of the whole node, those of other owners too.";
+    21 SocketDiagnostics EPERM          "socket_diagnostics" "Socket diagnostics tell of the sockets of all owners.";
+    22 AbstractForeign  ECONNREFUSED    "abstract_foreign"   "The abstract unix socket is another owner's.";
 }
 
 /// Rows of the drop counters per slice. More than there are reasons, so that

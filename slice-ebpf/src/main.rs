@@ -19,6 +19,7 @@ mod claim; // ports held by sockets, and flows
 mod ctx; // reading the contexts that the kernel hands over
 mod destination; // what the node's owner refuses
 mod event; // counting a denial and telling of it
+mod kernel; // reading the kernel's own structures
 mod maps; // every map
 mod owner; // whose a task, socket or packet is
 mod packet; // the headers of a packet
@@ -34,10 +35,21 @@ mod hooks {
     mod create; // socket(2)
     mod egress; // a packet leaves a socket
     mod ingress; // a packet reaches a socket
+    mod netlink; // socket diagnostics
+    mod open; // open(2) of /proc/net's files
     mod option; // setsockopt(2), getsockopt(2)
     mod release; // the last close(2)
     mod send; // sendto(2), sendmsg(2) with an address
     mod tcp; // TCP's states
+    pub mod unix; // connect(2) and sendto(2) of unix sockets
+}
+
+mod views {
+    //! What stands in for files of /proc/net: the reader's own sockets.
+    mod line; // a line of such a file
+    mod tcp; // /proc/net/tcp, tcp6
+    mod udp; // /proc/net/udp, udp6
+    mod unix; // /proc/net/unix
 }
 
 #[cfg(not(test))]

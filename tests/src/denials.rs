@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libc::{
-    AF_INET, AF_NETLINK, AF_PACKET, AF_VSOCK, IPPROTO_IP, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
+    AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, IPPROTO_IP, SOCK_DGRAM, SOCK_RAW,
+    SOCK_STREAM,
 };
 use nix::errno::Errno::{
-    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, ENOBUFS, EPERM, EPROTONOSUPPORT, ETIMEDOUT,
+    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, ECONNREFUSED, ENOBUFS, EPERM, EPROTONOSUPPORT,
+    ETIMEDOUT,
 };
 use policy::Reason;
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,7 +21,7 @@ use serde_json::Value;
 
 use crate::counters::Change;
 use crate::node::Node;
-use crate::puppet::{Control, Kind, Puppet};
+use crate::puppet::{Control, Kind, Naming, Opening, Puppet};
 use crate::runner::{Test, test};
 use crate::stage::{FOREIGN, GAMMA, NODE, PEER, POLICY, REFUSED, Stage, Sysctl, at, refused};
 
@@ -82,6 +84,9 @@ const CASES: &[Case] = &[
     (Reason::Header, "alpha", header),
     (Reason::ReceiveForeign, "alpha", receive_foreign),
     (Reason::PortForeign, "alpha", port_foreign),
+    (Reason::ProcNet, "alpha", proc_net),
+    (Reason::SocketDiagnostics, "alpha", socket_diagnostics),
+    (Reason::AbstractForeign, "alpha", abstract_foreign),
 ];
 
 fn denied<'a>(told: &str, act: impl FnMut() -> Result<()> + 'a) -> Result<Denied<'a>> {
@@ -265,6 +270,32 @@ fn port_foreign(cast: &Cast) -> Result<Denied<'_>> {
     denied(&told, move || {
         let _held = &held;
         refused(socket.send(1), EPERM)
+    })
+}
+
+fn proc_net(cast: &Cast) -> Result<Denied<'_>> {
+    denied("open 0 0 - -", || {
+        refused(cast.alpha.read("/proc/net/tcp", Opening::Plain), EACCES)
+    })
+}
+
+fn socket_diagnostics(cast: &Cast) -> Result<Denied<'_>> {
+    let socket = cast.alpha.raw_socket(AF_NETLINK, SOCK_RAW, 4)?;
+    denied("option 4 netlink - -", move || {
+        // NETLINK_ADD_MEMBERSHIP
+        refused(socket.set(270, 1, 1), EPERM)
+    })
+}
+
+fn abstract_foreign(cast: &Cast) -> Result<Denied<'_>> {
+    let address = b"\x01\0\0denials";
+    let server = cast.beta.raw_socket(AF_UNIX, SOCK_STREAM, 0)?;
+    server.named(Naming::Bind, address)?;
+    server.listen()?;
+    let socket = cast.alpha.raw_socket(AF_UNIX, SOCK_STREAM, 0)?;
+    denied("connect 0 unix - -", move || {
+        let _server = &server;
+        refused(socket.named(Naming::Connect, address), ECONNREFUSED)
     })
 }
 

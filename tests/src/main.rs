@@ -38,6 +38,7 @@ mod interrupted; // up and down that are killed or fail half-way
 mod lifecycle; // up and down: twice is once, half-way is not at all
 mod machine; // the VM itself is what the other tests take it for
 mod malformed; // what the owner reads about a malformed policy
+mod names; // which unix sockets a slice reaches by name
 mod owners; // whose a socket is, wherever it goes
 mod package; // the Debian package, from its installation until nothing is left of it
 mod ports; // whose a port is: the table of bind, row by row
@@ -45,8 +46,10 @@ mod race; // two slices, two CPUs, one port
 mod reload; // a change of policy is applied as a whole or not at all
 mod scale; // many slices
 mod servers; // real servers and clients in slices
+mod sight; // what a slice sees of the sockets of others
 mod survival; // the daemon killed, the programs replaced, the policy changed: under load
-mod verifier; // how much work the programs make the kernel's verifier
+mod verifier;
+mod views; // files that show a slice its own sockets // how much work the programs make the kernel's verifier
 
 use std::process::ExitCode;
 
@@ -70,6 +73,9 @@ const MODULES: &[&[Test]] = &[
     destinations::TESTS,
     accounting::TESTS,
     denials::TESTS,
+    sight::TESTS,
+    names::TESTS,
+    views::TESTS,
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,

@@ -215,7 +215,8 @@ fn a_daemon_that_is_asked_to_end_leaves_the_rules(node: &mut Node) -> Result<()>
 /// The program that each pinned link runs, by the link's name.
 pub fn programs(node: &Node) -> Result<BTreeMap<String, u64>> {
     let mut programs = BTreeMap::new();
-    for entry in fs::read_dir("/sys/fs/bpf/slice/links")? {
+    let links = fs::read_dir("/sys/fs/bpf/slice/links")?;
+    for entry in links.chain(fs::read_dir("/sys/fs/bpf/slice/views")?) {
         let path = entry?.path();
         let path = path.to_str().context("a path in UTF-8")?;
         // bpftool 7.5 shows it and ends with 255 all the same.

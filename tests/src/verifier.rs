@@ -76,6 +76,11 @@ fn load(name: &str, program: &mut Program, types: &Btf) -> Result<()> {
         Program::SockOps(program) => program.load()?,
         // The programs are named for their hooks.
         Program::LsmCgroup(program) => program.load(name, types)?,
+        // A view is named for what it iterates over, and for the family.
+        Program::Iter(program) => {
+            let kind = name.trim_start_matches("view_").trim_end_matches('6');
+            program.load(kind, types)?;
+        }
         _ => bail!("it is of a kind that nobody here knows"),
     }
     Ok(())

@@ -8,3 +8,4 @@ pub mod claim;
 pub mod create;
 pub mod destination;
 pub mod option;
+pub mod sight;

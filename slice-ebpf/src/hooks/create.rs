@@ -8,7 +8,7 @@ use policy::decide::create::{one_more, socket};
 use policy::{Reason, Verdict};
 
 use crate::claim;
-use crate::ctx::{Sock, in_node};
+use crate::ctx::{Sock, allow, in_node};
 use crate::event::Denial;
 use crate::owner;
 
@@ -36,16 +36,6 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     };
     Denial::new(who, reason, Moment::Create, family as u8, protocol as u8).refuse();
     0
-}
-
-/// 1, hidden from the compiler: it would return `family` where that is 1, and
-/// the verifier does not see that then.
-#[inline(always)]
-fn allow() -> i32 {
-    let one: i64;
-    // SAFETY: sets one register.
-    unsafe { core::arch::asm!("{0} = 1", out(reg) one) };
-    one as i32
 }
 
 /// `BPF_CGROUP_INET_SOCK_CREATE`: tags every IPv4 and IPv6 socket.

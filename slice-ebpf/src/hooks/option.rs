@@ -1,15 +1,19 @@
 //! setsockopt(2) and getsockopt(2) of a slice's socket.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sockopt};
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
 use core::ptr::{read_volatile, write_volatile};
 use policy::Verdict;
 use policy::abi::{Moment, TAG_BOUND, TAG_ELSEWHERE, TAG_REUSE, TAG_V6ONLY, TCP, Tag};
-use policy::decide::create::{AF_INET, AF_INET6};
+use policy::decide::create::{AF_INET, AF_INET6, AF_NETLINK};
 use policy::decide::option::{OptionRule, SO_REUSEADDR, SOL_SOCKET, rule, verdict};
+use policy::decide::sight::{NETLINK_SOCK_DIAG, netlink_option};
 
+use super::netlink;
 use crate::atomic;
+use crate::ctx::in_node;
 use crate::event::Denial;
 use crate::owner;
 
@@ -35,6 +39,17 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     if length > PAGE {
         // SAFETY: as above, writable here.
         unsafe { write_volatile(&raw mut (*call).optlen, 0) };
+    }
+    if let Verdict::Deny(reason) = diagnostics(sk, level, name)
+        && let Some(settings) = owner::settings()
+        && in_node(ctx.as_ptr(), settings)
+    {
+        return netlink::refuse(
+            owner::of_task(settings),
+            reason,
+            Moment::Option,
+            NETLINK_SOCK_DIAG,
+        );
     }
     let Some((tag, family, protocol)) = ruled(sk) else {
         return 1;
@@ -105,6 +120,25 @@ pub fn getsockopt(ctx: SockoptContext) -> i32 {
         report_set(call);
     }
     1
+}
+
+/// May this option be set, where the socket is netlink's?
+#[inline(always)]
+fn diagnostics(sk: *mut bpf_sock, level: i32, name: i32) -> Verdict {
+    if sk.is_null() {
+        return Verdict::Allow;
+    }
+    // SAFETY: as in `ruled`.
+    let (family, protocol) = unsafe {
+        (
+            read_volatile(&raw const (*sk).family),
+            read_volatile(&raw const (*sk).protocol),
+        )
+    };
+    if family != AF_NETLINK as u32 {
+        return Verdict::Allow;
+    }
+    netlink_option(protocol as u16, level, name)
 }
 
 /// Makes the answer an int of 1.

@@ -4,8 +4,10 @@
 //! link, so all go through `sys::bpf`. A link, unlike a plain attachment,
 //! never excludes other tools' programs: several run one after the other.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -15,7 +17,7 @@ use super::object::Object;
 use super::store::Store;
 use crate::sys::bpf;
 
-/// The cgroup a program is attached to.
+/// What a program is attached to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
     /// The root: sees the node's own processes too, which are counted and
@@ -23,6 +25,8 @@ pub enum Place {
     Root,
     /// The parent of all slices.
     Slices,
+    /// A file, in which the program is run for whoever reads it.
+    View,
 }
 
 /// One program of the object and where it belongs.
@@ -30,12 +34,34 @@ pub enum Place {
 pub struct Attachment {
     /// Name of the program in the object, and of its pinned link.
     pub program: &'static str,
-    /// The cgroup.
+    /// Where it is attached.
     pub place: Place,
-    /// `BPF_CGROUP_*` or `BPF_LSM_CGROUP`.
+    /// `BPF_CGROUP_*`, `BPF_LSM_CGROUP` or `BPF_TRACE_ITER`.
     pub attach_type: u32,
-    /// The LSM hook, for programs of that type.
-    pub lsm_hook: Option<&'static str>,
+    /// The function of the kernel that stands for the LSM hook or for what is
+    /// iterated over, in programs of these types.
+    pub function: Option<Function>,
+}
+
+/// A function of the kernel's that a program is verified against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Function {
+    /// An LSM hook. A kernel has room for 10 different ones in programs for
+    /// cgroups, those of other tools included.
+    Lsm(&'static str),
+    /// An iterator over objects of the kernel.
+    Iterator(&'static str),
+}
+
+impl Function {
+    /// Its name in the kernel.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Lsm(hook) => format!("bpf_lsm_{hook}"),
+            Self::Iterator(kind) => format!("bpf_iter_{kind}"),
+        }
+    }
 }
 
 const fn at(place: Place, program: &'static str, attach_type: u32) -> Attachment {
@@ -43,16 +69,26 @@ const fn at(place: Place, program: &'static str, attach_type: u32) -> Attachment
         program,
         place,
         attach_type,
-        lsm_hook: None,
+        function: None,
     }
 }
 
-const fn lsm(program: &'static str, hook: &'static str) -> Attachment {
+/// A program named for its LSM hook.
+const fn lsm(hook: &'static str) -> Attachment {
     Attachment {
-        program,
+        program: hook,
         place: Place::Slices,
         attach_type: libbpf::BPF_LSM_CGROUP,
-        lsm_hook: Some(hook),
+        function: Some(Function::Lsm(hook)),
+    }
+}
+
+const fn view(program: &'static str, kind: &'static str) -> Attachment {
+    Attachment {
+        program,
+        place: Place::View,
+        attach_type: libbpf::BPF_TRACE_ITER,
+        function: Some(Function::Iterator(kind)),
     }
 }
 
@@ -70,13 +106,23 @@ pub const PROGRAMS: &[Attachment] = &[
     at(Root, "post_bind6", libbpf::BPF_CGROUP_INET6_POST_BIND),
     at(Root, "egress", libbpf::BPF_CGROUP_INET_EGRESS),
     at(Root, "ingress", libbpf::BPF_CGROUP_INET_INGRESS),
-    lsm("socket_create", "socket_create"),
+    lsm("socket_create"),
+    lsm("socket_bind"),
+    lsm("netlink_send"),
+    lsm("unix_stream_connect"),
+    lsm("unix_may_send"),
+    lsm("file_open"),
     at(Slices, "connect4", libbpf::BPF_CGROUP_INET4_CONNECT),
     at(Slices, "connect6", libbpf::BPF_CGROUP_INET6_CONNECT),
     at(Slices, "sendmsg4", libbpf::BPF_CGROUP_UDP4_SENDMSG),
     at(Slices, "sendmsg6", libbpf::BPF_CGROUP_UDP6_SENDMSG),
     at(Slices, "setsockopt", libbpf::BPF_CGROUP_SETSOCKOPT),
     at(Slices, "getsockopt", libbpf::BPF_CGROUP_GETSOCKOPT),
+    view("view_tcp", "tcp"),
+    view("view_tcp6", "tcp"),
+    view("view_udp", "udp"),
+    view("view_udp6", "udp"),
+    view("view_unix", "unix"),
 ];
 
 /// The two cgroups, open.
@@ -101,11 +147,13 @@ impl Cgroups {
         })
     }
 
-    fn at(&self, place: Place) -> BorrowedFd<'_> {
-        match place {
+    fn link(&self, program: BorrowedFd<'_>, attachment: &Attachment) -> io::Result<OwnedFd> {
+        let cgroup = match attachment.place {
             Place::Root => self.root.as_fd(),
             Place::Slices => self.slices.as_fd(),
-        }
+            Place::View => return bpf::iterator_link_create(program),
+        };
+        bpf::link_create(program, cgroup, attachment.attach_type)
     }
 }
 
@@ -141,17 +189,21 @@ pub fn attach(
             bpf::link_update(link.as_fd(), program)
                 .with_context(|| format!("replace program {name}"))?;
         } else {
-            let link = bpf::link_create(
-                program,
-                cgroups.at(attachment.place),
-                attachment.attach_type,
-            )
-            .with_context(|| {
-                format!("attach program {name} to the {:?} cgroup", attachment.place)
-            })?;
+            let link =
+                cgroups
+                    .link(program, attachment)
+                    .with_context(|| match attachment.place {
+                        Place::View => format!("make a view of program {name}"),
+                        cgroup => format!("attach program {name} to the {cgroup:?} cgroup"),
+                    })?;
             bpf::object_pin(link.as_fd(), &path)
                 .with_context(|| format!("pin {}", path.display()))?;
             undo.made.push(name);
+        }
+        if attachment.place == Place::View {
+            // Whoever can reach it may read it, and nobody else's sockets come.
+            fs::set_permissions(&path, Permissions::from_mode(0o444))
+                .with_context(|| format!("open {} to readers", path.display()))?;
         }
     }
     Ok(())
@@ -204,7 +256,7 @@ impl Undo {
 /// The programs that run now, kept alive.
 #[derive(Debug)]
 pub struct Former {
-    programs: Vec<(u32, std::os::fd::OwnedFd)>,
+    programs: Vec<(u32, OwnedFd)>,
 }
 
 impl Former {
@@ -231,5 +283,28 @@ impl Former {
             bpf::object_get(&store.link(name)).with_context(|| format!("open link {name}"))?;
         bpf::link_update(link.as_fd(), program.as_fd())
             .with_context(|| format!("put program {name} back"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::views;
+
+    #[test]
+    fn each_view_is_a_file_that_a_context_can_put_in_place() {
+        let views = PROGRAMS.iter().filter(|a| a.place == Place::View);
+        let programs: Vec<_> = views.map(|attachment| attachment.program).collect();
+        let pins: Vec<_> = views::FILES.iter().map(|(_, pin)| *pin).collect();
+        assert_eq!(programs, pins);
+        assert!(pins.iter().all(|pin| Store::is_view(pin)));
+    }
+
+    #[test]
+    fn the_programs_leave_room_for_lsm_hooks_of_other_tools() {
+        let hooks = PROGRAMS
+            .iter()
+            .filter(|a| matches!(a.function, Some(Function::Lsm(_))));
+        assert!(hooks.count() < 10);
     }
 }

@@ -3,7 +3,9 @@
 
 pub mod attach;
 pub mod events;
+pub mod layout;
 pub mod maps;
 pub mod object;
 pub mod probe;
 pub mod store;
+pub mod views;

@@ -7,7 +7,8 @@ use anyhow::{Context, ensure};
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
-use super::attach::PROGRAMS;
+use super::attach::{Function, PROGRAMS};
+use super::layout;
 use super::store::Store;
 use crate::cli::exit::{Exit, Failure};
 
@@ -69,7 +70,9 @@ impl Object {
             .remedy("build it with `cargo xtask build`, which makes the eBPF object first")
             .into());
         }
+        let offsets = layout::offsets()?;
         let mut loader = EbpfLoader::new();
+        loader.override_global(layout::CONSTANT, &offsets[..], true);
         for name in MAPS {
             loader.map_pin_path(name, store.map(name));
         }
@@ -93,7 +96,7 @@ impl Object {
             let program = ebpf
                 .program_mut(name)
                 .with_context(|| format!("find program {name} in the object"))?;
-            load(program, attachment.lsm_hook, &btf)
+            load(program, attachment.function, &btf)
                 .with_context(|| format!("load program {name}"))?;
         }
         Ok(Self { ebpf })
@@ -132,14 +135,15 @@ impl Object {
 }
 
 /// aya has a loading method per type.
-fn load(program: &mut Program, lsm_hook: Option<&str>, btf: &Btf) -> Result<(), ProgramError> {
-    match (program, lsm_hook) {
+fn load(program: &mut Program, function: Option<Function>, btf: &Btf) -> Result<(), ProgramError> {
+    match (program, function) {
         (Program::CgroupSock(program), None) => program.load(),
         (Program::CgroupSockAddr(program), None) => program.load(),
         (Program::CgroupSockopt(program), None) => program.load(),
         (Program::CgroupSkb(program), None) => program.load(),
         (Program::SockOps(program), None) => program.load(),
-        (Program::LsmCgroup(program), Some(hook)) => program.load(hook, btf),
+        (Program::LsmCgroup(program), Some(Function::Lsm(hook))) => program.load(hook, btf),
+        (Program::Iter(program), Some(Function::Iterator(kind))) => program.load(kind, btf),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -1,6 +1,7 @@
 //! What the kernel and the system must have: one table, the only place that
 //! asks. Nothing anywhere looks at a version.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -8,8 +9,11 @@ use libbpf_sys as libbpf;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use serde::Serialize;
 
+use super::attach::{Function, PROGRAMS};
+use super::layout;
 use crate::context::disk::Disk;
 use crate::context::holder::CGROUPFS;
+use crate::sys::btf::KernelTypes;
 use crate::sys::{bpf, socket};
 
 /// What a probe found.
@@ -152,6 +156,23 @@ pub const FEATURES: &[Feature] = &[
             )
         },
     },
+    Feature {
+        slug: "kernel_functions",
+        what: "the LSM hooks and iterators that programs are attached to",
+        needed_by: "hiding the sockets of other owners",
+        remedy: OTHER_KERNEL,
+        probe: probe_functions,
+    },
+    Feature {
+        slug: "kernel_fields",
+        what: "the fields of the kernel's structures that programs read",
+        needed_by: "hiding the sockets of other owners",
+        remedy: "boot a kernel of Debian that this version was tested on, or install a newer version of slice",
+        probe: || match layout::offsets() {
+            Ok(_) => Found::Present,
+            Err(error) => Found::Missing(format!("{error:#}")),
+        },
+    },
     program_type(
         "cgroup_sock",
         "programs on making, binding and closing sockets",
@@ -178,6 +199,11 @@ pub const FEATURES: &[Feature] = &[
         libbpf::BPF_PROG_TYPE_SOCK_OPS,
     ),
     program_type("lsm", "programs on LSM hooks", libbpf::BPF_PROG_TYPE_LSM),
+    program_type(
+        "tracing",
+        "programs that iterate over sockets",
+        libbpf::BPF_PROG_TYPE_TRACING,
+    ),
     Feature {
         slug: "sk_storage",
         what: "storage on sockets",
@@ -275,7 +301,7 @@ const fn program_type(slug: &'static str, what: &'static str, program_type: u32)
     }
     let probe: fn() -> Found = probe!(
         BPF_PROG_TYPE_CGROUP_SOCK BPF_PROG_TYPE_CGROUP_SOCK_ADDR BPF_PROG_TYPE_CGROUP_SKB
-        BPF_PROG_TYPE_CGROUP_SOCKOPT BPF_PROG_TYPE_SOCK_OPS BPF_PROG_TYPE_LSM
+        BPF_PROG_TYPE_CGROUP_SOCKOPT BPF_PROG_TYPE_SOCK_OPS BPF_PROG_TYPE_LSM BPF_PROG_TYPE_TRACING
     );
     Feature {
         slug,
@@ -292,6 +318,23 @@ fn present(is: bool, else_detail: &str) -> Found {
     } else {
         Found::Missing(else_detail.to_owned())
     }
+}
+
+fn probe_functions() -> Found {
+    let types = match KernelTypes::load() {
+        Ok(types) => types,
+        Err(error) => return Found::Missing(format!("read the kernel's BTF: {error}")),
+    };
+    let needed = PROGRAMS.iter().filter_map(|program| program.function);
+    let missing: BTreeSet<_> = needed
+        .map(Function::name)
+        .filter(|name| !types.has_function(name))
+        .collect();
+    let missing: Vec<_> = missing.into_iter().collect();
+    present(
+        missing.is_empty(),
+        &format!("the kernel's BTF has no {}", missing.join(", ")),
+    )
 }
 
 /// The root cgroup has no such file; any other has it.

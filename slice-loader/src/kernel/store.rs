@@ -1,9 +1,10 @@
 //! The tree below /sys/fs/bpf that keeps programs in force while no process of
-//! ours runs: `maps/NAME` and `links/PROGRAM`.
+//! ours runs: `maps/NAME` and `links/PROGRAM`; and `views/PROGRAM`, which can
+//! be read.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -50,7 +51,25 @@ impl Store {
     /// Where the link of this program is pinned.
     #[must_use]
     pub fn link(&self, program: &str) -> PathBuf {
-        self.root.join("links").join(program)
+        let directory = if Self::is_view(program) {
+            self.views()
+        } else {
+            self.root.join("links")
+        };
+        directory.join(program)
+    }
+
+    /// Where the links are that are files to read. Anybody may read them, who
+    /// can reach the directory: for a slice, it must be mounted elsewhere.
+    #[must_use]
+    pub fn views(&self) -> PathBuf {
+        self.root.join("views")
+    }
+
+    /// Whether the program of this name is read by others.
+    #[must_use]
+    pub fn is_view(program: &str) -> bool {
+        program.starts_with("view_")
     }
 
     /// The names of all pinned links.
@@ -58,7 +77,9 @@ impl Store {
     /// # Errors
     /// The directory cannot be read; that it is not there is no error.
     pub fn links(&self) -> anyhow::Result<Vec<String>> {
-        names(&self.root.join("links"))
+        let mut links = names(&self.root.join("links"))?;
+        links.extend(names(&self.views())?);
+        Ok(links)
     }
 
     /// The names of all pinned maps.
@@ -82,7 +103,8 @@ impl Store {
     }
 
     /// Makes the directories, mode 0700: what is pinned can be written by
-    /// whoever opens it. Mounts bpffs where systemd has not.
+    /// whoever opens it; that of the views is open to all, once one can reach
+    /// it. Mounts bpffs where systemd has not.
     ///
     /// # Errors
     /// bpffs cannot be mounted or written.
@@ -97,19 +119,10 @@ impl Store {
             )
             .with_context(|| format!("mount bpffs on {BPFFS}"))?;
         }
-        for directory in [
-            self.root.clone(),
-            self.root.join("maps"),
-            self.root.join("links"),
-        ] {
-            match DirBuilder::new().mode(0o700).create(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    refuse_others_directory(&directory)?;
-                }
-                made => made.with_context(|| format!("make {}", directory.display()))?,
-            }
-        }
-        Ok(())
+        make(&self.root, 0o700)?;
+        make(&self.root.join("maps"), 0o700)?;
+        make(&self.root.join("links"), 0o700)?;
+        make(&self.views(), 0o755)
     }
 
     /// Removes the links, which detaches the programs, then the maps and the
@@ -118,7 +131,7 @@ impl Store {
     /// # Errors
     /// Something cannot be unlinked; that it is not there is no error.
     pub fn remove(&self) -> anyhow::Result<()> {
-        for part in ["links", "maps", ""] {
+        for part in ["links", "views", "maps", ""] {
             let directory = self.root.join(part);
             match fs::remove_dir_all(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -144,13 +157,25 @@ fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+fn make(directory: &Path, mode: u32) -> anyhow::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            refuse_others_directory(directory, mode)
+        }
+        // Whatever the caller's umask is.
+        made => made
+            .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(mode)))
+            .with_context(|| format!("make {}", directory.display())),
+    }
+}
+
 /// bpffs may be mounted so that anybody can make directories in it.
-fn refuse_others_directory(path: &Path) -> anyhow::Result<()> {
+fn refuse_others_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     let metadata =
         fs::symlink_metadata(path).with_context(|| format!("look at {}", path.display()))?;
-    if !metadata.is_dir() || metadata.uid() != 0 || metadata.mode() & 0o077 != 0 {
+    if !metadata.is_dir() || metadata.uid() != 0 || metadata.mode() & 0o777 & !mode != 0 {
         bail!(
-            "use {}: it is not a directory of root alone (owner {}, mode {:o}); remove it, then `slice up`",
+            "use {}: it is not a directory of root with mode {mode:o} (owner {}, mode {:o}); remove it, then `slice up`",
             path.display(),
             metadata.uid(),
             metadata.mode() & 0o7777

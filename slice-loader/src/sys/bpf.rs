@@ -63,6 +63,21 @@ pub fn link_create(
     })
 }
 
+/// Makes a link of an iterator's program: pinned, it is a file that runs the
+/// program for each reader.
+pub fn iterator_link_create(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: no options are passed; the descriptor is borrowed for the call;
+    // iterators have no target, which is 0.
+    owned(unsafe {
+        libbpf::bpf_link_create(
+            program.as_raw_fd(),
+            0,
+            libbpf::BPF_TRACE_ITER,
+            std::ptr::null(),
+        )
+    })
+}
+
 /// Replaces the program of a link; packets are judged by the old one until
 /// they are judged by the new one.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! one system call or library function, and checks what that one trusts.
 
 pub mod bpf;
+pub mod btf;
 pub mod process;
 pub mod quota;
 pub mod readable;

@@ -1,9 +1,9 @@
 //! The system calls behind each [`Call`].
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{MsgHdr, SockAddr, SockRef};
 
 use super::unsafe_calls;
-use super::{Call, Control, Value};
+use super::{Call, Control, Naming, Opening, Value};
 
 /// How long accept and send may take; a peer that answers does so at once.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -128,6 +128,20 @@ impl Hands {
                 self.sockets.remove(&socket).ok_or(Errno::EBADF)?;
                 Ok(Value::Nothing)
             }
+            Call::Named {
+                socket,
+                how,
+                address,
+            } => {
+                let socket = self.socket(socket)?.as_fd();
+                match how {
+                    Naming::Bind => unsafe_calls::bind(socket, &address)?,
+                    Naming::Connect => unsafe_calls::connect(socket, &address)?,
+                    Naming::SendTo => unsafe_calls::send_to(socket, &address)?,
+                }
+                Ok(Value::Nothing)
+            }
+            Call::Read { path, how } => read(&path, how).map(Value::Text),
             Call::Take => Ok(self.keep(beside.ok_or(Errno::EBADF)?)),
             Call::Inherited => {
                 let inherited = io::stdout().as_fd().try_clone_to_owned().map_err(errno)?;
@@ -199,6 +213,33 @@ impl Hands {
             bytes,
             from: from.as_socket(),
         })
+    }
+}
+
+fn read(path: &str, how: Opening) -> Result<String, Errno> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::stat::Mode;
+    let plain = |path: &str, flags| open(path, flags | OFlag::O_CLOEXEC, Mode::empty());
+    let file = match how {
+        Opening::Plain => plain(path, OFlag::O_RDONLY)?,
+        Opening::Twice => {
+            let place = plain(path, OFlag::O_PATH)?;
+            plain(
+                &format!("/proc/self/fd/{}", place.as_raw_fd()),
+                OFlag::O_RDONLY,
+            )?
+        }
+        Opening::Ring => unsafe_calls::ring_open(path)?,
+    };
+    let mut file = std::fs::File::from(file);
+    let mut all = Vec::new();
+    // In large pieces, as cat(1) does: see `slice_loader::kernel::views`.
+    let mut piece = vec![0; 128 * 1024];
+    loop {
+        match file.read(&mut piece).map_err(errno)? {
+            0 => return Ok(String::from_utf8_lossy(&all).into_owned()),
+            read => all.extend_from_slice(&piece[..read]),
+        }
     }
 }
 

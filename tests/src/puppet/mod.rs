@@ -86,12 +86,42 @@ pub enum Call {
     Give { socket: u32 },
     /// SCM_RIGHTS: a socket comes beside the call.
     Take,
+    /// `bind(2)`, `connect(2)` or `sendto(2)` of one byte, with any address.
+    Named {
+        socket: u32,
+        how: Naming,
+        address: Vec<u8>,
+    },
+    /// Opens a file for reading, and reads all of it.
+    Read { path: String, how: Opening },
     /// Descriptor 1, which was inherited over fork and exec.
     Inherited,
     /// `unshare(2)`: a user namespace and a network namespace of its own.
     OwnNetwork,
     /// `getpid(2)`.
     Pid,
+}
+
+/// What is done with an address of any family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Naming {
+    /// `bind(2)`.
+    Bind,
+    /// `connect(2)`.
+    Connect,
+    /// `sendto(2)`.
+    SendTo,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Opening {
+    /// `open(2)`.
+    Plain,
+    /// With O_PATH, and once more through /proc/self/fd.
+    Twice,
+    /// By io_uring.
+    Ring,
 }
 
 /// A control message beside a datagram.
@@ -112,6 +142,7 @@ pub enum Value {
     Socket(u32),
     Number(i64),
     Address(SocketAddr),
+    Text(String),
     Received {
         bytes: usize,
         from: Option<SocketAddr>,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::{Answer, Call, Control, Value};
+use super::{Answer, Call, Control, Naming, Opening, Value};
 
 /// A process that makes the calls that the test tells it.
 pub struct Puppet {
@@ -271,6 +271,21 @@ impl Puppet {
             .map(drop)
     }
 
+    /// What a file says.
+    pub fn read(&self, path: &str, how: Opening) -> Called<String> {
+        let call = Call::Read {
+            path: path.to_owned(),
+            how,
+        };
+        match self
+            .pull(&call, None, || format!("read {path} ({how:?})"))?
+            .0
+        {
+            Value::Text(text) => Ok(text),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Its process id, once it runs.
     pub fn pid(&self) -> Called<i64> {
         match self.pull(&Call::Pid, None, || "getpid".into())?.0 {
@@ -303,6 +318,18 @@ impl<'p> Sock<'p> {
             || format!("bind {to}"),
         )
         .map(drop)
+    }
+
+    /// `bind(2)`, `connect(2)` or `sendto(2)` with an address of any family, as
+    /// the kernel takes it.
+    pub fn named(&self, how: Naming, address: &[u8]) -> Called<()> {
+        let call = Call::Named {
+            socket: self.number,
+            how,
+            address: address.to_vec(),
+        };
+        self.pull(&call, || format!("{how:?} {}", address.escape_ascii()))
+            .map(drop)
     }
 
     /// `bind(2)` by io_uring.

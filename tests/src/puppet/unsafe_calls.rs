@@ -1,5 +1,6 @@
 //! System calls that no crate offers safely: options as bytes, and io_uring.
 
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
@@ -63,6 +64,48 @@ pub fn disconnect(socket: BorrowedFd<'_>) -> Result<()> {
     let address = [0u8; 16];
     // SAFETY: the bytes are readable for the length given.
     checked(unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), 16) })
+}
+
+/// `bind(2)` with any bytes for an address.
+pub fn bind(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+    let length = length_of(address)?;
+    // SAFETY: the address is readable for its length.
+    checked(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), length) })
+}
+
+/// `connect(2)` with any bytes for an address.
+pub fn connect(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+    let length = length_of(address)?;
+    // SAFETY: the address is readable for its length.
+    checked(unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), length) })
+}
+
+/// `sendto(2)` of one byte with any bytes for an address.
+pub fn send_to(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+    let length = length_of(address)?;
+    // SAFETY: payload and address are readable for their lengths.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            b"x".as_ptr().cast(),
+            1,
+            libc::MSG_NOSIGNAL,
+            address.as_ptr().cast(),
+            length,
+        )
+    };
+    if sent < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// `open(2)` for reading by io_uring.
+pub fn ring_open(path: &str) -> Result<OwnedFd> {
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
+        .flags(libc::O_RDONLY | libc::O_CLOEXEC)
+        .build();
+    let descriptor = ring(&entry)?;
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// `socket(2)` by io_uring.
