@@ -347,7 +347,7 @@ fn a_version_that_a_slice_runs_in_is_not_removed(node: &mut Node) -> Result<()> 
     let state = context.join("context.json");
     let remove = |version: &str| node.run("slice", &["image", "remove", "used", version]);
     let judge = || -> Result<()> {
-        fs::write(&state, r#"{"image":{"name":"used","version":1},"init":7}"#)?;
+        fs::write(&state, r#"{"image":"used","version":1,"since":7}"#)?;
         refused(&remove("1")?, 1, "slice alpha runs in it")?;
         ensure!(
             versions(node, "used")?[0]["used_by"][0] == "alpha",

@@ -31,6 +31,7 @@ mod claims; // how long a port stays its owner's
 mod commands; // the command line as scripts use it
 mod denials; // every reason, what is counted and what is told
 mod destinations; // what the node's owner refuses
+mod disk; // what a slice may have on the disk
 mod enter; // what becomes of a command that runs in a slice
 mod families; // which sockets a slice may make
 mod images; // what comes into the store of images
@@ -79,6 +80,7 @@ const MODULES: &[&[Test]] = &[
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,
+    disk::TESTS,
     commands::TESTS,
     lifecycle::TESTS,
     interrupted::TESTS,

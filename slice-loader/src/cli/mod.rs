@@ -20,6 +20,7 @@ mod down;
 pub mod events;
 pub mod exit;
 mod image;
+mod layer;
 mod manual;
 pub mod ports;
 pub mod quantity;
@@ -140,6 +141,15 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Make or remove a slice's files without starting it. For tests of the disk.
+    #[command(hide = true)]
+    Layer {
+        /// The slice.
+        slice: String,
+        /// Remove them.
+        #[arg(long)]
+        remove: bool,
+    },
     /// Keep a cgroup from being empty. For the node's own unit.
     #[command(hide = true)]
     Hold {
@@ -241,6 +251,7 @@ impl Cli {
             Command::Daemon(args) => daemon::run(args, &absolute(policy)?, screen),
             Command::Completions { shell } => manual::completions(*shell),
             Command::Man { directory } => manual::pages(directory, screen),
+            Command::Layer { slice, remove } => layer::run(slice, *remove),
             Command::Hold { leaf } => run::hold(leaf),
         }
     }

@@ -335,12 +335,8 @@ fn image(path: &Path, name: &str, version: u32, meta: Meta) -> Image {
 pub fn used_by(name: &str, version: u32) -> anyhow::Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Context {
-        image: Option<Version>,
-    }
-    #[derive(Deserialize)]
-    struct Version {
-        name: String,
-        version: u32,
+        image: Option<String>,
+        version: Option<u32>,
     }
     let contexts = Path::new(DIRECTORY).join("contexts");
     let mut users = Vec::new();
@@ -353,10 +349,7 @@ pub fn used_by(name: &str, version: u32) -> anyhow::Result<Vec<String>> {
         };
         let context: Context = serde_json::from_str(&text)
             .with_context(|| format!("understand {}", path.display()))?;
-        if context
-            .image
-            .is_some_and(|image| image.name == name && image.version == version)
-        {
+        if context.image.as_deref() == Some(name) && context.version == Some(version) {
             users.push(slice);
         }
     }

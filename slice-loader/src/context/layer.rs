@@ -189,8 +189,9 @@ impl Layer {
         }
     }
 
-    /// Removes it with all that is in it, and forgets its bounds. Nothing of it
-    /// is mounted any more. That it is not there is fine.
+    /// Removes it with all that is in it. Nothing of it is mounted any more. That
+    /// it is not there is fine. Its bounds stay: they are the policy's, and hold
+    /// for the layer that may come after it.
     ///
     /// # Errors
     /// Something is mounted in it, or the file system fails: what is left is
@@ -199,16 +200,11 @@ impl Layer {
         if !self.slices.is_dir() {
             return Ok(());
         }
-        let owner = if self.exists() { self.owner()? } else { None };
         let trash = Trash::of(&self.slices)?;
         trash.take(&self.path())?;
         trash
             .empty()
-            .with_context(|| format!("remove the files of slice {}", self.name))?;
-        match owner {
-            Some(owner) => Disk::that_holds(&self.slices)?.set_limits(owner, DiskLimits::default()),
-            None => Ok(()),
-        }
+            .with_context(|| format!("remove the files of slice {}", self.name))
     }
 
     /// The names of all layers there are.

@@ -17,6 +17,7 @@ use super::{autobind, monotonic_ns, port_of};
 use crate::context::cgroup::SliceCgroup;
 use crate::context::disk::Disk;
 use crate::context::holder::Holder;
+use crate::context::layer::Layer;
 use crate::kernel::maps::Maps;
 
 /// What a plan is written to.
@@ -184,6 +185,7 @@ impl Place<'_> {
     pub fn destroy(&self, slices: &Slices) -> anyhow::Result<()> {
         self.end(slices.keys().map(String::as_str))
             .and(self.forget_flows(slices))
+            .and(forget_disk(slices))
     }
 
     /// Ends slices that have a cgroup and are not among `known`: what a reload
@@ -242,6 +244,22 @@ impl Place<'_> {
         }
         Ok(())
     }
+}
+
+/// Takes the bounds of destroyed slices off the disk, but where their files
+/// are still there: those go with their bounds.
+fn forget_disk(slices: &Slices) -> anyhow::Result<()> {
+    let gone = slices
+        .iter()
+        .filter(|(name, _)| !Layer::of(name).exists())
+        .map(|(_, slice)| slice.id());
+    let disk = Disk::open()?;
+    for id in gone {
+        if !disk.limits(id)?.is_none() {
+            disk.set_limits(id, DiskLimits::default())?;
+        }
+    }
+    Ok(())
 }
 
 /// The bounds on the disk that slices of a plan have now; they outlive `down`.
