@@ -336,10 +336,19 @@ fn xfs_keeps_the_bounds_of_slices_too(node: &mut Node) -> Result<()> {
     // xfs says of projects what it says of a full disk.
     fill(&alpha, "ENOSPC")?;
     names(&alpha, "ENOSPC")?;
+    // The bound is the policy's: it stays without files, and goes with it.
+    site.must(&["layer", "--remove", "alpha"])?;
+    let gone = !alpha.upper().exists();
+    ensure!(gone, "the layer is still there");
+    site.must(&["layer", "alpha"])?;
+    ensure!(
+        alpha.account()?.map(|pair| pair.1) == [Some(20 * MIB), Some(200)],
+        "unbounded"
+    );
     drop(alpha);
-    // The bound is the policy's, and goes with it.
     site.remove("slices/alpha.toml")?;
-    site.must(&["reload"])?;
+    let said = site.must(&["reload"])?;
+    ensure!(said.contains("removed: alpha"), "{said}");
     let report = node.must("xfs_quota", &["-x", "-c", "report -p -n -b -i", STORE])?;
     let left: Vec<_> = report
         .stdout
