@@ -18,6 +18,7 @@
 //! | `ADDRESSES` | hash | [`Address`] | [`AddressEntry`] | loader | programs |
 //! | `REFUSED` | LPM trie | [`RefusedKey`] | [`RefusedPorts`] | loader | programs |
 //! | `FLOWS` | hash | [`FlowKey`] | [`SliceId`] | programs | programs, loader |
+//! | `LOOPBACK` | array | row | [`LoopbackPorts`] | programs (loader zeroes) | programs |
 //! | `TAGS` | socket storage | socket | [`Tag`] | programs | programs |
 //! | `EVENTS` | ring buffer | | [`Event`] | programs | loader |
 
@@ -268,9 +269,16 @@ layouts! {
         pub peer @ 24: Address,
     }
 
+    /// The ports that a slice has bound on its private loopback.
+    pub struct LoopbackPorts [512] {
+        /// `sockets << 32 | lap << 24 | protocol << 16 | port`, see
+        /// [`crate::decide::loopback::slot`].
+        pub slots @ 0: [u64; LOOPBACK_SLOTS],
+    }
+
     /// What a socket carries: its owner, what it holds, and the last checks
     /// that its packets passed.
-    pub struct Tag [72] {
+    pub struct Tag [80] {
         /// Owner, for the socket's life.
         pub id @ 0: SliceId,
         /// Raised by two around each change of the fields from `generation`
@@ -296,6 +304,9 @@ layouts! {
         pub source @ 40: Address,
         /// Destination address that passed.
         pub destination @ 56: Address,
+        /// 0, or 1 + the offset above [`Settings::loopback_low`] of the port
+        /// that the socket is counted on in `LOOPBACK`.
+        pub loopback_held @ 72: u64,
     }
 
     /// One denial, for `slice events`.
@@ -349,6 +360,9 @@ pub const fn refused_row_of(bytes: [u8; 4]) -> u32 {
         bytes => u32::from_be_bytes(bytes),
     }
 }
+
+/// Ports that a slice can have bound on its private loopback at once.
+pub const LOOPBACK_SLOTS: usize = 64;
 
 /// Rules that one prefix can carry.
 pub const REFUSED_RANGES: usize = 16;
@@ -433,6 +447,8 @@ pub enum Moment {
     Ingress = 7,
     /// `open(2)`.
     Open = 8,
+    /// A packet on its way in, before the kernel looks for its socket.
+    Lookup = 9,
 }
 
 impl Moment {
@@ -447,6 +463,7 @@ impl Moment {
             6 => Moment::Egress,
             7 => Moment::Ingress,
             8 => Moment::Open,
+            9 => Moment::Lookup,
             _ => return None,
         })
     }
@@ -462,6 +479,7 @@ impl Moment {
             Moment::Egress => "egress",
             Moment::Ingress => "ingress",
             Moment::Open => "open",
+            Moment::Lookup => "lookup",
         }
     }
 }

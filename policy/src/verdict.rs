@@ -109,6 +109,8 @@ reasons! {
     20 ProcNet          EACCES          "proc_net"           "The file lists sockets of the whole node, those of other owners too.";
     21 SocketDiagnostics EPERM          "socket_diagnostics" "Socket diagnostics tell of the sockets of all owners.";
     22 AbstractForeign  ECONNREFUSED    "abstract_foreign"   "The abstract unix socket is another owner's.";
+    23 LoopbackForeign  ECONNREFUSED    "loopback_foreign"   "Behind this loopback address or port is the node or another slice.";
+    24 LoopbackLimit    EADDRINUSE      "loopback_limit"     "The slice has bound as many loopback ports as there are.";
 }
 
 /// Rows of the drop counters per slice. More than there are reasons, so that

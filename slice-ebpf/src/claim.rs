@@ -14,7 +14,7 @@ use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
 use crate::maps::{CLAIMS, FLOWS};
-use crate::owner;
+use crate::{loopback, owner};
 
 /// `BPF_NOEXIST`.
 const ONLY_NEW: u64 = 1;
@@ -191,6 +191,7 @@ pub fn end(tag: *mut Tag, bit: u64, may_answer: bool, settings: &Settings) {
         return;
     }
     let_go(tag, who, settings);
+    loopback::let_go(tag, who);
     if let Some(state) = owner::state(who) {
         // SAFETY: the row lies in the array for good.
         atomic::fetch_sub(unsafe { &raw mut (*state).sockets_open }, 1);

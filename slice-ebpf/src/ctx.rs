@@ -45,7 +45,7 @@ fn port_of(field: u32) -> u16 {
 
 /// Four words in network order as an address.
 #[inline(always)]
-fn address_of(words: [u32; 4]) -> Address {
+pub fn address_of(words: [u32; 4]) -> Address {
     let mut address = [0; 16];
     let mut at = 0;
     while at < 4 {
@@ -118,7 +118,7 @@ impl SockAddr {
     /// Makes the call mean another address.
     #[inline(always)]
     pub fn set_address(&self, ipv4: bool, address: &Address) {
-        // SAFETY: as in `address`; writable in bind.
+        // SAFETY: as in `address`; writable in all hooks of this kind.
         unsafe {
             if ipv4 {
                 write_volatile(&raw mut (*self.0).user_ip4, words_of(address, 12));
@@ -129,6 +129,23 @@ impl SockAddr {
                 write_volatile(&raw mut (*self.0).user_ip6[3], words_of(address, 12));
             }
         }
+    }
+
+    /// Makes the call mean another port.
+    #[inline(always)]
+    pub fn set_port(&self, port: u16) {
+        let [high, low] = port.to_be_bytes();
+        let field = u32::from_ne_bytes([high, low, 0, 0]);
+        // SAFETY: as in `sk`; writable in all hooks of this kind.
+        unsafe { write_volatile(&raw mut (*self.0).user_port, field) };
+    }
+
+    /// Whether the socket has a port.
+    #[inline(always)]
+    pub fn is_bound(&self) -> bool {
+        let sk = self.sk();
+        // SAFETY: the pointer comes from the context; the verifier knows it.
+        unsafe { read_volatile(&raw const (*sk).src_port) != 0 }
     }
 
     /// The source address that a datagram names, or that its socket is bound to.

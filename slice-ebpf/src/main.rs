@@ -20,6 +20,7 @@ mod ctx; // reading the contexts that the kernel hands over
 mod destination; // what the node's owner refuses
 mod event; // counting a denial and telling of it
 mod kernel; // reading the kernel's own structures
+mod loopback; // the ports of a slice's private loopback
 mod maps; // every map
 mod owner; // whose a task, socket or packet is
 mod packet; // the headers of a packet
@@ -37,7 +38,10 @@ mod hooks {
     mod ingress; // a packet reaches a socket
     mod netlink; // socket diagnostics
     mod open; // open(2) of /proc/net's files
+    mod lookup; // the kernel looks for a packet's socket
+    mod name; // getsockname(2), getpeername(2), accept(2)
     mod option; // setsockopt(2), getsockopt(2)
+    mod receive; // recvfrom(2), recvmsg(2)
     mod release; // the last close(2)
     mod send; // sendto(2), sendmsg(2) with an address
     mod tcp; // TCP's states

@@ -6,8 +6,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use policy::SliceId;
 use policy::abi::{
-    Address, AddressEntry, Claim, Denials, Event, FlowKey, PORT_ROWS, RefusedPorts, Reserved,
-    Settings, SliceEntry, SliceState, Tag, Traffic,
+    Address, AddressEntry, Claim, Denials, Event, FlowKey, LoopbackPorts, PORT_ROWS, RefusedPorts,
+    Reserved, Settings, SliceEntry, SliceState, Tag, Traffic,
 };
 
 /// Rows where the loader does not say otherwise.
@@ -36,6 +36,8 @@ pub static ADDRESSES: HashMap<Address, AddressEntry, 32768> = HashMap::new();
 pub static REFUSED: LpmTrie<[u8; 20], RefusedPorts, 65536> = LpmTrie::new();
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, SliceId, 262144, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static LOOPBACK: Array<LoopbackPorts, ROWS> = Array::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
 #[btf_map]

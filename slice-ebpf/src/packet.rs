@@ -11,7 +11,7 @@ use crate::atomic;
 use crate::maps::TRAFFIC;
 
 /// The number of the device lo in every network namespace.
-const LOOPBACK_DEVICE: u32 = 1;
+pub const LOOPBACK_DEVICE: u32 = 1;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;

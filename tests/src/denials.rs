@@ -23,7 +23,9 @@ use crate::counters::Change;
 use crate::node::Node;
 use crate::puppet::{Control, Kind, Naming, Opening, Puppet};
 use crate::runner::{Test, test};
-use crate::stage::{FOREIGN, GAMMA, NODE, PEER, POLICY, REFUSED, Stage, Sysctl, at, refused};
+use crate::stage::{
+    FOREIGN, GAMMA, LOOPBACK, NODE, PEER, POLICY, REFUSED, Stage, Sysctl, at, refused,
+};
 
 pub const TESTS: &[Test] = &[
     test(
@@ -87,6 +89,8 @@ const CASES: &[Case] = &[
     (Reason::ProcNet, "alpha", proc_net),
     (Reason::SocketDiagnostics, "alpha", socket_diagnostics),
     (Reason::AbstractForeign, "alpha", abstract_foreign),
+    (Reason::LoopbackForeign, "alpha", loopback_foreign),
+    (Reason::LoopbackLimit, "beta", loopback_limit),
 ];
 
 fn denied<'a>(told: &str, act: impl FnMut() -> Result<()> + 'a) -> Result<Denied<'a>> {
@@ -220,6 +224,26 @@ fn destination(cast: &Cast) -> Result<Denied<'_>> {
     let socket = cast.alpha.socket(Kind::Tcp6)?;
     denied("connect tcp inet6 - [2001:db8:5::129]:9085", move || {
         refused(socket.connect(at(REFUSED[1], 9085)), EACCES)
+    })
+}
+
+fn loopback_foreign(cast: &Cast) -> Result<Denied<'_>> {
+    let there = at("127.200.0.1".parse()?, 9086);
+    let socket = cast.alpha.socket(Kind::Tcp4)?;
+    denied("connect tcp inet - 127.200.0.1:9086", move || {
+        refused(socket.connect(there), ECONNREFUSED)
+    })
+}
+
+fn loopback_limit(cast: &Cast) -> Result<Denied<'_>> {
+    let held: Vec<_> = (9600..9664)
+        .map(|port| cast.beta.server_at(Kind::Udp4, at(LOOPBACK[0], port)))
+        .collect();
+    ensure!(held.iter().all(Result::is_ok), "64 ports are allowed");
+    let socket = cast.beta.socket(Kind::Udp4)?;
+    denied("bind udp inet 127.0.0.1:9664 -", move || {
+        let _held = &held;
+        refused(socket.bind(at(LOOPBACK[0], 9664)), EADDRINUSE)
     })
 }
 

@@ -59,6 +59,8 @@ impl Inventory {
             &["ip", "-o", "link"][..],
             &["ip", "-o", "addr"],
             &["ip", "rule"],
+            &["ip", "route", "show", "table", "local"],
+            &["ip", "-6", "route", "show", "table", "local"],
             &["tc", "qdisc"],
         ] {
             for line in node.must(command[0], &command[1..])?.stdout.lines() {

@@ -37,6 +37,9 @@ mod families; // which sockets a slice may make
 mod images; // what comes into the store of images
 mod interrupted; // up and down that are killed or fail half-way
 mod lifecycle; // up and down: twice is once, half-way is not at all
+mod localhost; // what programs find at 127.0.0.1 and ::1
+mod loopback; // whose a loopback is
+mod loopback_ports; // the ports of a slice's localhost
 mod machine; // the VM itself is what the other tests take it for
 mod malformed; // what the owner reads about a malformed policy
 mod names; // which unix sockets a slice reaches by name
@@ -71,6 +74,9 @@ const MODULES: &[&[Test]] = &[
     claims::TESTS,
     owners::TESTS,
     addresses::TESTS,
+    localhost::TESTS,
+    loopback::TESTS,
+    loopback_ports::TESTS,
     destinations::TESTS,
     accounting::TESTS,
     denials::TESTS,
@@ -86,6 +92,7 @@ const MODULES: &[&[Test]] = &[
     interrupted::TESTS,
     beside::TESTS,
     servers::APART,
+    loopback::APART,
     reload::TESTS,
     malformed::TESTS,
     survival::TESTS,

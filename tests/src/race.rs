@@ -17,7 +17,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Site, until};
-use crate::stage::{LOOPBACK, NODE};
+use crate::stage::NODE;
 
 pub const TESTS: &[Test] = &[test(
     "two_slices_race_for_one_port_and_one_wins_each_time",
@@ -52,8 +52,8 @@ const ADDRESSES: [[IpAddr; 2]; 4] = [
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     ],
-    [LOOPBACK[0], NODE[0]],
-    [LOOPBACK[0], LOOPBACK[1]],
+    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), NODE[1]],
+    [NODE[1], NODE[0]],
     [NODE[0], NODE[1]],
 ];
 

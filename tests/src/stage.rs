@@ -249,13 +249,28 @@ impl<'n> Stage<'n> {
         port: u16,
         act: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
+        let rule = |before: &str| {
+            format!(
+                "{before}\n[[refuse]]\nto = [\"0.0.0.0/0\", \"::/0\"]\nprotocol = \"{protocol}\"\nports = [{port}]\n"
+            )
+        };
+        self.with_policy(slice, rule, act)
+    }
+
+    /// Does something while the policy of a slice is another.
+    ///
+    /// # Errors
+    /// Those of `act`, and of `slice reload`.
+    pub fn with_policy(
+        &self,
+        slice: &str,
+        other: impl FnOnce(&str) -> String,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let path = Path::new(POLICY).join(format!("slices/{slice}.toml"));
         let before = fs::read_to_string(&path)?;
         let reload = || self.node.must("slice", &["reload", "--policy", POLICY]);
-        let rule = format!(
-            "{before}\n[[refuse]]\nto = [\"0.0.0.0/0\", \"::/0\"]\nprotocol = \"{protocol}\"\nports = [{port}]\n"
-        );
-        fs::write(&path, rule)?;
+        fs::write(&path, other(&before))?;
         reload()?;
         let result = act();
         fs::write(&path, before)?;

@@ -73,6 +73,7 @@ fn load(name: &str, program: &mut Program, types: &Btf) -> Result<()> {
         Program::CgroupSock(program) => program.load()?,
         Program::CgroupSockAddr(program) => program.load()?,
         Program::CgroupSockopt(program) => program.load()?,
+        Program::SkLookup(program) => program.load()?,
         Program::SockOps(program) => program.load()?,
         // The programs are named for their hooks.
         Program::LsmCgroup(program) => program.load(name, types)?,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::Facts;
 use crate::config::{At, Complaint, Config, Place, Prefix, Slice};
+use crate::decide::loopback::row_of;
 
 /// An own address is one slice's, and nobody shares it.
 pub(super) fn addresses(config: &Config, facts: &Facts, complaints: &mut Vec<Complaint>) {
@@ -73,7 +74,11 @@ pub fn shared_addresses(config: &Config, facts: &Facts) -> Vec<IpAddr> {
             .any(|prefix: &At<Prefix>| prefix.contains(*address))
     };
     let plain = |address: &IpAddr| {
-        !address.is_loopback() && !address.is_multicast() && !address.is_unspecified()
+        let private = match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(v6) => row_of(&v6.octets()).is_some(),
+        };
+        !address.is_loopback() && !private && !address.is_multicast() && !address.is_unspecified()
     };
     let mut shared: Vec<IpAddr> = facts
         .addresses

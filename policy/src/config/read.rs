@@ -15,6 +15,7 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, CPU, Kind, MilliCores, MilliPercent, Nanoseconds, PART, SIZE, TIME};
 use super::{MemoryGive, syntax};
+use crate::decide::loopback::row_of;
 
 /// Reads one file.
 pub(super) struct Reader<'a> {
@@ -379,6 +380,9 @@ impl Reader<'_> {
     fn unicast(&mut self, address: IpAddr, at: Place) -> bool {
         let what = match address {
             a if a.is_loopback() => "a loopback address",
+            IpAddr::V6(v6) if row_of(&v6.octets()).is_some() => {
+                "an address of the private loopbacks of slices"
+            }
             a if a.is_unspecified() => "the wildcard address",
             a if a.is_multicast() => "a multicast address",
             IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast address",

@@ -3,6 +3,7 @@
 use crate::abi::{
     ADDRESS_OWN, ADDRESS_SHARED, Address, AddressEntry, OWN_IPV4, OWN_IPV6, SliceEntry, mapped,
 };
+use crate::decide::loopback;
 use crate::ids::SliceId;
 use crate::verdict::{Reason, Verdict};
 
@@ -11,8 +12,10 @@ use crate::verdict::{Reason, Verdict};
 pub enum Place {
     /// 0.0.0.0 or ::.
     Wildcard,
-    /// 127.0.0.0/8 or ::1.
+    /// The node's loopback: what is in 127.0.0.0/8 and no slice's, and ::1.
     Loopback,
+    /// The private loopback of the slice in this row.
+    Private(u32),
     /// A multicast group or 255.255.255.255.
     Group,
     /// An address that the node and all slices share.
@@ -26,11 +29,17 @@ pub enum Place {
 /// The two halves of an address, as numbers: few comparisons, since the
 /// verifier follows each.
 #[inline(always)]
-const fn halves(address: &Address) -> (u64, u64) {
+pub(crate) const fn halves(address: &Address) -> (u64, u64) {
     let number = u128::from_be_bytes(*address);
     #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     let low = number as u64;
     ((number >> 64) as u64, low)
+}
+
+/// The address of two halves.
+#[inline(always)]
+pub(crate) const fn from_halves(high: u64, low: u64) -> Address {
+    ((high as u128) << 64 | low as u128).to_be_bytes()
 }
 
 /// Whether the address is an IPv4 address in mapped form.
@@ -47,6 +56,9 @@ pub const fn by_itself(address: &Address) -> Option<Place> {
     let (high, low) = halves(address);
     if high >> 56 == 0xff {
         return Some(Place::Group);
+    }
+    if let Some(row) = loopback::row_of(address) {
+        return Some(Place::Private(row));
     }
     if high != 0 {
         return None;
@@ -107,7 +119,10 @@ pub const fn wildcard_means(slice: &SliceEntry, ipv4: bool, v6only: bool) -> Opt
 pub fn bind(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdict {
     let mine = match place {
         Place::Own(owner) => owner.0 == who.0,
-        Place::Wildcard | Place::Loopback | Place::Group => true,
+        Place::Wildcard | Place::Group => true,
+        // A slice's 127.0.0.1 has been translated to a private address.
+        Place::Loopback => !who.is_slice(),
+        Place::Private(row) => who.is_slice() && row == who.index(),
         Place::Shared => !who.is_slice() || !has_own(slice, ipv4),
         // The node may bind what it likes (IP_FREEBIND, an address to come).
         Place::Foreign => !who.is_slice(),
@@ -122,9 +137,9 @@ pub fn bind(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Verdi
 pub fn source(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool, inside: bool) -> Verdict {
     let mine = match place {
         Place::Own(owner) => owner.0 == who.0,
-        Place::Loopback => inside,
+        Place::Private(row) => inside && row == who.index(),
         Place::Shared => !has_own(slice, ipv4),
-        Place::Wildcard | Place::Group | Place::Foreign => false,
+        Place::Wildcard | Place::Loopback | Place::Group | Place::Foreign => false,
     };
     Verdict::allow_if(mine, Reason::SourceForeign)
 }
@@ -139,8 +154,9 @@ pub fn receive(who: SliceId, slice: &SliceEntry, place: Place, ipv4: bool) -> Ve
     let mine = match place {
         Place::Own(owner) => owner.0 == who.0,
         Place::Shared => !has_own(slice, ipv4),
-        Place::Loopback | Place::Group | Place::Wildcard => true,
-        Place::Foreign => false,
+        Place::Group | Place::Wildcard => true,
+        Place::Private(row) => row == who.index(),
+        Place::Loopback | Place::Foreign => false,
     };
     Verdict::allow_if(mine, Reason::ReceiveForeign)
 }
@@ -184,6 +200,8 @@ mod tests {
             (v6("::"), Some(Place::Wildcard)),
             (v4("127.0.0.1"), Some(Place::Loopback)),
             (v4("127.255.0.9"), Some(Place::Loopback)),
+            (v4("127.1.2.9"), Some(Place::Private(2))),
+            (v6("fd53:6c00::2:1"), Some(Place::Private(2))),
             (v6("::1"), Some(Place::Loopback)),
             (v4("224.0.0.1"), Some(Place::Group)),
             (v4("239.255.255.255"), Some(Place::Group)),
@@ -253,13 +271,27 @@ mod tests {
     }
 
     #[test]
-    fn packets_from_a_loopback_address_stay_inside_the_node() {
+    fn packets_from_a_slices_loopback_stay_inside_the_node_and_are_its_own() {
         let denied = Verdict::Deny(Reason::SourceForeign);
+        let (own, other) = (Place::Private(A.index()), Place::Private(B.index()));
+        assert_eq!(source(A, &slice(0), own, false, true), Verdict::Allow);
+        assert_eq!(source(A, &slice(0), own, false, false), denied);
+        assert_eq!(source(A, &slice(0), other, false, true), denied);
+        assert_eq!(source(A, &slice(0), Place::Loopback, false, true), denied);
+    }
+
+    #[test]
+    fn a_loopback_is_bound_by_whose_it_is() {
+        let denied = Verdict::Deny(Reason::AddressForeign);
+        let own = Place::Private(A.index());
+        assert_eq!(bind(A, &slice(0), own, true), Verdict::Allow);
+        assert_eq!(bind(B, &slice(0), own, true), denied);
+        assert_eq!(bind(SliceId::NODE, &slice(0), own, true), denied);
+        assert_eq!(bind(A, &slice(0), Place::Loopback, true), denied);
         assert_eq!(
-            source(A, &slice(0), Place::Loopback, false, true),
+            bind(SliceId::NODE, &slice(0), Place::Loopback, true),
             Verdict::Allow
         );
-        assert_eq!(source(A, &slice(0), Place::Loopback, false, false), denied);
     }
 
     #[test]
@@ -276,7 +308,10 @@ mod tests {
             Verdict::Allow
         );
         assert_eq!(receive(A, &slice(0), Place::Foreign, true), denied);
-        for place in [Place::Shared, Place::Loopback, Place::Group] {
+        for place in [Place::Loopback, Place::Private(B.index())] {
+            assert_eq!(receive(A, &slice(0), place, true), denied, "{place:?}");
+        }
+        for place in [Place::Shared, Place::Private(A.index()), Place::Group] {
             assert_eq!(
                 receive(A, &slice(0), place, true),
                 Verdict::Allow,

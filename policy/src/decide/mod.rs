@@ -7,5 +7,6 @@ pub mod bind;
 pub mod claim;
 pub mod create;
 pub mod destination;
+pub mod loopback;
 pub mod option;
 pub mod sight;

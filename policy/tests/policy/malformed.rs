@@ -452,6 +452,22 @@ error: ff02::1 is a multicast address
 }
 
 #[test]
+fn an_own_address_that_is_some_slices_loopback() {
+    refused(
+        "",
+        &[("a", "[address]\nipv6 = \"fd53:6c00::2:1\"\n")],
+        r#"
+error: fd53:6c00::2:1 is an address of the private loopbacks of slices
+  --> slices/a.toml:2:8
+  |
+2 | ipv6 = "fd53:6c00::2:1"
+  |        ^^^^^^^^^^^^^^^^
+  help: write a unicast address of the node that only this slice is to use
+"#,
+    );
+}
+
+#[test]
 fn a_cap_below_its_floor() {
     refused(
         "",

@@ -5,17 +5,18 @@ use aya_ebpf::helpers::generated::bpf_setsockopt;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use policy::abi::{
-    Address, Moment, Settings, TAG_ANY_PORT, TAG_ELSEWHERE, TAG_REUSE, TAG_V6ONLY, UDP, port_index,
+    Address, Moment, Settings, TAG_ANY_PORT, TAG_ELSEWHERE, TAG_REUSE, TAG_V6ONLY, Tag, UDP,
+    port_index,
 };
 use policy::decide::address::{self, Place, is_ipv4, wildcard_means};
+use policy::decide::loopback::{Named, named};
 use policy::decide::option::{SOL_SOCKET, at_bind};
 use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
 use crate::ctx::{SockAddr, family, in_node};
 use crate::event::Denial;
-use crate::owner;
-use crate::{place, port};
+use crate::{loopback, owner, place, port};
 
 /// Goes on, and CAP_NET_BIND_SERVICE is not asked for.
 const ALLOW_PRIVILEGED: i32 = 3;
@@ -49,7 +50,16 @@ fn bind(ctx: SockAddrContext, ipv4: bool) -> i32 {
     }
     let (address, port) = (call.address(ipv4), call.port());
     let v6only = atomic::load(flags) & TAG_V6ONLY != 0;
-    let verdict = verdict(&call, settings, who, ipv4, v6only, &address, protocol, port);
+    let named = if who.is_slice() {
+        named(who.index(), &address)
+    } else {
+        Named::Elsewhere
+    };
+    let verdict = match named {
+        Named::Elsewhere => verdict(&call, settings, who, ipv4, v6only, &address, protocol, port),
+        Named::Mine(real) => private(&call, settings, tag, who, ipv4, &real, protocol, port),
+        Named::Resolver | Named::Foreign => Verdict::Deny(Reason::AddressForeign),
+    };
     if let Verdict::Deny(reason) = verdict {
         let mut denial = Denial::new(who, reason, Moment::Bind, family(ipv4), protocol);
         denial.local = address;
@@ -106,6 +116,43 @@ fn verdict(
         (0, _) => Verdict::Allow,
         (_, true) => port::own(who, protocol, port),
         (_, false) => port::shared(settings, who, entry, protocol, port, false),
+    }
+}
+
+/// A bind to the slice's private loopback: to the address it has there, and to
+/// the port that stands for the one that is named.
+#[inline(always)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "inlined; a struct would go over the stack"
+)]
+fn private(
+    call: &SockAddr,
+    settings: &Settings,
+    tag: *mut Tag,
+    who: SliceId,
+    ipv4: bool,
+    real: &Address,
+    protocol: u8,
+    port: u16,
+) -> Verdict {
+    if owner::entry(who).is_none() {
+        return Verdict::Deny(Reason::NoPolicy);
+    }
+    // The kernel refuses to bind it again: what it holds stays.
+    if call.is_bound() {
+        return Verdict::Allow;
+    }
+    call.set_address(ipv4, real);
+    if port == 0 {
+        return Verdict::Allow;
+    }
+    match loopback::hold(tag, who, protocol, port, settings) {
+        Ok(kernels) => {
+            call.set_port(kernels);
+            Verdict::Allow
+        }
+        Err(reason) => Verdict::Deny(reason),
     }
 }
 

@@ -7,14 +7,14 @@ use policy::abi::{
     Address, Moment, Settings, TAG_ANY_PORT, TAG_BOUND, TAG_ELSEWHERE, TAG_OWN, Tag, port_index,
 };
 use policy::decide::address::Place;
+use policy::decide::loopback::shown;
 use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
 use crate::claim;
 use crate::ctx::{Sock, in_node};
 use crate::event::Denial;
-use crate::owner;
-use crate::{place, port};
+use crate::{loopback, owner, place, port};
 
 /// `BPF_CGROUP_INET4_POST_BIND`.
 #[cgroup_sock(post_bind4)]
@@ -57,7 +57,7 @@ fn post_bind(ctx: SockContext, ipv4: bool) -> i32 {
         Verdict::Allow => 1,
         Verdict::Deny(reason) => {
             let mut denial = Denial::new(who, reason, Moment::Bind, sock.family(), protocol);
-            denial.local = local;
+            denial.local = shown(who.index(), &local);
             denial.local_port = port;
             denial.refuse()
         }
@@ -80,15 +80,22 @@ fn claim_port(
     let Some(index) = port_index(protocol, port) else {
         return Verdict::Deny(Reason::NoPolicy);
     };
-    let verdict = if matches!(place::of(local), Place::Own(_)) {
-        // SAFETY: as in `post_bind`.
-        atomic::fetch_or(unsafe { &raw mut (*tag).flags }, TAG_OWN);
-        port::own(who, protocol, port)
-    } else {
-        match port::shared(settings, who, entry, protocol, port, picked) {
+    let verdict = match place::of(local) {
+        Place::Own(_) => {
+            // SAFETY: as in `post_bind`.
+            atomic::fetch_or(unsafe { &raw mut (*tag).flags }, TAG_OWN);
+            port::own(who, protocol, port)
+        }
+        // A port that was named on the private loopback is nobody else's: the
+        // kernel's port behind it is one that is kept for this. Another thread
+        // may have bound the socket differently meanwhile.
+        Place::Private(_) if who.is_slice() && !picked => {
+            Verdict::allow_if(loopback::holds(tag, port, settings), Reason::PortLoopback)
+        }
+        _ => match port::shared(settings, who, entry, protocol, port, picked) {
             Verdict::Allow => claim::hold(tag, who, index, !picked, settings),
             denied => denied,
-        }
+        },
     };
     if !verdict.is_allow() {
         return verdict;

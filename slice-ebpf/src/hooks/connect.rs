@@ -4,16 +4,19 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_bind;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use policy::abi::{Address, Moment, OWN_IPV4, OWN_IPV6, SliceEntry, TAG_ELSEWHERE, mapped};
+use policy::abi::{
+    Address, Moment, OWN_IPV4, OWN_IPV6, Settings, SliceEntry, TAG_ELSEWHERE, mapped, port_index,
+};
 use policy::decide::address::{Place, by_itself, is_ipv4};
 use policy::decide::create::{AF_INET, AF_INET6};
-use policy::{Reason, Verdict};
+use policy::decide::loopback::{Named, is_resolver, localhost_ipv4, named_destination};
+use policy::{Reason, SliceId, Verdict};
 
+use super::lookup;
 use crate::atomic;
 use crate::ctx::{SockAddr, family, in_node};
-use crate::destination;
 use crate::event::Denial;
-use crate::owner;
+use crate::{destination, loopback, owner};
 
 /// `BPF_CGROUP_INET4_CONNECT`.
 #[cgroup_sock_addr(connect4)]
@@ -49,9 +52,25 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
     } else {
         None
     };
-    let verdict = match entry {
-        None => Verdict::Deny(Reason::NoPolicy),
-        Some(_) => destination::verdict(settings, who, &address, protocol, Some(port)),
+    // Sockets for echo requests have no part in the translation: see
+    // `policy::decide::loopback::is_echo`.
+    let named = if port_index(protocol, port).is_some() {
+        named_destination(who.index(), &address)
+    } else {
+        Named::Elsewhere
+    };
+    let verdict = match (entry, named) {
+        (None, _) => Verdict::Deny(Reason::NoPolicy),
+        (Some(_), Named::Elsewhere) => {
+            destination::verdict(settings, who, &address, protocol, Some(port))
+        }
+        (Some(_), Named::Resolver) if is_resolver(&address, port) => {
+            destination::verdict(settings, who, &address, protocol, Some(port))
+        }
+        (Some(_), Named::Mine(real)) => {
+            to_private(&call, settings, who, ipv4, &real, protocol, port)
+        }
+        (Some(_), _) => Verdict::Deny(Reason::LoopbackForeign),
     };
     if let Verdict::Deny(reason) = verdict {
         let mut denial = Denial::new(who, reason, Moment::Connect, family(ipv4), protocol);
@@ -60,17 +79,57 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
         return denial.refuse();
     }
     if let Some(entry) = entry
-        && let Some(own) = own_source(entry, &address)
+        && let Some(own) = source_for(who, entry, named, &address)
     {
         bind_unbound(&ctx, &call, ipv4, &own);
     }
     1
 }
 
+/// A connection to the slice's private loopback: to the address it has there,
+/// and to the port that stands for the one that is named. Where none does, a
+/// listener on all addresses may be meant, if it is the slice's.
+#[inline(always)]
+fn to_private(
+    call: &SockAddr,
+    settings: &Settings,
+    who: SliceId,
+    ipv4: bool,
+    real: &Address,
+    protocol: u8,
+    port: u16,
+) -> Verdict {
+    call.set_address(ipv4, real);
+    match loopback::kernels_port(who, protocol, port, settings) {
+        Some(kernels) => {
+            call.set_port(kernels);
+            Verdict::Allow
+        }
+        // What `lookup` would say, at once and with an event for the caller.
+        None => lookup::found(who.index(), protocol, port),
+    }
+}
+
+/// The address that an unbound socket is given for this destination; the kernel
+/// picks right for the private loopback, by its route.
+#[inline(always)]
+pub fn source_for(
+    who: SliceId,
+    entry: &SliceEntry,
+    named: Named,
+    destination: &Address,
+) -> Option<Address> {
+    match named {
+        Named::Elsewhere => own_source(entry, destination),
+        Named::Resolver => Some(localhost_ipv4(who.index())),
+        Named::Mine(_) | Named::Foreign => None,
+    }
+}
+
 /// The slice's own address for packets to this destination, if it has one and
 /// the destination is not the loopback.
 #[inline(always)]
-pub fn own_source(entry: &SliceEntry, destination: &Address) -> Option<Address> {
+fn own_source(entry: &SliceEntry, destination: &Address) -> Option<Address> {
     if let Some(Place::Loopback | Place::Wildcard) = by_itself(destination) {
         return None;
     }

@@ -8,18 +8,20 @@ use core::ptr::read_volatile;
 use policy::abi::{
     FlowKey, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, port_index,
 };
-use policy::decide::address::{Place, is_ipv4, source};
+use policy::decide::address::{Place, by_itself, is_ipv4, source};
 use policy::decide::claim::send;
+use policy::decide::loopback::{self as private, is_echo, node_sends};
 use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
 use crate::claim;
 use crate::destination;
 use crate::event::Denial;
+use crate::maps::SLICES;
 use crate::owner;
 use crate::packet::{self, Packet};
 use crate::passed;
-use crate::place;
+use crate::{loopback, place};
 
 const SOCK_RAW: u32 = 3;
 const TCP_LISTEN: u32 = 10;
@@ -45,6 +47,16 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
         } else {
             who
         };
+        // The kernel's own answers, to a closed port for one, pass.
+        if flags & TAG_KERNEL == 0 && packet::is_loopback(skb) {
+            let packet = packet::read(skb);
+            if let Some(headers) = &packet
+                && let Verdict::Deny(reason) =
+                    node_sends(&headers.source, headers.source_port(), &headers.destination)
+            {
+                return Denial::of_sent(who, reason, &packet).drop();
+            }
+        }
         packet::count(skb, who, true);
         return 1;
     }
@@ -97,15 +109,39 @@ fn verdict(
 ) -> Verdict {
     let from = place::of(&packet.source);
     let inside = packet::is_loopback(skb);
-    let verdict = source(who, entry, from, is_ipv4(&packet.source), inside);
-    if !verdict.is_allow() {
-        return verdict;
+    if !is_echo(from, packet.protocol, inside) {
+        let verdict = source(who, entry, from, is_ipv4(&packet.source), inside);
+        if !verdict.is_allow() {
+            return verdict;
+        }
+    }
+    if let Some(place) = by_itself(&packet.destination) {
+        let (to, port) = (&packet.destination, packet.destination_port());
+        let verdict = private::send(who, place, to, packet.protocol, port);
+        if !verdict.is_allow() {
+            return verdict;
+        }
+        // What a slice sends to itself is refused by nobody.
+        if let Place::Private(_) = place {
+            return held(settings, tag, who, from, packet);
+        }
     }
     let port = peer_port(tag, packet);
     let verdict = destination::verdict(settings, who, &packet.destination, packet.protocol, port);
-    // Ports of a slice's own address need no claim.
-    if !verdict.is_allow() || packet.protocol != UDP || matches!(from, Place::Own(_)) {
+    if !verdict.is_allow() {
         return verdict;
+    }
+    held(settings, tag, who, from, packet)
+}
+
+/// Whether the port that the packet is from is the socket's to send from.
+#[inline(always)]
+fn held(settings: &Settings, tag: *mut Tag, who: SliceId, from: Place, packet: &Packet) -> Verdict {
+    // Ports of a slice's own address need no claim, nor do those that it bound
+    // by name on its loopback.
+    let own = matches!(from, Place::Own(_)) || loopback::holds(tag, packet.source_port(), settings);
+    if packet.protocol != UDP || own {
+        return Verdict::Allow;
     }
     hold_picked(settings, tag, who, packet)
 }
@@ -139,7 +175,11 @@ fn peer_port(tag: *mut Tag, packet: &Packet) -> Option<u16> {
 /// A TCP socket without a claimed port has a flow from its first packet on.
 #[inline(always)]
 fn learn(skb: *mut __sk_buff, tag: *mut Tag, who: SliceId, entry: &SliceEntry, packet: &Packet) {
-    if packet.protocol != TCP || claim::holds(tag).is_some() {
+    // On the private loopback the address alone tells whose a flow is.
+    if packet.protocol != TCP
+        || claim::holds(tag).is_some()
+        || matches!(by_itself(&packet.source), Some(Place::Private(_)))
+    {
         return;
     }
     // SAFETY: the pointers are the kernel's; each is compared with null.
@@ -189,6 +229,9 @@ fn tag(skb: *mut __sk_buff, settings: &Settings) -> Option<*mut Tag> {
 #[inline(always)]
 fn of_packet(skb: *mut __sk_buff) -> SliceId {
     match packet::read(skb) {
+        Some(packet) if let Some(Place::Private(row)) = by_itself(&packet.source) => SLICES
+            .get(row)
+            .map_or(SliceId::UNATTRIBUTED, |entry| entry.id),
         Some(packet) => claim::owner_of(&FlowKey {
             protocol: packet.protocol,
             reserved: 0,

@@ -9,6 +9,7 @@ use policy::abi::{
 };
 use policy::decide::address::{Place, is_ipv4, receive};
 use policy::decide::claim::receive as receive_port;
+use policy::decide::loopback::{receive as receive_private, row_of};
 use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
@@ -23,8 +24,7 @@ use crate::place;
 pub fn ingress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let (Some(settings), Some(tag)) = (owner::settings(), tag(skb)) else {
-        packet::count(skb, SliceId::NODE, false);
-        return 1;
+        return of_node(skb, SliceId::NODE);
     };
     // SAFETY: the storage lives as long as the socket that receives.
     let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };
@@ -32,14 +32,16 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
         return 1;
     }
     if !who.is_slice() {
-        packet::count(skb, who, false);
-        return 1;
+        return of_node(skb, who);
     }
     let packet = packet::read(skb);
     let verdict = match (&packet, owner::entry(who)) {
         (None, _) => Verdict::Deny(Reason::Header),
         (_, None) => Verdict::Deny(Reason::NoPolicy),
-        (Some(packet), Some(entry)) => verdict(settings, tag, flags, who, entry, packet),
+        (Some(packet), Some(entry)) => {
+            let inside = packet::is_loopback(skb);
+            verdict(settings, tag, flags, who, entry, packet, inside)
+        }
     };
     match verdict {
         Verdict::Allow => {
@@ -50,6 +52,23 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
     }
 }
 
+/// A packet for a socket of the node: not where it was sent to the private
+/// loopback of a slice, which the node's wildcard listeners have no part in.
+#[inline(always)]
+fn of_node(skb: *mut __sk_buff, who: SliceId) -> i32 {
+    if packet::is_loopback(skb) {
+        let packet = packet::read(skb);
+        if packet
+            .as_ref()
+            .is_some_and(|p| row_of(&p.destination).is_some())
+        {
+            return Denial::of_received(who, Reason::ReceiveForeign, &packet).drop();
+        }
+    }
+    packet::count(skb, who, false);
+    1
+}
+
 #[inline(always)]
 fn verdict(
     settings: &Settings,
@@ -58,7 +77,11 @@ fn verdict(
     who: SliceId,
     entry: &SliceEntry,
     packet: &Packet,
+    inside: bool,
 ) -> Verdict {
+    if let Some(verdict) = receive_private(who, &packet.destination, packet.protocol, inside) {
+        return verdict;
+    }
     if settings.flags & ADDRESSES_APART != 0 {
         let to = place::of(&packet.destination);
         let verdict = receive(who, entry, to, is_ipv4(&packet.destination));

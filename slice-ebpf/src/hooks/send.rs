@@ -5,15 +5,14 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use policy::abi::{Moment, Settings, TAG_ELSEWHERE};
 use policy::decide::address::{self, Place, is_ipv4};
+use policy::decide::loopback::{Named, is_resolver, localhost_ipv4, named, named_destination};
 use policy::{Reason, SliceId, Verdict};
 
-use super::connect::own_source;
+use super::connect::source_for;
 use crate::atomic;
 use crate::ctx::{SockAddr, family, in_node};
-use crate::destination;
 use crate::event::Denial;
-use crate::owner;
-use crate::place;
+use crate::{destination, loopback, owner, place};
 
 /// `BPF_CGROUP_UDP4_SENDMSG`.
 #[cgroup_sock_addr(sendmsg4)]
@@ -67,23 +66,52 @@ fn verdict(
     let Some(entry) = owner::entry(who).filter(|_| who.is_slice()) else {
         return Verdict::Deny(Reason::NoPolicy);
     };
-    let source = call.source(ipv4);
-    match place::of(&source) {
-        // The kernel picks the source, or the slice has its own.
-        Place::Wildcard => {
-            if let Some(own) = own_source(entry, destination)
-                && is_ipv4(&own) == ipv4
-            {
-                call.set_source(ipv4, &own);
+    // On a connected socket a message that names its source names no
+    // destination: then this is :: or 0.0.0.0, port 0.
+    let to = if port == 0 {
+        Named::Elsewhere
+    } else {
+        named_destination(who.index(), destination)
+    };
+    let from = call.source(ipv4);
+    match named(who.index(), &from) {
+        Named::Mine(real) => call.set_source(ipv4, &real),
+        Named::Resolver | Named::Foreign => return Verdict::Deny(Reason::AddressForeign),
+        Named::Elsewhere => match place::of(&from) {
+            // The kernel picks the source, or the slice has its own.
+            Place::Wildcard => {
+                let source = match to {
+                    // Its route says the same; it may have been removed.
+                    Named::Mine(_) => Some(localhost_ipv4(who.index())),
+                    _ => source_for(who, entry, to, destination),
+                };
+                if let Some(source) = source
+                    && is_ipv4(&source) == ipv4
+                {
+                    call.set_source(ipv4, &source);
+                }
             }
-        }
-        place => {
-            // Where it leaves the node is known of the packet only.
-            let verdict = address::source(who, entry, place, is_ipv4(&source), true);
-            if !verdict.is_allow() {
-                return Verdict::Deny(Reason::AddressForeign);
+            place => {
+                // Where it leaves the node is known of the packet only.
+                let verdict = address::source(who, entry, place, is_ipv4(&from), true);
+                if !verdict.is_allow() {
+                    return Verdict::Deny(Reason::AddressForeign);
+                }
             }
-        }
+        },
     }
-    destination::verdict(settings, who, destination, call.protocol(), Some(port))
+    let protocol = call.protocol();
+    match to {
+        Named::Mine(real) => {
+            call.set_address(ipv4, &real);
+            if let Some(kernels) = loopback::kernels_port(who, protocol, port, settings) {
+                call.set_port(kernels);
+            }
+            return Verdict::Allow;
+        }
+        Named::Resolver if is_resolver(destination, port) => {}
+        Named::Resolver | Named::Foreign => return Verdict::Deny(Reason::LoopbackForeign),
+        Named::Elsewhere => {}
+    }
+    destination::verdict(settings, who, destination, protocol, Some(port))
 }

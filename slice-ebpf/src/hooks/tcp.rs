@@ -17,7 +17,7 @@ use policy::abi::{
 
 use crate::atomic;
 use crate::claim;
-use crate::owner;
+use crate::{loopback, owner};
 
 /// `BPF_CGROUP_SOCK_OPS`.
 #[sock_ops]
@@ -88,7 +88,10 @@ fn hold_picked(call: *mut bpf_sock_ops, tag: *mut Tag, settings: &Settings) {
     let Some(index) = port_index(TCP, port) else {
         return;
     };
-    if flags & (TAG_ELSEWHERE | TAG_OWN) == 0 && claim::holds(tag) != Some(index) {
+    if flags & (TAG_ELSEWHERE | TAG_OWN) == 0
+        && claim::holds(tag) != Some(index)
+        && !loopback::holds(tag, port, settings)
+    {
         // Where another owner holds it, the packets for this listener are
         // dropped: see ingress.
         let _ = claim::hold(tag, who, index, true, settings);
@@ -113,6 +116,7 @@ fn accepted(tag: *mut Tag) {
     }
     claim::begin(who);
     claim::opened(who);
+    loopback::share(tag, who);
     if let Some(index) = claim::holds(tag)
         && !claim::take(index, who, true).is_allow()
     {

@@ -1,7 +1,8 @@
 //! Which program is attached where: one table, and links of our own.
 //!
 //! aya 0.14 can neither order, update nor (for socket options) pin a cgroup
-//! link, so all go through `sys::bpf`. A link, unlike a plain attachment,
+//! link, so all go through `sys::bpf`, which makes those of a network namespace
+//! too. A link, unlike a plain attachment,
 //! never excludes other tools' programs: several run one after the other.
 
 use std::fs::{self, File, Permissions};
@@ -27,6 +28,8 @@ pub enum Place {
     Slices,
     /// A file, in which the program is run for whoever reads it.
     View,
+    /// The node's network namespace.
+    Network,
 }
 
 /// One program of the object and where it belongs.
@@ -34,9 +37,9 @@ pub enum Place {
 pub struct Attachment {
     /// Name of the program in the object, and of its pinned link.
     pub program: &'static str,
-    /// Where it is attached.
+    /// What it is attached to.
     pub place: Place,
-    /// `BPF_CGROUP_*`, `BPF_LSM_CGROUP` or `BPF_TRACE_ITER`.
+    /// `BPF_CGROUP_*`, `BPF_LSM_CGROUP`, `BPF_SK_LOOKUP` or `BPF_TRACE_ITER`.
     pub attach_type: u32,
     /// The function of the kernel that stands for the LSM hook or for what is
     /// iterated over, in programs of these types.
@@ -92,7 +95,7 @@ const fn view(program: &'static str, kind: &'static str) -> Attachment {
     }
 }
 
-use Place::{Root, Slices};
+use Place::{Network, Root, Slices};
 
 /// Every program, in the order in which they are attached: those that learn
 /// whose a socket is before those that judge by it.
@@ -116,6 +119,13 @@ pub const PROGRAMS: &[Attachment] = &[
     at(Slices, "connect6", libbpf::BPF_CGROUP_INET6_CONNECT),
     at(Slices, "sendmsg4", libbpf::BPF_CGROUP_UDP4_SENDMSG),
     at(Slices, "sendmsg6", libbpf::BPF_CGROUP_UDP6_SENDMSG),
+    at(Slices, "recvmsg4", libbpf::BPF_CGROUP_UDP4_RECVMSG),
+    at(Slices, "recvmsg6", libbpf::BPF_CGROUP_UDP6_RECVMSG),
+    at(Slices, "getsockname4", libbpf::BPF_CGROUP_INET4_GETSOCKNAME),
+    at(Slices, "getsockname6", libbpf::BPF_CGROUP_INET6_GETSOCKNAME),
+    at(Slices, "getpeername4", libbpf::BPF_CGROUP_INET4_GETPEERNAME),
+    at(Slices, "getpeername6", libbpf::BPF_CGROUP_INET6_GETPEERNAME),
+    at(Network, "lookup", libbpf::BPF_SK_LOOKUP),
     at(Slices, "setsockopt", libbpf::BPF_CGROUP_SETSOCKOPT),
     at(Slices, "getsockopt", libbpf::BPF_CGROUP_GETSOCKOPT),
     view("view_tcp", "tcp"),
@@ -125,15 +135,21 @@ pub const PROGRAMS: &[Attachment] = &[
     view("view_unix", "unix"),
 ];
 
-/// The two cgroups, open.
+/// The network namespace of this process, which is the node's: what the sockets
+/// of `up` are in (`node_netns`).
+const NETWORK: &str = "/proc/self/ns/net";
+
+/// The two cgroups and the network namespace, open.
 #[derive(Debug)]
-pub struct Cgroups {
+pub struct Targets {
     root: File,
     slices: File,
+    network: File,
 }
 
-impl Cgroups {
-    /// Opens the root of the hierarchy and the parent of the slices.
+impl Targets {
+    /// Opens the root of the hierarchy, the parent of the slices, and the
+    /// network namespace of this process.
     ///
     /// # Errors
     /// One of them is not there.
@@ -144,16 +160,18 @@ impl Cgroups {
         Ok(Self {
             root: open(root)?,
             slices: open(slices)?,
+            network: File::open(NETWORK).with_context(|| format!("open {NETWORK}"))?,
         })
     }
 
     fn link(&self, program: BorrowedFd<'_>, attachment: &Attachment) -> io::Result<OwnedFd> {
-        let cgroup = match attachment.place {
+        let target = match attachment.place {
             Place::Root => self.root.as_fd(),
             Place::Slices => self.slices.as_fd(),
+            Place::Network => self.network.as_fd(),
             Place::View => return bpf::iterator_link_create(program),
         };
-        bpf::link_create(program, cgroup, attachment.attach_type)
+        bpf::link_create(program, target, attachment.attach_type)
     }
 }
 
@@ -173,7 +191,7 @@ pub struct Undo {
 pub fn attach(
     object: &Object,
     store: &Store,
-    cgroups: &Cgroups,
+    targets: &Targets,
     undo: &mut Undo,
 ) -> anyhow::Result<()> {
     for attachment in PROGRAMS {
@@ -190,11 +208,11 @@ pub fn attach(
                 .with_context(|| format!("replace program {name}"))?;
         } else {
             let link =
-                cgroups
+                targets
                     .link(program, attachment)
                     .with_context(|| match attachment.place {
                         Place::View => format!("make a view of program {name}"),
-                        cgroup => format!("attach program {name} to the {cgroup:?} cgroup"),
+                        place => format!("attach program {name} ({place:?})"),
                     })?;
             bpf::object_pin(link.as_fd(), &path)
                 .with_context(|| format!("pin {}", path.display()))?;

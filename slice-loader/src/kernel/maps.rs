@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 
 use anyhow::{Context, ensure};
 use policy::abi::{
-    ABI_VERSION, Address, AddressEntry, Claim, Denials, FlowKey, RefusedKey, RefusedPorts,
-    Reserved, Settings, SliceEntry, SliceState, Traffic,
+    ABI_VERSION, Address, AddressEntry, Claim, Denials, FlowKey, LoopbackPorts, RefusedKey,
+    RefusedPorts, Reserved, Settings, SliceEntry, SliceState, Traffic,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -245,6 +245,7 @@ pub struct Maps {
     pub addresses: Table<Address, AddressEntry>,
     pub refused: Table<RefusedKey, RefusedPorts>,
     pub flows: Table<FlowKey, SliceId>,
+    pub loopback: Table<u32, LoopbackPorts>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -285,6 +286,7 @@ impl Maps {
             addresses: Table::open(store, "ADDRESSES")?,
             refused: Table::open(store, "REFUSED")?,
             flows: Table::open(store, "FLOWS")?,
+            loopback: Table::open(store, "LOOPBACK")?,
         })
     }
 
@@ -301,13 +303,14 @@ impl Maps {
         self.settings.set(&0, &settings)
     }
 
-    /// Zeroes what a row counted for its former slice.
+    /// Zeroes what a row counted and held for its former slice.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn clear_row(&self, row: u32) -> anyhow::Result<()> {
         self.traffic.clear(row)?;
         self.denials.set(&row, &NO_DENIALS)?;
+        self.loopback.set(&row, &LoopbackPorts::new_zeroed())?;
         self.states.set(&row, &SliceState::new_zeroed())
     }
 }

@@ -4,7 +4,9 @@
 pub mod attach;
 pub mod events;
 pub mod layout;
+pub mod loopback;
 pub mod maps;
+mod netlink;
 pub mod object;
 pub mod probe;
 pub mod store;

@@ -28,12 +28,13 @@ const MAPS: &[&str] = &[
     "ADDRESSES",
     "REFUSED",
     "FLOWS",
+    "LOOPBACK",
     "TAGS",
     "EVENTS",
 ];
 
 /// Maps with one row per slice and the two fixed rows.
-const PER_SLICE: &[&str] = &["SLICES", "STATES", "TRAFFIC", "DENIALS"];
+const PER_SLICE: &[&str] = &["SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK"];
 
 /// A number that differs where the object differs (FNV-1a, 64 bits).
 #[must_use]
@@ -144,6 +145,7 @@ fn load(program: &mut Program, function: Option<Function>, btf: &Btf) -> Result<
         (Program::SockOps(program), None) => program.load(),
         (Program::LsmCgroup(program), Some(Function::Lsm(hook))) => program.load(hook, btf),
         (Program::Iter(program), Some(Function::Iterator(kind))) => program.load(kind, btf),
+        (Program::SkLookup(program), None) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -204,6 +204,11 @@ pub const FEATURES: &[Feature] = &[
         "programs that iterate over sockets",
         libbpf::BPF_PROG_TYPE_TRACING,
     ),
+    program_type(
+        "sk_lookup",
+        "programs on looking for a packet's socket",
+        libbpf::BPF_PROG_TYPE_SK_LOOKUP,
+    ),
     Feature {
         slug: "sk_storage",
         what: "storage on sockets",
@@ -302,6 +307,7 @@ const fn program_type(slug: &'static str, what: &'static str, program_type: u32)
     let probe: fn() -> Found = probe!(
         BPF_PROG_TYPE_CGROUP_SOCK BPF_PROG_TYPE_CGROUP_SOCK_ADDR BPF_PROG_TYPE_CGROUP_SKB
         BPF_PROG_TYPE_CGROUP_SOCKOPT BPF_PROG_TYPE_SOCK_OPS BPF_PROG_TYPE_LSM BPF_PROG_TYPE_TRACING
+        BPF_PROG_TYPE_SK_LOOKUP
     );
     Feature {
         slug,

@@ -8,6 +8,7 @@ use anyhow::Context;
 use policy::SliceId;
 use policy::abi::{ADDRESS_OWN, ADDRESS_SHARED, Address, AddressEntry, mapped};
 use policy::config::Prefix;
+use policy::decide::loopback::row_of;
 
 use super::facts;
 use super::record::Record;
@@ -55,7 +56,11 @@ fn shall_be(
     let mut shall: BTreeMap<_, _> = devices
         .iter()
         .filter(|address| {
-            !address.is_loopback() && !address.is_multicast() && !address.is_unspecified()
+            let private = row_of(&in_map(**address)).is_some();
+            !address.is_loopback()
+                && !private
+                && !address.is_multicast()
+                && !address.is_unspecified()
         })
         .filter(|address| !exclude.iter().any(|prefix| prefix.contains(**address)))
         .map(|address| (in_map(*address), shared))
@@ -100,6 +105,7 @@ mod tests {
             "10.0.0.9",
             "10.9.0.1",
             "2001:db8::1",
+            "fd53:6c00::2:1",
         ]
         .map(ip);
         let shall = shall_be(&now, &devices, &[Prefix::parse("10.9.0.0/16").unwrap()]);

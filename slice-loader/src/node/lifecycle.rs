@@ -17,12 +17,13 @@ use serde::Serialize;
 use super::difference::{Reloaded, describe, only_in};
 use super::policy_files::{self, Wanted};
 use super::record::{Lock, Phase, Record, boot};
-use super::state::{self, Place};
+use super::state::{self, Place, Slices};
 use super::{NotUp, autobind, found, ids};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
 use crate::context::holder::{CGROUPFS, Holder};
-use crate::kernel::attach::{self, Cgroups, Former};
+use crate::kernel::attach::{self, Former, Targets};
+use crate::kernel::loopback;
 use crate::kernel::maps::{self, Maps, OtherAbi};
 use crate::kernel::object::{self, Object};
 use crate::kernel::probe;
@@ -139,8 +140,9 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     let changes = before.changes(plan);
     place.write_maps(&changes)?;
     place.write_disk(&changes.disk)?;
-    let cgroups = Cgroups::open(Path::new(CGROUPFS), &slices)?;
-    attach::attach(&object, &store, &cgroups, &mut attach::Undo::default())?;
+    loopback::set(&rows(&record.slices))?;
+    let targets = Targets::open(Path::new(CGROUPFS), &slices)?;
+    attach::attach(&object, &store, &targets, &mut attach::Undo::default())?;
     state::note_found(&maps)?;
     place.make_cgroups(&record.slices)?;
     place.write_attributes(&plan.cgroups)?;
@@ -154,6 +156,8 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
     let store = Store::of_node();
     refuse_other_abi(maps::check_abi(&store))?;
     refuse_lost_cgroups(&record)?;
+    // Somebody may have set the device lo down and up.
+    loopback::set(&rows(&record.slices))?;
     if record.object == object::digest() && attach::all_there(&store) {
         return Ok(Up::Already {
             slices: record.slices.len(),
@@ -164,8 +168,8 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
     let mut undo = attach::Undo::default();
     let mut replace = || -> anyhow::Result<()> {
         let object = Object::load(&store, record.rows)?;
-        let cgroups = Cgroups::open(Path::new(CGROUPFS), &record.holder.slices())?;
-        attach::attach(&object, &store, &cgroups, &mut undo)
+        let targets = Targets::open(Path::new(CGROUPFS), &record.holder.slices())?;
+        attach::attach(&object, &store, &targets, &mut undo)
     };
     if let Err(error) = replace() {
         let undone = undo
@@ -225,7 +229,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
         slices: wanted.slices.clone(),
-        ..record
+        ..record.clone()
     };
     // An id is given away before it is used: killed here, it is lost, not given
     // twice.
@@ -236,6 +240,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             maps.clear_row(slice.id().index())?;
         }
         autobind::write(&wanted.plan.reserved_ports)?;
+        loopback::set(&(&rows(&record.slices) | &rows(&wanted.slices)))?;
         place.make_cgroups(&added)?;
         place.write_attributes(&changes.cgroups)?;
         place.write_disk(&changes.disk)?;
@@ -251,6 +256,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             place.write_attributes(&changes.cgroups)?;
             place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
+            loopback::set(&rows(&record.slices))?;
             autobind::write(&old.reserved_ports)
         };
         return Err(match back() {
@@ -262,6 +268,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     }
     // What cannot be undone comes last.
     place.destroy(&removed)?;
+    loopback::set(&rows(&wanted.slices))?;
     reloaded.warnings = wanted.warnings;
     Ok(reloaded)
 }
@@ -297,6 +304,7 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     SliceCgroup::all(&holder.slices()).kill()?;
     let mut result = SliceCgroup::all(&holder.slices()).remove();
     result = result.and(Store::of_node().remove());
+    result = result.and(loopback::set(&BTreeSet::new()));
     if let Some(record) = record {
         result = result.and(put_ports_back(record));
     }
@@ -305,6 +313,11 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     }
     result?;
     Record::remove()
+}
+
+/// The rows of slices.
+fn rows(slices: &Slices) -> BTreeSet<u32> {
+    slices.values().map(|slice| slice.id().index()).collect()
 }
 
 fn put_ports_back(record: &Record) -> anyhow::Result<()> {

@@ -45,10 +45,10 @@ pub fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Attaches a program to a cgroup by a link.
+/// Attaches a program to a cgroup or a network namespace by a link.
 pub fn link_create(
     program: BorrowedFd<'_>,
-    cgroup: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
     // SAFETY: no options are passed; both descriptors are borrowed for the
@@ -56,7 +56,7 @@ pub fn link_create(
     owned(unsafe {
         libbpf::bpf_link_create(
             program.as_raw_fd(),
-            cgroup.as_raw_fd(),
+            target.as_raw_fd(),
             attach_type,
             std::ptr::null(),
         )

@@ -145,7 +145,7 @@ impl Loaded {
         let Size { slices, ports, .. } = size;
         let rows = slices + FIRST_SLICE_ROW;
         let mut loader = EbpfLoader::new();
-        for map in ["SLICES", "STATES", "TRAFFIC", "DENIALS"] {
+        for map in ["SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK"] {
             loader.map_max_entries(map, rows);
         }
         let mut ebpf = loader

@@ -36,8 +36,8 @@ const CREATE: i32 = 1;
 /// Offset of `sk` in `struct __sk_buff`.
 const SKB_SK: i16 = 168;
 /// Bytes of a tag, from the top of the stack down.
-const TAG_BYTES: i16 = 72;
-const _: () = assert!(size_of::<Tag>() == 72);
+const TAG_BYTES: i16 = 80;
+const _: () = assert!(size_of::<Tag>() == 80);
 
 /// How often the rows of all slices here were given away before.
 pub const GENERATION: u32 = 1;

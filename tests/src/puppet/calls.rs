@@ -123,6 +123,14 @@ impl Hands {
                     .map(Value::Address)
                     .ok_or(Errno::EAFNOSUPPORT)
             }
+            Call::Peer { socket } => {
+                let peer = SockRef::from(self.socket(socket)?)
+                    .peer_addr()
+                    .map_err(errno)?;
+                peer.as_socket()
+                    .map(Value::Address)
+                    .ok_or(Errno::EAFNOSUPPORT)
+            }
             Call::Shutdown { socket } => self.on(socket, |s| s.shutdown(Shutdown::Write)),
             Call::Close { socket } => {
                 self.sockets.remove(&socket).ok_or(Errno::EBADF)?;

@@ -78,6 +78,8 @@ pub enum Call {
     GetOption { socket: u32, level: i32, name: i32 },
     /// `getsockname(2)`.
     Name { socket: u32 },
+    /// `getpeername(2)`.
+    Peer { socket: u32 },
     /// `shutdown(2)` of the sending half.
     Shutdown { socket: u32 },
     /// `close(2)`.

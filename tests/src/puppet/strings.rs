@@ -485,6 +485,19 @@ impl<'p> Sock<'p> {
         }
     }
 
+    /// `getpeername(2)`.
+    pub fn peer(&self) -> Called<SocketAddr> {
+        match self.pull(
+            &Call::Peer {
+                socket: self.number,
+            },
+            || "getpeername".into(),
+        )? {
+            Value::Address(address) => Ok(address),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The port of its name.
     pub fn port(&self) -> Called<u16> {
         Ok(self.name()?.port())

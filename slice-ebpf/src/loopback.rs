@@ -1,0 +1,199 @@
+//! The ports of a slice's private loopback: which port of the kernel stands for
+//! the one that a program named.
+//!
+//! A slot is one word, so that taking, sharing and leaving it is one
+//! compare-and-swap. A slot whose sockets are gone keeps its port until another
+//! needs it: an address told later is still told right.
+
+use policy::abi::{LOOPBACK_SLOTS, Settings, Tag};
+use policy::decide::loopback::{shown, slot};
+use policy::{Reason, SliceId};
+
+use crate::atomic;
+use crate::ctx::SockAddr;
+use crate::maps::LOOPBACK;
+
+/// Tries before a bind gives up against other threads of the slice.
+const TRIES: u32 = 4;
+
+/// The word of a slot.
+#[inline(always)]
+fn word_of(who: SliceId, number: usize) -> Option<*mut u64> {
+    let row = LOOPBACK.get_ptr_mut(who.index())?;
+    let mut number = number;
+    // In assembly, since the compiler leaves out what it knows to hold, and the
+    // verifier does not know it.
+    // SAFETY: one register. The mask keeps the index inside the row, which lies
+    // in the array for good.
+    unsafe {
+        core::arch::asm!(
+            "{0} &= {1}",
+            inout(reg) number,
+            const LOOPBACK_SLOTS - 1,
+        );
+        Some((&raw mut (*row).slots).cast::<u64>().add(number))
+    }
+}
+
+/// `number` as the verifier knows nothing of: it would follow what comes after
+/// a loop once for each round in which the loop can end.
+#[inline(always)]
+fn any(number: usize, unknown: u64) -> usize {
+    let mut number = number;
+    // SAFETY: two registers; the second operation undoes the first.
+    unsafe {
+        core::arch::asm!(
+            "{0} ^= {1}",
+            "{0} ^= {1}",
+            inout(reg) number,
+            in(reg) unknown,
+        );
+    }
+    number & (LOOPBACK_SLOTS - 1)
+}
+
+/// The slot of a port; with `live`, only where sockets hold it.
+#[inline(always)]
+fn find(who: SliceId, protocol: u8, port: u16, live: bool) -> Option<usize> {
+    let row = LOOPBACK.get_ptr_mut(who.index())?;
+    let mut number = 0;
+    while number < LOOPBACK_SLOTS {
+        // SAFETY: as in `word_of`.
+        let word = atomic::load(unsafe { (&raw const (*row).slots).cast::<u64>().add(number) });
+        if slot::is_of(word, protocol, port) && !(live && slot::sockets(word) == 0) {
+            return Some(any(number, word));
+        }
+        number += 1;
+    }
+    None
+}
+
+/// A slot without sockets.
+#[inline(always)]
+fn find_free(who: SliceId, protocol: u8, port: u16) -> Option<usize> {
+    let row = LOOPBACK.get_ptr_mut(who.index())?;
+    let first = slot::first(protocol, port);
+    let mut step = 0;
+    while step < LOOPBACK_SLOTS {
+        let number = (first + step) & (LOOPBACK_SLOTS - 1);
+        // SAFETY: as in `word_of`.
+        let word = atomic::load(unsafe { (&raw const (*row).slots).cast::<u64>().add(number) });
+        if slot::sockets(word) == 0 {
+            return Some(number);
+        }
+        step += 1;
+    }
+    None
+}
+
+/// Counts one more socket on a port; the offset of the kernel's port.
+#[inline(always)]
+fn take(who: SliceId, protocol: u8, port: u16) -> Result<u16, Reason> {
+    let mut tries = 0;
+    while tries < TRIES {
+        let number = match find(who, protocol, port, false) {
+            Some(number) => number,
+            None => find_free(who, protocol, port).ok_or(Reason::LoopbackLimit)?,
+        };
+        let word = word_of(who, number).ok_or(Reason::NoPolicy)?;
+        let old = atomic::load(word);
+        if let Some(new) = slot::with_one_more(old, protocol, port)
+            && atomic::compare_exchange(word, old, new) == old
+        {
+            return Ok(slot::offset(number, new));
+        }
+        tries += 1;
+    }
+    Err(Reason::LoopbackLimit)
+}
+
+/// Takes a port for the socket with this tag, which leaves what it held before;
+/// the port of the kernel to bind instead.
+#[inline(always)]
+pub fn hold(
+    tag: *mut Tag,
+    who: SliceId,
+    protocol: u8,
+    port: u16,
+    settings: &Settings,
+) -> Result<u16, Reason> {
+    let offset = take(who, protocol, port)?;
+    // SAFETY: the storage lives as long as the socket that runs the hook.
+    let held = unsafe { &raw mut (*tag).loopback_held };
+    leave(who, atomic::exchange(held, offset as u64 + 1));
+    Ok(settings.loopback_low.wrapping_add(offset))
+}
+
+/// The word of what a tag says is held.
+#[inline(always)]
+fn held_word(who: SliceId, held: u64) -> Option<*mut u64> {
+    if held == 0 {
+        return None;
+    }
+    word_of(who, slot::at((held - 1) as u16))
+}
+
+/// One more socket holds what the tag says: a connection that came in. The
+/// listener holds it still, or another connection of it.
+#[inline(always)]
+pub fn share(tag: *mut Tag, who: SliceId) {
+    // SAFETY: as in `hold`.
+    let held = atomic::load(unsafe { &raw const (*tag).loopback_held });
+    if let Some(word) = held_word(who, held) {
+        atomic::fetch_add(word, slot::SOCKET);
+    }
+}
+
+/// Leaves the port that the socket with this tag holds, if any.
+#[inline(always)]
+pub fn let_go(tag: *mut Tag, who: SliceId) {
+    // SAFETY: as in `hold`.
+    let held = unsafe { &raw mut (*tag).loopback_held };
+    leave(who, atomic::exchange(held, 0));
+}
+
+#[inline(always)]
+fn leave(who: SliceId, held: u64) {
+    if let Some(word) = held_word(who, held) {
+        atomic::fetch_sub(word, slot::SOCKET);
+    }
+}
+
+/// Whether the socket holds this port of the kernel.
+#[inline(always)]
+pub fn holds(tag: *mut Tag, port: u16, settings: &Settings) -> bool {
+    // SAFETY: as in `hold`.
+    let held = atomic::load(unsafe { &raw const (*tag).loopback_held });
+    held != 0 && settings.loopback_low as u64 + held == port as u64 + 1
+}
+
+/// The port of the kernel behind a port that a program of the slice named, if
+/// one of its sockets is bound to it by name.
+#[inline(always)]
+pub fn kernels_port(who: SliceId, protocol: u8, port: u16, settings: &Settings) -> Option<u16> {
+    let number = find(who, protocol, port, true)?;
+    let word = atomic::load(word_of(who, number)?);
+    Some(
+        settings
+            .loopback_low
+            .wrapping_add(slot::offset(number, word)),
+    )
+}
+
+/// Makes an address and port that the kernel tells those that programs of the
+/// slice know.
+#[inline(always)]
+pub fn show(call: &SockAddr, who: SliceId, protocol: u8, ipv4: bool, settings: &Settings) {
+    let real = call.address(ipv4);
+    let told = shown(who.index(), &real);
+    if told == real {
+        return;
+    }
+    call.set_address(ipv4, &told);
+    let offset = call.port().wrapping_sub(settings.loopback_low);
+    if let Some(word) = word_of(who, slot::at(offset))
+        && let Some(port) = slot::named(atomic::load(word), protocol, offset)
+    {
+        call.set_port(port);
+    }
+}
