@@ -426,6 +426,10 @@ pub const TAG_LEARNED: u64 = 256;
 pub const TAG_V6ONLY: u64 = 512;
 /// Bound to the slice's own address, where ports need no claim.
 pub const TAG_OWN: u64 = 1024;
+/// A TCP socket that connects or has connected: where the other side did so at
+/// the same moment, or is the socket itself, the kernel tells of a connection
+/// that came in, and no new socket is there.
+pub const TAG_CONNECTING: u64 = 2048;
 
 /// The moment of a socket's or packet's life at which a verdict was given.
 #[repr(u8)]

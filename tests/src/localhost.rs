@@ -11,7 +11,7 @@ use policy::Reason;
 use crate::counters::Change;
 use crate::loopback::{OWNERS, owner, passes, serves, ways};
 use crate::node::Node;
-use crate::puppet::Kind;
+use crate::puppet::{Kind, Puppet};
 use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
 use crate::stage::{Stage, Sysctl, at, mapped, refused};
@@ -234,6 +234,14 @@ fn dual_stack(node: &mut Node) -> Result<()> {
 fn to_itself(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let alpha = stage.slice("alpha")?;
+    // The kernel says of such a connection that it came in: it is no new socket.
+    let change = stage.change_by(|| connect_to_itself(&alpha))?;
+    let sockets = change.by("alpha", "sockets");
+    ensure!(sockets == 0, "{sockets} sockets are left");
+    Ok(())
+}
+
+fn connect_to_itself(alpha: &Puppet) -> Result<()> {
     for (kind, address) in ways(true) {
         let here = at(address, 9719);
         let socket = alpha.socket(kind)?;

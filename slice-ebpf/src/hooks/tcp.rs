@@ -12,7 +12,8 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    Settings, TAG_ANY_PORT, TAG_BOUND, TAG_ELSEWHERE, TAG_OWN, TAG_RUNNING, TCP, Tag, port_index,
+    Settings, TAG_ANY_PORT, TAG_BOUND, TAG_CONNECTING, TAG_ELSEWHERE, TAG_OWN, TAG_RUNNING, TCP,
+    Tag, port_index,
 };
 
 use crate::atomic;
@@ -37,13 +38,22 @@ pub fn tcp_state(ctx: SockOpsContext) -> u32 {
         return 1;
     };
     match event {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => run(call, tag),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            run(call, tag);
+            // SAFETY: the storage lives as long as the socket that runs the hook.
+            atomic::fetch_or(unsafe { &raw mut (*tag).flags }, TAG_CONNECTING);
+        }
         BPF_SOCK_OPS_TCP_LISTEN_CB => {
             run(call, tag);
+            // SAFETY: as above.
+            atomic::fetch_clear(unsafe { &raw mut (*tag).flags }, TAG_CONNECTING);
             hold_picked(call, tag, settings);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
-            accepted(tag);
+            // SAFETY: as above.
+            if atomic::load(unsafe { &raw const (*tag).flags }) & TAG_CONNECTING == 0 {
+                accepted(tag);
+            }
             run(call, tag);
         }
         BPF_SOCK_OPS_STATE_CB => {

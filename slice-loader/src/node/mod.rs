@@ -32,7 +32,6 @@ pub use record::{DIRECTORY, Phase, Record, SliceRecord};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
 use crate::kernel::events::Events;
-use crate::kernel::loopback;
 use crate::kernel::maps::Maps;
 use crate::kernel::store::Store;
 
@@ -272,12 +271,7 @@ impl Node {
     /// # Errors
     /// The addresses cannot be listed or written.
     pub fn refresh_addresses(&self) -> anyhow::Result<bool> {
-        locked(|node| {
-            // They go when somebody sets the device lo down.
-            let rows = node.slices().map(|(_, id)| id.index()).collect();
-            loopback::set(&rows)?;
-            addresses::refresh(&node.maps, &node.record)
-        })
+        locked(|node| addresses::refresh(&node.maps, &node.record))
     }
 
     /// Frees the ports that sockets older than the programs held and hold no
