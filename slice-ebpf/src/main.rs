@@ -36,10 +36,10 @@ mod hooks {
     mod create; // socket(2)
     mod egress; // a packet leaves a socket
     mod ingress; // a packet reaches a socket
-    mod netlink; // socket diagnostics
-    mod open; // open(2) of /proc/net's files
     mod lookup; // the kernel looks for a packet's socket
     mod name; // getsockname(2), getpeername(2), accept(2)
+    mod netlink; // socket diagnostics
+    mod open; // open(2) of /proc/net's files
     mod option; // setsockopt(2), getsockopt(2)
     mod receive; // recvfrom(2), recvmsg(2)
     mod release; // the last close(2)
