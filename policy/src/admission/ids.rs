@@ -7,6 +7,9 @@ use crate::config::{Complaint, Config};
 use crate::ids::SliceId;
 use crate::ledger::Ledger;
 
+/// User ids that a machine of its own has: 0 to 65535, `nobody` among them.
+const CONTEXT_UIDS: u32 = 65_536;
+
 /// The stretch of user ids for all slices fits, and is nobody's.
 pub(super) fn uids(config: &Config, facts: &Facts, complaints: &mut Vec<Complaint>) {
     let node = &config.node;
@@ -29,6 +32,19 @@ pub(super) fn uids(config: &Config, facts: &Facts, complaints: &mut Vec<Complain
             "lower `uid_base`, `uids_per_slice` or `max_slices` in [node]",
         ));
         return;
+    }
+    if node.uids_per_slice.value < CONTEXT_UIDS
+        && let Some(slice) = config.slices.iter().find(|slice| slice.context.is_some())
+    {
+        let complaint = Complaint::maybe_at(
+            node.uids_per_slice.at,
+            format!(
+                "{} user ids are too few for slice {}, which has a context",
+                node.uids_per_slice.value, slice.name.value
+            ),
+            format!("raise `uids_per_slice` to {CONTEXT_UIDS}: programs expect that many"),
+        );
+        complaints.push(complaint.with_other(slice.name.at, "the slice"));
     }
     for taken in &facts.taken_uids {
         if u64::from(taken.first) <= last && first <= u64::from(taken.last) {

@@ -7,8 +7,8 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{
-    Cpu, Disk, Give, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role, Slice,
-    SlicePorts,
+    Context, Cpu, Disk, Give, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role, Slice,
+    SlicePorts, capability,
 };
 
 /// `node.toml`.
@@ -58,6 +58,7 @@ pub(super) fn slice(
     };
     cap_above_floor("cpu", cpu.floor, cpu.cap, complaints);
     cap_above_floor("memory", memory.floor, memory.cap, complaints);
+    let stem = name.value.to_string();
     Slice {
         name,
         description: fields.text("description").map(|text| text.value),
@@ -82,7 +83,38 @@ pub(super) fn slice(
             inodes: disk.count("inodes"),
         },
         refuse: refusals(fields, complaints),
+        context: fields
+            .has("context")
+            .then(|| context(&fields.table("context"), &stem, complaints))
+            .flatten(),
     }
+}
+
+/// `[context]`; none without an image, which is complained about.
+fn context(fields: &Fields, slice: &str, complaints: &mut Vec<Complaint>) -> Option<Context> {
+    let file = &keys::SLICE_FILE;
+    let Some(image) = fields.name("image") else {
+        let image = Complaint::at(
+            fields.at,
+            "[context] has no `image`",
+            "add for example `image = \"debian\"`; `slice image list` tells which there are",
+        );
+        complaints.push(image);
+        return None;
+    };
+    let flag = |key| fields.flag(key).map(|flag| flag.value);
+    Some(Context {
+        image,
+        hostname: fields
+            .name("hostname")
+            .map_or_else(|| slice.to_owned(), |name| name.value.to_string()),
+        autostart: flag("autostart").unwrap_or(true),
+        nested: flag("nested").unwrap_or(false),
+        stop_after: time(fields, file, "context", "stop_after"),
+        capabilities: fields
+            .words("capabilities")
+            .map_or_else(|| capability::default().collect(), |words| words.value),
+    })
 }
 
 fn cap_above_floor<T: Ord + Copy + std::fmt::Display>(

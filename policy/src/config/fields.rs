@@ -21,6 +21,7 @@ pub(super) enum Value {
     Flag(bool),
     Text(String),
     Word(&'static str),
+    Words(Vec<&'static str>),
     Name(SliceName),
     Ports(Vec<At<PortRange>>),
     Prefixes(Vec<At<Prefix>>),
@@ -75,9 +76,15 @@ impl Fields {
         flag Flag -> bool;
         text Text -> String;
         word Word -> &'static str;
+        words Words -> Vec<&'static str>;
         name Name -> SliceName;
         ipv4 Ipv4 -> Ipv4Addr;
         ipv6 Ipv6 -> Ipv6Addr;
+    }
+
+    /// Whether the key was written, and rightly.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
     }
 
     /// The ranges of a list of ports.

@@ -63,7 +63,9 @@ pub enum Takes {
         words: &'static [&'static str],
         later: &'static [(&'static str, &'static str)],
     },
-    /// The name of a slice.
+    /// A list of some of these words.
+    Words { words: &'static [&'static str] },
+    /// The name of a slice, or one of the same form.
     Name,
     /// A list of ports and ranges.
     Ports,
@@ -208,7 +210,11 @@ impl Takes {
                     words.iter().map(|word| format!("`\"{word}\"`")).collect();
                 quoted.join(", ")
             }
-            Self::Name => String::from("the name of a slice"),
+            Self::Words { words } => {
+                let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+                format!("a list of {}", quoted.join(", "))
+            }
+            Self::Name => String::from("a name of `a-z`, `0-9` and `_`"),
             Self::Ports => String::from("a list of ports and ranges"),
             Self::Prefixes { .. } => String::from("a list of addresses and prefixes"),
             Self::Ipv4 => String::from("an IPv4 address"),

@@ -1,4 +1,4 @@
-//! Lists of ports and of prefixes.
+//! Lists of ports, of prefixes and of words.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -7,10 +7,39 @@ use super::error::Complaint;
 use super::keys::Key;
 use super::ports::{BadPorts, PortRange};
 use super::prefix::{BadPrefix, Prefix};
-use super::read::Reader;
+use super::read::{Reader, distance};
 use super::source::At;
 
 impl Reader<'_> {
+    /// The words that are known, in the order of the file.
+    pub(super) fn words(
+        &mut self,
+        key: &'static Key,
+        words: &'static [&'static str],
+        list: &[Spanned<DeValue<'_>>],
+    ) -> Vec<&'static str> {
+        let mut known = Vec::new();
+        for entry in list {
+            let at = self.place(entry.span());
+            let DeValue::String(text) = entry.get_ref() else {
+                self.wrong_type(key, entry.get_ref(), at);
+                continue;
+            };
+            if let Some(word) = words.iter().find(|word| **word == text.as_ref()) {
+                known.push(*word);
+                continue;
+            }
+            let near = words.iter().find(|word| distance(text, word).is_some());
+            let help = near.map_or_else(
+                || format!("`{}` takes {}", key.name, key.takes.describe()),
+                |word| format!("did you mean \"{word}\"?"),
+            );
+            let message = format!("`{}` cannot have \"{text}\"", key.name);
+            self.complain(Complaint::at(at, message, help));
+        }
+        known
+    }
+
     /// The ports and ranges that are right, sorted.
     pub(super) fn ports(
         &mut self,

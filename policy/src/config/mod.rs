@@ -10,6 +10,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 mod build;
+pub mod capability;
 mod error;
 mod fields;
 mod keys;
@@ -118,6 +119,25 @@ pub struct Slice {
     pub disk: Disk,
     /// Destinations refused to this slice.
     pub refuse: Vec<Refusal>,
+    /// Root, namespaces and credentials of its own; absent: its commands run with the node's files.
+    pub context: Option<Context>,
+}
+
+/// A slice's own root, namespaces and credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The reference image its root starts from.
+    pub image: At<SliceName>,
+    /// Host name inside.
+    pub hostname: String,
+    /// Whether the node starts it when it comes up.
+    pub autostart: bool,
+    /// Whether it may make namespaces of its own.
+    pub nested: bool,
+    /// How long `slice stop` lets its processes end by themselves.
+    pub stop_after: Nanoseconds,
+    /// Capabilities inside its user namespace, by name.
+    pub capabilities: Vec<&'static str>,
 }
 
 /// What a slice is for.

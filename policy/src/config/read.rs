@@ -241,6 +241,9 @@ impl Reader<'_> {
                 );
                 self.refuse(at, format!("`{}` cannot be \"{text}\"", key.name), help)
             }
+            (Takes::Words { words }, DeValue::Array(list)) => {
+                Some(Value::Words(self.words(key, words, list)))
+            }
             (Takes::Name, DeValue::String(text)) => match SliceName::new(text) {
                 Ok(name) => Some(Value::Name(name)),
                 Err(bad) => self.refuse(at, format!("the name \"{text}\" {bad}"), NAME_HELP),
@@ -401,7 +404,7 @@ impl Reader<'_> {
 pub(super) const NAME_HELP: &str = "a name is a lower-case letter and up to 30 more of a-z, 0-9 and _; `node`, `all` and `unattributed` are taken";
 
 /// How far two words are apart, if one may be meant by the other.
-fn distance(written: &str, known: &str) -> Option<usize> {
+pub(super) fn distance(written: &str, known: &str) -> Option<usize> {
     let distance = strsim::damerau_levenshtein(written, known);
     let short = written.chars().count().min(known.len());
     (distance <= (short / 3).max(1) && distance < short).then_some(distance)

@@ -13,7 +13,7 @@ const UID_MAX: u32 = i32::MAX as u32;
 const UID_UNUSED: u32 = 1_879_048_192;
 /// Account databases and packages hand out ids below.
 const UID_LOWEST: u32 = 65_536;
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const MIB: u64 = 1 << 20;
 /// The kernel takes no CPU bandwidth quota below 1 ms; our period is 100 ms.
 pub(super) const CPU_LOWEST_CAP: u64 = 10;
@@ -41,11 +41,6 @@ pub static NODE_FILE: TableDef = TableDef {
             "login",
             "logins into slices",
             "processes enter a slice through `slice run`",
-        ),
-        later(
-            "image",
-            "contexts",
-            "processes of slices see the node's files",
         ),
         later(
             "status",

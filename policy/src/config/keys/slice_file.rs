@@ -1,7 +1,8 @@
 //! The keys of `slices/NAME.toml`.
 
-use super::node_file::{CPU_LOWEST_CAP, CPU_MOST, MIB, PID_MAX, REFUSE};
+use super::node_file::{CPU_LOWEST_CAP, CPU_MOST, MIB, PID_MAX, REFUSE, SECOND};
 use super::{TableDef, Takes, key, later};
+use crate::config::capability;
 
 /// `slices/NAME.toml`.
 pub static SLICE_FILE: TableDef = TableDef {
@@ -99,12 +100,13 @@ pub static SLICE_FILE: TableDef = TableDef {
             "the slice has no raw or packet sockets",
         ),
         later("io", "the block I/O controller", "block I/O is not divided"),
-        later(
+        key(
             "context",
-            "contexts",
-            "the slice's processes see the node's files and processes",
+            Takes::Table(&CONTEXT),
+            "commands run with the node's files",
+            "",
+            "Root, processes and credentials of its own.",
         ),
-        later("nested", "contexts", "namespaces are the node's affair"),
         later(
             "login",
             "logins into slices",
@@ -268,6 +270,61 @@ static DISK: TableDef = TableDef {
             "one for each 16 KiB of `cap`",
             "100000",
             "Never more files, directories and links than this.",
+        ),
+    ],
+};
+
+/// `[context]`.
+static CONTEXT: TableDef = TableDef {
+    path: "context",
+    keys: &[
+        key(
+            "image",
+            Takes::Name,
+            "must be there",
+            "\"debian\"",
+            "The image that the slice's root starts from (`slice image list`). What the slice changes lies in a layer of its own.",
+        ),
+        key(
+            "hostname",
+            Takes::Name,
+            "the slice's name",
+            "\"alpha\"",
+            "The host name inside.",
+        ),
+        key(
+            "autostart",
+            Takes::Flag { default: true },
+            "",
+            "false",
+            "Whether `slice up` (and `slice reload`, where the slice is new) starts it.",
+        ),
+        key(
+            "nested",
+            Takes::Flag { default: false },
+            "",
+            "true",
+            "Whether the slice may make namespaces of its own (containers). They open more of the kernel to it: its own network namespace the packet filters and routing, its own user namespace mounts.",
+        ),
+        key(
+            "stop_after",
+            Takes::Time {
+                low: 0,
+                high: 600 * SECOND,
+                default: 10 * SECOND,
+            },
+            "",
+            "\"10 s\"",
+            "How long `slice stop` lets the slice's processes end by themselves before they are killed.",
+        ),
+        key(
+            "capabilities",
+            Takes::Words {
+                words: capability::ALL,
+            },
+            "all but ipc_lock, linux_immutable, net_broadcast and sys_admin",
+            "[\"chown\", \"setuid\", \"setgid\"]",
+            "What root of the slice may do, inside the slice. None of it reaches the node.",
         ),
     ],
 };
