@@ -18,11 +18,14 @@ mod daemon;
 mod doctor;
 mod down;
 pub mod events;
+mod exec;
 pub mod exit;
 mod image;
 mod layer;
+mod life;
 mod manual;
 pub mod ports;
+mod ps;
 pub mod quantity;
 mod reload;
 mod run;
@@ -32,6 +35,7 @@ pub mod table;
 mod up;
 
 use exit::Exit;
+use life::Life;
 use screen::{Color, Format, Screen};
 
 /// Slices of one machine: ports, addresses and resources with an owner.
@@ -118,7 +122,37 @@ enum Command {
     Ports(PortsArgs),
     /// Show denials as the daemon saw them.
     Events(EventsArgs),
-    /// Run a command in a slice, under the slice's limits.
+    /// Start slices that have a context.
+    Start(LifeArgs),
+    /// End everything in slices: ask first, kill what has not ended in time.
+    Stop(LifeArgs),
+    /// Stop slices and start them again.
+    Restart(LifeArgs),
+    /// Let everything in slices stand still.
+    Freeze(LifeArgs),
+    /// Let what stands still go on.
+    Thaw(LifeArgs),
+    /// End slices and remove all that they have on disk.
+    ///
+    /// They are as new when they are started again. To take a slice off the node, remove its
+    /// policy file, `slice reload`, then destroy what it left.
+    Destroy(LifeArgs),
+    /// Run a command in a slice's context.
+    ///
+    /// Ends with the command's own exit code, 128 + N if signal N ended it, 127 if there is no
+    /// such command, 126 if it cannot be run, and 125 if the slice cannot be entered.
+    Exec(ExecArgs),
+    /// Run a shell in a slice's context, as a login does.
+    Enter(EnterArgs),
+    /// List the processes of slices.
+    Ps {
+        /// Only of this slice.
+        #[arg(value_name = "SLICE")]
+        slice: Option<String>,
+    },
+    /// Run a command under a slice's limits, with the node's files.
+    ///
+    /// For slices without a context.
     ///
     /// Ends with the command's own exit code, 128 + N if signal N ended it, 127 if there is no
     /// such command, 126 if it cannot be run, and 125 if the slice cannot be entered.
@@ -150,6 +184,9 @@ enum Command {
         #[arg(long)]
         remove: bool,
     },
+    /// Be the first process of a slice. For `slice start`.
+    #[command(hide = true)]
+    Init,
     /// Keep a cgroup from being empty. For the node's own unit.
     #[command(hide = true)]
     Hold {
@@ -202,6 +239,45 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct LifeArgs {
+    /// The slices.
+    #[arg(value_name = "SLICE", required_unless_present = "all")]
+    pub(crate) slices: Vec<String>,
+    /// Every slice that has a context.
+    #[arg(long, conflicts_with = "slices")]
+    pub(crate) all: bool,
+    /// Destroy without being asked again.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// On a terminal of the slice's.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// As this user of the slice.
+    #[arg(short, long, value_name = "USER", default_value = "root")]
+    pub(crate) user: String,
+    /// The slice.
+    #[arg(value_name = "SLICE")]
+    pub(crate) slice: String,
+    /// The command and its arguments.
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EnterArgs {
+    /// As this user of the slice.
+    #[arg(short, long, value_name = "USER", default_value = "root")]
+    pub(crate) user: String,
+    /// The slice.
+    #[arg(value_name = "SLICE")]
+    pub(crate) slice: String,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct DaemonArgs {
     /// Denials kept for `slice events`.
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -227,7 +303,9 @@ pub fn main() -> ExitCode {
             let exit = exit::report(&error, &screen);
             // Every other status may be the program's own, as with env(1).
             match cli.command {
-                Command::Run(_) => ExitCode::from(run::OWN_FAILURE),
+                Command::Run(_) | Command::Exec(_) | Command::Enter(_) => {
+                    ExitCode::from(run::OWN_FAILURE)
+                }
                 _ => exit.into(),
             }
         }
@@ -246,12 +324,22 @@ impl Cli {
             Command::Status(args) => status::run(args, screen),
             Command::Ports(args) => ports::run(args, screen),
             Command::Events(args) => events::run(args, screen),
+            Command::Start(args) => life::run(Life::Start, args, screen),
+            Command::Stop(args) => life::run(Life::Stop, args, screen),
+            Command::Restart(args) => life::run(Life::Restart, args, screen),
+            Command::Freeze(args) => life::run(Life::Freeze, args, screen),
+            Command::Thaw(args) => life::run(Life::Thaw, args, screen),
+            Command::Destroy(args) => life::run(Life::Destroy, args, screen),
+            Command::Exec(args) => exec::exec(&args.slice, &args.command, &args.user, args.tty),
+            Command::Enter(args) => exec::enter(&args.slice, &args.user),
+            Command::Ps { slice } => ps::run(slice.as_deref(), screen),
             Command::Run(args) => run::run(&args.slice, &args.command),
             Command::Image(command) => image::run(command, screen),
             Command::Daemon(args) => daemon::run(args, &absolute(policy)?, screen),
             Command::Completions { shell } => manual::completions(*shell),
             Command::Man { directory } => manual::pages(directory, screen),
             Command::Layer { slice, remove } => layer::run(slice, *remove),
+            Command::Init => exec::init(),
             Command::Hold { leaf } => run::hold(leaf),
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::exit::unknown_slice;
+use super::exit::{Exit, Failure, unknown_slice};
 use crate::context::enter::{self, Ended};
 use crate::context::holder;
 use crate::node::Node;
@@ -26,6 +26,16 @@ pub fn run(slice: &str, command: &[OsString]) -> anyhow::Result<ExitCode> {
         .slices
         .get(slice)
         .ok_or_else(|| unknown_slice(slice))?;
+    if node.record().contexts.contains_key(slice) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "run a command with the node's files in slice {slice}: it has files of its own"
+            ),
+        )
+        .remedy(format!("slice exec {slice} -- COMMAND"))
+        .into());
+    }
     let (program, arguments) = command
         .split_first()
         .context("run a command: none is given")?;

@@ -129,6 +129,30 @@ impl SliceCgroup {
         }
     }
 
+    /// Whether it has processes, in whichever leaf. One that is not there has
+    /// none.
+    ///
+    /// # Errors
+    /// That cannot be read.
+    pub fn populated(&self) -> anyhow::Result<bool> {
+        if !self.path.exists() {
+            return Ok(false);
+        }
+        let events = self.read("cgroup.events")?;
+        Ok(events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Ends all processes of its payload; logins that wait go on.
+    ///
+    /// # Errors
+    /// One of them does not end.
+    pub fn end_payload(&self) -> anyhow::Result<()> {
+        Self {
+            path: self.path.join("payload"),
+        }
+        .kill()
+    }
+
     /// Ends all processes in it and waits until they are gone.
     ///
     /// # Errors
@@ -136,12 +160,7 @@ impl SliceCgroup {
     pub fn kill(&self) -> anyhow::Result<()> {
         self.begin_kill()?;
         let until = Instant::now() + KILL_TIMEOUT;
-        while self.path.exists()
-            && self
-                .read("cgroup.events")?
-                .lines()
-                .any(|line| line == "populated 1")
-        {
+        while self.populated()? {
             if Instant::now() > until {
                 bail!(
                     "end the processes in {}: some do not end; see its cgroup.procs",

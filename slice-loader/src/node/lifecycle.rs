@@ -19,6 +19,8 @@ use super::policy_files::{self, Wanted};
 use super::record::{Lock, Phase, Record, boot};
 use super::state::{self, Place, Slices};
 use super::{NotUp, autobind, found, ids};
+use super::state::{self, Place};
+use super::{NotUp, autobind, contexts, found, ids};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
 use crate::context::holder::{CGROUPFS, Holder};
@@ -102,14 +104,22 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
         slices: wanted.slices.clone(),
+        uids_per_slice: wanted.uids_per_slice,
+        contexts: wanted.contexts.clone(),
     };
     // From here on `down` finds what there is to put back.
     record.save()?;
     match start(record.clone(), &wanted.plan) {
-        Ok(()) => Ok(Up::Started {
-            slices: wanted.slices.len(),
-            warnings: wanted.warnings,
-        }),
+        Ok(()) => {
+            // A slice that does not start is no reason to keep the others down.
+            let names: Vec<String> = record.contexts.keys().cloned().collect();
+            let mut warnings = wanted.warnings;
+            warnings.extend(contexts::autostart(&record, &names));
+            Ok(Up::Started {
+                slices: wanted.slices.len(),
+                warnings,
+            })
+        }
         Err(error) => Err(match clear_away(Some(&record)) {
             Ok(()) => error,
             Err(left) => error.context(format!(
@@ -224,12 +234,15 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     reloaded.added = added.keys().cloned().collect();
     reloaded.removed = removed.keys().cloned().collect();
 
+    let former = record.contexts.clone();
     let next = Record {
         policy: std::path::absolute(policy).context("find the policy's directory")?,
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
         slices: wanted.slices.clone(),
         ..record.clone()
+        contexts: wanted.contexts.clone(),
+        ..record
     };
     // An id is given away before it is used: killed here, it is lost, not given
     // twice.
@@ -269,7 +282,14 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     // What cannot be undone comes last.
     place.destroy(&removed)?;
     loopback::set(&rows(&wanted.slices))?;
+    contexts::forget(removed.keys().map(String::as_str))?;
     reloaded.warnings = wanted.warnings;
+    reloaded
+        .warnings
+        .extend(contexts::autostart(&next, &reloaded.added));
+    reloaded
+        .warnings
+        .extend(contexts::outdated(&former, &next.contexts));
     Ok(reloaded)
 }
 
@@ -308,6 +328,7 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     if let Some(record) = record {
         result = result.and(put_ports_back(record));
     }
+    result = result.and(contexts::forget_all());
     if holder.exists() {
         result = result.and(holder.remove());
     }

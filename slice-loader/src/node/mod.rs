@@ -3,6 +3,7 @@
 
 mod addresses;
 pub mod autobind;
+pub mod contexts;
 mod difference;
 mod facts;
 mod found;

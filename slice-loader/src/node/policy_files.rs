@@ -18,6 +18,7 @@ use super::{autobind, facts, ids};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::disk::Disk;
 use crate::context::holder::Holder;
+use crate::context::start::Recipe;
 
 /// What shall be in force.
 #[derive(Debug)]
@@ -26,6 +27,10 @@ pub struct Wanted {
     pub plan: Plan,
     /// The slices, by name.
     pub slices: BTreeMap<String, SliceRecord>,
+    /// How many user ids each has.
+    pub uids_per_slice: u32,
+    /// How those that have a context are started.
+    pub contexts: BTreeMap<String, Recipe>,
     /// The ids, the new ones included.
     pub ledger: Ledger,
     /// Rows of the per-slice maps.
@@ -89,11 +94,34 @@ pub fn want(
     Ok(Wanted {
         plan,
         slices,
+        uids_per_slice: config.node.uids_per_slice.value,
+        contexts: contexts(config),
         ledger,
         rows,
         exclude,
         warnings,
     })
+}
+
+/// How the slices that have a context are started.
+fn contexts(config: &Config) -> BTreeMap<String, Recipe> {
+    let recipe = |context: &config::Context| Recipe {
+        image: context.image.value.to_string(),
+        hostname: context.hostname.clone(),
+        autostart: context.autostart,
+        nested: context.nested,
+        stop_after_ms: u32::try_from(context.stop_after.0 / 1_000_000).unwrap_or(u32::MAX),
+        capabilities: context
+            .capabilities
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect(),
+    };
+    let with = |slice: &config::Slice| {
+        let context = slice.context.as_ref()?;
+        Some((slice.name.value.to_string(), recipe(context)))
+    };
+    config.slices.iter().filter_map(with).collect()
 }
 
 /// Reads a policy directory and admits it, without lock, rights or changes:

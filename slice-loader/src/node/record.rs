@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::context::holder::Holder;
+use crate::context::start::Recipe;
 
 /// The directory of all run state.
 pub const DIRECTORY: &str = "/run/slice";
@@ -82,6 +83,10 @@ pub struct Record {
     pub exclude: Vec<String>,
     /// The slices.
     pub slices: BTreeMap<String, SliceRecord>,
+    /// How many user ids each has.
+    pub uids_per_slice: u32,
+    /// How those that have a context are started.
+    pub contexts: BTreeMap<String, Recipe>,
 }
 
 impl Record {

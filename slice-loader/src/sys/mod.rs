@@ -3,6 +3,8 @@
 
 pub mod bpf;
 pub mod btf;
+pub mod clone;
+pub mod mount;
 pub mod process;
 pub mod quota;
 pub mod readable;

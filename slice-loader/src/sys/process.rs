@@ -1,8 +1,9 @@
-//! What happens in a child between fork and exec.
+//! What happens in a child between fork and exec, and what it becomes then.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -71,8 +72,137 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
     }
 }
 
+/// Ids that a process takes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Credentials {
+    /// The user id.
+    pub uid: u32,
+    /// The group id.
+    pub gid: u32,
+    /// The supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Lets the child of `command` lead a session of its own, on a terminal where
+/// one is given, with other credentials where they are given.
+pub fn in_new_session(
+    command: &mut Command,
+    credentials: Option<Credentials>,
+    terminal: Option<OwnedFd>,
+) -> &mut Command {
+    let enter = move || {
+        setsid()?;
+        if let Some(terminal) = &terminal {
+            rustix::process::ioctl_tiocsctty(terminal)?;
+            rustix::stdio::dup2_stdin(terminal)?;
+            rustix::stdio::dup2_stdout(terminal)?;
+            rustix::stdio::dup2_stderr(terminal)?;
+        }
+        if let Some(Credentials { uid, gid, groups }) = &credentials {
+            let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+            let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+            setgroups(&groups)?;
+            setresgid(group, group, group)?;
+            setresuid(user, user, user)?;
+        }
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
+        close_on_exec_from(3)
+    };
+    // SAFETY: the closure runs in a child forked from a process with one
+    // thread, so that it may allocate and take locks; it touches only what it
+    // owns and system calls.
+    unsafe { command.pre_exec(enter) }
+}
+
+/// Becomes another program, of which the open file is the executable; `third`
+/// becomes its descriptor 3, and all others but the first three are closed.
+///
+/// # Errors
+/// The kernel refuses; then this process is as it was, but for its descriptors.
+pub fn become_program(
+    file: &OwnedFd,
+    third: &OwnedFd,
+    words: &[&CStr],
+    environment: &[&CStr],
+) -> io::Result<std::convert::Infallible> {
+    close_on_exec_from(3)?;
+    // It may be in the place that `third` is to have.
+    let file = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(4))?;
+    let file = owned(file);
+    if third.as_raw_fd() == 3 {
+        nix::fcntl::fcntl(
+            third,
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+        )?;
+    } else {
+        // SAFETY: whatever had the number 3 belongs to this process, which is
+        // about to be replaced; the new one is not owned by anything here.
+        if unsafe { libc::dup2(third.as_raw_fd(), 3) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(nix::unistd::execveat(
+        file.as_fd(),
+        c"",
+        words,
+        environment,
+        nix::fcntl::AtFlags::AT_EMPTY_PATH,
+    )?)
+}
+
+/// Takes a capability, by its number, out of what this process and its children
+/// can ever gain (`PR_CAPBSET_DROP`).
+///
+/// # Errors
+/// There is none of that number, or this process lacks CAP_SETPCAP.
+pub fn drop_from_bounding(capability: u8) -> io::Result<()> {
+    // SAFETY: passes numbers only.
+    let code = unsafe {
+        libc::prctl(
+            libc::PR_CAPBSET_DROP,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+            0,
+        )
+    };
+    if code < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// The descriptor with this number, which a system call has just made for this
+/// process.
+pub fn owned(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the callers take it from accept4, fcntl or SCM_RIGHTS, which made
+    // it, and pass it here only.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// The descriptor that the starter of this process left at number 3; once.
+///
+/// # Errors
+/// There is none, or it was taken before.
+pub fn third() -> io::Result<OwnedFd> {
+    static TAKEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    nix::fcntl::fcntl(
+        // SAFETY: only asks about the number, which may be no descriptor.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(3) },
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )?;
+    if TAKEN.swap(true, std::sync::atomic::Ordering::SeqCst) {
+        return Err(io::Error::other("descriptor 3 was taken before"));
+    }
+    Ok(owned(3))
+}
+
 /// Back to the ordinary class and priority, of the processor and of disks.
-fn reset_scheduling() -> io::Result<()> {
+///
+/// # Errors
+/// The kernel refuses.
+pub fn reset_scheduling() -> io::Result<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     let ordinary = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameter is a whole value that lives through the call; the
@@ -92,7 +222,10 @@ fn reset_scheduling() -> io::Result<()> {
 
 /// Gives the process a session keyring of its own: the inherited one is the
 /// caller's, with the caller's keys.
-fn leave_session_keyring() -> io::Result<()> {
+///
+/// # Errors
+/// The kernel refuses.
+pub fn leave_session_keyring() -> io::Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name asks for an anonymous keyring; no memory is passed.
     let code = unsafe {

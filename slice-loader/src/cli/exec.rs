@@ -1,0 +1,72 @@
+//! `slice exec` and `slice enter`: commands in a slice's context; and the
+//! slice's first process, which runs them.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::exit::{Exit, Failure};
+use super::run::OWN_FAILURE;
+use crate::context::init;
+use crate::context::request::Run;
+use crate::context::visit::{self, Visited};
+use crate::node::Node;
+use crate::sys::process::third;
+
+/// Runs a command in a slice; its status becomes ours.
+pub(super) fn exec(
+    slice: &str,
+    command: &[OsString],
+    user: &str,
+    terminal: bool,
+) -> anyhow::Result<ExitCode> {
+    let words = command.iter().map(|word| word.as_bytes().to_vec());
+    let name = command
+        .first()
+        .map(|name| name.to_string_lossy().into_owned());
+    visit(slice, Run::Command(words.collect()), name, user, terminal)
+}
+
+/// Runs a user's shell in a slice, as a login does.
+pub(super) fn enter(slice: &str, user: &str) -> anyhow::Result<ExitCode> {
+    visit(slice, Run::Login, None, user, visit::at_terminal())
+}
+
+fn visit(
+    name: &str,
+    run: Run,
+    command: Option<String>,
+    user: &str,
+    terminal: bool,
+) -> anyhow::Result<ExitCode> {
+    let node = Node::open()?;
+    let slice = node.slice(name)?;
+    let connection = slice.running.connect()?.ok_or_else(|| {
+        Failure::new(Exit::Failed, format!("enter slice {name}: it does not run"))
+            .remedy(format!("slice start {name}"))
+    })?;
+    let visited = visit::visit(&connection, run, user, terminal)
+        .with_context(|| format!("enter slice {name}"))?;
+    let command = command.unwrap_or_else(|| "the shell".to_owned());
+    let mut err = std::io::stderr().lock();
+    match visited {
+        Visited::NotStarted(errno) => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            writeln!(err, "slice exec: {command}: {error}")?;
+        }
+        Visited::NoUser => writeln!(err, "slice exec: {name} has no user {user}")?,
+        Visited::SliceEnded => writeln!(err, "slice exec: {name} ended")?,
+        Visited::Exited(_) | Visited::Signaled(_) => {}
+    }
+    Ok(ExitCode::from(visited.code()))
+}
+
+/// The first process of a slice; started by `slice start`.
+pub(super) fn init() -> anyhow::Result<ExitCode> {
+    let listener = third().context("find the socket to listen at")?;
+    init::run(&listener)?;
+    Ok(ExitCode::from(OWN_FAILURE))
+}

@@ -1,0 +1,90 @@
+//! `slice start`, `stop`, `restart`, `freeze`, `thaw`, `destroy`: one after the
+//! other for each slice named.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::LifeArgs;
+use super::exit::{self, Exit, Failure};
+use super::screen::Screen;
+use crate::node::Node;
+use crate::node::contexts::{self, State};
+
+/// What is to become of a slice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Life {
+    Start,
+    Stop,
+    Restart,
+    Freeze,
+    Thaw,
+    Destroy,
+}
+
+impl Life {
+    fn of(self, name: &str) -> anyhow::Result<State> {
+        match self {
+            Self::Start => contexts::start(name),
+            Self::Stop => contexts::stop(name),
+            Self::Restart => contexts::restart(name),
+            Self::Freeze => contexts::freeze(name, true),
+            Self::Thaw => contexts::freeze(name, false),
+            Self::Destroy => contexts::destroy(name),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Did<'a> {
+    slice: &'a str,
+    did: State,
+}
+
+/// Does it for each slice; one that fails does not keep the others. Ends with
+/// the exit code of the first failure.
+pub(super) fn run(life: Life, args: &LifeArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let node = Node::open()?;
+    let names: Vec<String> = if args.all {
+        node.record().contexts.keys().cloned().collect()
+    } else {
+        args.slices.clone()
+    };
+    if life == Life::Destroy && !args.yes {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "destroy {}: all that is on disk would be lost",
+                names.join(", ")
+            ),
+        )
+        .remedy("say --yes if that is meant")
+        .into());
+    }
+    let mut worst = Exit::Ok;
+    for name in &names {
+        match life.of(name) {
+            Ok(did) if screen.json() => screen.print_json(&Did { slice: name, did })?,
+            Ok(did) if !screen.quiet() => {
+                let word = match did {
+                    State::Started => "started",
+                    State::Stopped => "stopped",
+                    State::Frozen => "frozen",
+                    State::Thawed => "goes on",
+                    State::Destroyed => "destroyed",
+                    State::Already => "nothing to do",
+                };
+                writeln!(screen.out(), "{name}: {word}")?;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let exit = exit::report(&error, screen);
+                if worst == Exit::Ok {
+                    worst = exit;
+                }
+            }
+        }
+    }
+    Ok(worst.into())
+}

@@ -1,0 +1,168 @@
+//! The context of a slice as the node sees it: `/run/slice/contexts/NAME`,
+//! with the socket at which the slice's first process listens. It is alive if
+//! somebody does: no process id is remembered that another process may have.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::stat::{Mode, umask};
+use serde::{Deserialize, Serialize};
+
+/// Where all contexts are.
+const DIRECTORY: &str = "/run/slice/contexts";
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A slice's context, alive or not.
+#[derive(Clone, Debug)]
+pub struct Running {
+    directory: PathBuf,
+}
+
+/// What a context was started with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Started {
+    /// The image.
+    pub image: String,
+    /// Its version.
+    pub version: u32,
+    /// When, seconds since 1970.
+    pub since: u64,
+}
+
+impl Running {
+    /// Of the slice of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self {
+            directory: Path::new(DIRECTORY).join(name),
+        }
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("init.sock")
+    }
+
+    /// Makes its directory and the socket that the first process will inherit.
+    /// What a context that has ended left is replaced.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn listen(&self) -> anyhow::Result<OwnedFd> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .with_context(|| format!("make {}", self.directory.display()))?;
+        let path = self.socket();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+        let listener = packets()?;
+        // Never open to others, not even between bind and chmod.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixAddr::new(&path).and_then(|at| bind(listener.as_raw_fd(), &at));
+        umask(before);
+        bound.with_context(|| format!("bind {}", path.display()))?;
+        listen(&listener, Backlog::new(BACKLOG)?)
+            .with_context(|| format!("listen on {}", path.display()))?;
+        Ok(listener)
+    }
+
+    /// A connection to the first process; none where the slice does not run.
+    ///
+    /// # Errors
+    /// Whether it runs cannot be found out.
+    pub fn connect(&self) -> anyhow::Result<Option<OwnedFd>> {
+        let path = self.socket();
+        let connection = packets()?;
+        match UnixAddr::new(&path).and_then(|at| connect(connection.as_raw_fd(), &at)) {
+            Ok(()) => Ok(Some(connection)),
+            Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno).with_context(|| format!("connect to {}", path.display())),
+        }
+    }
+
+    /// Whether it runs.
+    ///
+    /// # Errors
+    /// That cannot be found out.
+    pub fn is_alive(&self) -> anyhow::Result<bool> {
+        Ok(self.connect()?.is_some())
+    }
+
+    /// Remembers what it was started with.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn remember(&self, started: &Started) -> anyhow::Result<()> {
+        let path = self.directory.join("context.json");
+        let text = serde_json::to_string(started)?;
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// What it was started with; none where it never was, or that was lost.
+    #[must_use]
+    pub fn started(&self) -> Option<Started> {
+        let text = fs::read(self.directory.join("context.json")).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Removes what is left of a context that has ended.
+    ///
+    /// # Errors
+    /// Something cannot be removed; that nothing is there is no error.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        remove(&self.directory)
+    }
+}
+
+/// Removes what is left of all contexts; none runs.
+///
+/// # Errors
+/// As [`Running::remove`].
+pub fn remove_all() -> anyhow::Result<()> {
+    remove(Path::new(DIRECTORY))
+}
+
+fn remove(directory: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A socket for packets, with room for the longest request.
+fn packets() -> anyhow::Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .context("make a socket")?;
+    // As much as the kernel lets everybody have.
+    setsockopt(&socket, sockopt::SndBuf, &super::request::LONGEST).context("widen a socket")?;
+    Ok(socket)
+}
