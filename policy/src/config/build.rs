@@ -7,8 +7,8 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{
-    Context, Cpu, Disk, Give, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role, Slice,
-    SlicePorts, capability,
+    Context, Cpu, Disk, Give, Login, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role,
+    Slice, SlicePorts, capability,
 };
 
 /// `node.toml`.
@@ -87,7 +87,24 @@ pub(super) fn slice(
             .has("context")
             .then(|| context(&fields.table("context"), &stem, complaints))
             .flatten(),
+        login: login(fields, complaints),
     }
+}
+
+/// `[login]`, which needs somewhere to log in to.
+fn login(fields: &Fields, complaints: &mut Vec<Complaint>) -> Login {
+    let login = fields.table("login");
+    let keys = |key| login.public_keys(key).map(|keys| keys.value);
+    let login_of = Login {
+        keys: keys("keys").unwrap_or_default(),
+        authorities: keys("authorities").unwrap_or_default(),
+    };
+    if fields.has("login") && !fields.has("context") {
+        let message = "[login] without [context]: there is nothing to log in to";
+        let help = "add [context] with an `image`, or remove [login]";
+        complaints.push(Complaint::at(login.at, message, help));
+    }
+    login_of
 }
 
 /// `[context]`; none without an image, which is complained about.

@@ -7,6 +7,7 @@ use super::MemoryGive;
 use super::name::SliceName;
 use super::ports::PortRange;
 use super::prefix::Prefix;
+use super::public_key::PublicKey;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 
@@ -22,6 +23,7 @@ pub(super) enum Value {
     Text(String),
     Word(&'static str),
     Words(Vec<&'static str>),
+    PublicKeys(Vec<PublicKey>),
     Name(SliceName),
     Ports(Vec<At<PortRange>>),
     Prefixes(Vec<At<Prefix>>),
@@ -77,6 +79,7 @@ impl Fields {
         text Text -> String;
         word Word -> &'static str;
         words Words -> Vec<&'static str>;
+        public_keys PublicKeys -> Vec<PublicKey>;
         name Name -> SliceName;
         ipv4 Ipv4 -> Ipv4Addr;
         ipv6 Ipv6 -> Ipv6Addr;

@@ -65,6 +65,8 @@ pub enum Takes {
     },
     /// A list of some of these words.
     Words { words: &'static [&'static str] },
+    /// A list of public keys of OpenSSH.
+    PublicKeys,
     /// The name of a slice, or one of the same form.
     Name,
     /// A list of ports and ranges.
@@ -214,6 +216,7 @@ impl Takes {
                 let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 format!("a list of {}", quoted.join(", "))
             }
+            Self::PublicKeys => String::from("a list of public keys"),
             Self::Name => String::from("a name of `a-z`, `0-9` and `_`"),
             Self::Ports => String::from("a list of ports and ranges"),
             Self::Prefixes { .. } => String::from("a list of addresses and prefixes"),

@@ -1,4 +1,4 @@
-//! Lists of ports, of prefixes and of words.
+//! Lists of ports, of prefixes, of words and of public keys.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -7,6 +7,7 @@ use super::error::Complaint;
 use super::keys::Key;
 use super::ports::{BadPorts, PortRange};
 use super::prefix::{BadPrefix, Prefix};
+use super::public_key::PublicKey;
 use super::read::{Reader, distance};
 use super::source::At;
 
@@ -38,6 +39,31 @@ impl Reader<'_> {
             self.complain(Complaint::at(at, message, help));
         }
         known
+    }
+
+    /// The public keys that are right, in the order of the file.
+    pub(super) fn public_keys(
+        &mut self,
+        key: &'static Key,
+        list: &[Spanned<DeValue<'_>>],
+    ) -> Vec<PublicKey> {
+        let mut keys = Vec::new();
+        for entry in list {
+            let at = self.place(entry.span());
+            let DeValue::String(text) = entry.get_ref() else {
+                self.wrong_type(key, entry.get_ref(), at);
+                continue;
+            };
+            match PublicKey::parse(text) {
+                Ok(key) => keys.push(key),
+                Err(bad) => self.complain(Complaint::at(
+                    at,
+                    format!("the key in `{}` {bad}", key.name),
+                    "copy the whole line of a file like ~/.ssh/id_ed25519.pub",
+                )),
+            }
+        }
+        keys
     }
 
     /// The ports and ranges that are right, sorted.

@@ -19,6 +19,7 @@ mod load;
 mod name;
 mod ports;
 mod prefix;
+mod public_key;
 mod read;
 mod source;
 mod syntax;
@@ -31,6 +32,7 @@ pub use load::{load, parse};
 pub use name::{BadName, SliceName};
 pub use ports::{BadPorts, LOOPBACK_PORTS, PortRange, PortSet};
 pub use prefix::{BadPrefix, Prefix};
+pub use public_key::{BadKey, PublicKey};
 pub use source::{At, Cited, Place, Source, Sources};
 use units::{Bytes, MilliCores, MilliPercent, Nanoseconds};
 
@@ -121,6 +123,8 @@ pub struct Slice {
     pub refuse: Vec<Refusal>,
     /// Root, namespaces and credentials of its own; absent: its commands run with the node's files.
     pub context: Option<Context>,
+    /// Who logs in; needs a context.
+    pub login: Login,
 }
 
 /// A slice's own root, namespaces and credentials.
@@ -138,6 +142,15 @@ pub struct Context {
     pub stop_after: Nanoseconds,
     /// Capabilities inside its user namespace, by name.
     pub capabilities: Vec<&'static str>,
+}
+
+/// Who logs in to a slice by ssh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// Keys that do.
+    pub keys: Vec<PublicKey>,
+    /// Authorities whose certificates for the slice's name do.
+    pub authorities: Vec<PublicKey>,
 }
 
 /// What a slice is for.

@@ -244,6 +244,9 @@ impl Reader<'_> {
             (Takes::Words { words }, DeValue::Array(list)) => {
                 Some(Value::Words(self.words(key, words, list)))
             }
+            (Takes::PublicKeys, DeValue::Array(list)) => {
+                Some(Value::PublicKeys(self.public_keys(key, list)))
+            }
             (Takes::Name, DeValue::String(text)) => match SliceName::new(text) {
                 Ok(name) => Some(Value::Name(name)),
                 Err(bad) => self.refuse(at, format!("the name \"{text}\" {bad}"), NAME_HELP),

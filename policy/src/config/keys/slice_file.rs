@@ -107,10 +107,12 @@ pub static SLICE_FILE: TableDef = TableDef {
             "",
             "Root, processes and credentials of its own.",
         ),
-        later(
+        key(
             "login",
-            "logins into slices",
-            "processes enter the slice through `slice run`",
+            Takes::Table(&LOGIN),
+            "nobody logs in",
+            "",
+            "Who logs in by ssh, as the slice's name. The slice has a context.",
         ),
         later(
             "grants",
@@ -325,6 +327,27 @@ static CONTEXT: TableDef = TableDef {
             "all but ipc_lock, linux_immutable, net_broadcast and sys_admin",
             "[\"chown\", \"setuid\", \"setgid\"]",
             "What root of the slice may do, inside the slice. None of it reaches the node.",
+        ),
+    ],
+};
+
+/// `[login]`.
+static LOGIN: TableDef = TableDef {
+    path: "login",
+    keys: &[
+        key(
+            "keys",
+            Takes::PublicKeys,
+            "none",
+            "[\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzqWUlYvfNjmQfQBJz3yBqc0dXZNoTZZHd2CTr1VN0L alice@lab\"]",
+            "Public keys that log in, as `ssh-keygen` writes them: type, key, comment.",
+        ),
+        key(
+            "authorities",
+            Takes::PublicKeys,
+            "none",
+            "[\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzqWUlYvfNjmQfQBJz3yBqc0dXZNoTZZHd2CTr1VN0L ca@lab\"]",
+            "Certificate authorities: whoever has a certificate of theirs for the slice's name logs in.",
         ),
     ],
 };
