@@ -1,5 +1,5 @@
-//! `slice exec` and `slice enter`: commands in a slice's context; and the
-//! slice's first process, which runs them.
+//! `slice exec` and `slice enter`: commands in a slice's context; the slice's
+//! first process, which runs them; and the session that PAM opens for one.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -10,9 +10,9 @@ use anyhow::Context;
 
 use super::exit::{Exit, Failure};
 use super::run::OWN_FAILURE;
-use crate::context::init;
 use crate::context::request::Run;
 use crate::context::visit::{self, Visited};
+use crate::context::{init, login};
 use crate::node::Node;
 use crate::sys::process::third;
 
@@ -69,4 +69,16 @@ pub(super) fn init() -> anyhow::Result<ExitCode> {
     let listener = third().context("find the socket to listen at")?;
     init::run(&listener)?;
     Ok(ExitCode::from(OWN_FAILURE))
+}
+
+/// Puts a session of sshd into its slice. What goes wrong is told on standard
+/// output, which PAM shows to who logs in.
+pub(super) fn login_open() -> anyhow::Result<ExitCode> {
+    match login::open_session() {
+        Ok(()) => Ok(Exit::Ok.into()),
+        Err(error) => {
+            writeln!(std::io::stdout().lock(), "{error:#}")?;
+            Ok(Exit::Failed.into())
+        }
+    }
 }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::context::login;
 use crate::report::ports::Protocol;
 
 pub mod check;
@@ -187,6 +188,9 @@ enum Command {
     /// Be the first process of a slice. For `slice start`.
     #[command(hide = true)]
     Init,
+    /// Put the session that PAM opens into its slice. For pam_exec(8).
+    #[command(hide = true)]
+    LoginOpen,
     /// Keep a cgroup from being empty. For the node's own unit.
     #[command(hide = true)]
     Hold {
@@ -287,6 +291,11 @@ pub(crate) struct DaemonArgs {
 /// Parses the command line, runs the command and picks the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    // As the shell of an account it understands what shells do.
+    let mut words = std::env::args_os();
+    if words.next().is_some_and(|name| login::is_shell(&name)) {
+        return ExitCode::from(login::shell(&words.collect::<Vec<_>>()));
+    }
     let cli = Cli::parse();
     let screen = Screen {
         format: cli.global.output,
@@ -340,6 +349,7 @@ impl Cli {
             Command::Man { directory } => manual::pages(directory, screen),
             Command::Layer { slice, remove } => layer::run(slice, *remove),
             Command::Init => exec::init(),
+            Command::LoginOpen => exec::login_open(),
             Command::Hold { leaf } => run::hold(leaf),
         }
     }

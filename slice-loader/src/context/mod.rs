@@ -1,20 +1,22 @@
-//! Where a slice's processes live. In this version: its cgroups and its
-//! credentials; root, namespaces and login come with their own issues.
+//! What a slice's processes live in: cgroups, namespaces, a root and
+//! credentials of the slice's own; the ways in; and what the slice has on disk.
 
-pub mod accounts;
-pub mod cgroup;
-pub mod disk;
-pub mod enter;
-pub mod holder;
-pub mod image;
-pub mod layer;
-mod trash;
-mod unpack;
-pub mod init;
-pub mod request;
-pub mod root;
-pub mod running;
-pub mod session;
-pub mod start;
-pub mod userns;
-pub mod visit;
+pub mod account; // the accounts that slices have on the node
+pub mod cgroup; // a slice's cgroups
+pub mod disk; // the file system of images and layers
+pub mod enter; // a command with the node's files
+pub mod holder; // the cgroup of all slices
+pub mod image; // reference images
+pub mod init; // a slice's first process
+pub mod layer; // what a slice has changed of its image
+pub mod login; // sshd's side of a login
+pub mod request; // what is asked of the first process
+pub mod root; // a slice's mounts
+pub mod running; // contexts that run
+pub mod session; // a command in a context, from inside
+pub mod start; // from nothing to a first process
+mod trash; // removing what tenants made
+mod unpack; // archives
+pub mod userns; // a slice's user namespace
+pub mod users; // the users that a slice knows
+pub mod visit; // a command in a context, from outside

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -59,15 +59,16 @@ impl Running {
         self.directory.join("init.sock")
     }
 
-    /// Makes its directory and the socket that the first process will inherit.
-    /// What a context that has ended left is replaced.
+    /// Makes its directory and the socket that the first process will inherit,
+    /// which this user of the node may connect to beside root. What a context
+    /// that has ended left is replaced.
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn listen(&self) -> anyhow::Result<OwnedFd> {
+    pub fn listen(&self, uid: u32) -> anyhow::Result<OwnedFd> {
         fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(0o711)
             .create(&self.directory)
             .with_context(|| format!("make {}", self.directory.display()))?;
         let path = self.socket();
@@ -83,6 +84,8 @@ impl Running {
         let bound = UnixAddr::new(&path).and_then(|at| bind(listener.as_raw_fd(), &at));
         umask(before);
         bound.with_context(|| format!("bind {}", path.display()))?;
+        chown(&path, Some(uid), None)
+            .with_context(|| format!("give {} to uid {uid}", path.display()))?;
         listen(&listener, Backlog::new(BACKLOG)?)
             .with_context(|| format!("listen on {}", path.display()))?;
         Ok(listener)

@@ -21,8 +21,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 
-use super::accounts::User;
 use super::request::{ANSWER, Answer, LONGEST, Request, Run, Stdio as Stream};
+use super::users::User;
 use crate::sys;
 
 /// Directories that programs are found in.

@@ -32,6 +32,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Uid, pipe2, setgroups, sethostname, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::account;
 use super::root::{self, Root};
 use super::running::{Running, Started};
 use super::userns;
@@ -106,7 +107,7 @@ const LOCKED_MEMORY: u64 = 8 << 20;
 /// is left then.
 pub fn start(start: &Start<'_>) -> anyhow::Result<()> {
     let running = Running::of(start.name);
-    let listener = running.listen()?;
+    let listener = running.listen(account::uid(start.uid, start.uids))?;
     let result = spawn(start, &running, listener);
     if result.is_err() {
         // The error is the news.

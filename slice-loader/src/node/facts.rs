@@ -13,6 +13,7 @@ use policy::config::PortRange;
 use policy::config::units::Bytes;
 use procfs::Current;
 
+use crate::context::account;
 use crate::sys::socket;
 
 /// CPUs that are online.
@@ -123,7 +124,11 @@ fn users(passwd: &str) -> Vec<TakenUids> {
             by: format!("user {name}"),
         })
     };
-    passwd.lines().filter_map(user).collect()
+    passwd
+        .lines()
+        .filter(|line| !account::is_ours(line))
+        .filter_map(user)
+        .collect()
 }
 
 /// Lines of subuid(5): user:first:count.
@@ -163,7 +168,11 @@ pub fn known_names(policy: &Path) -> anyhow::Result<HashSet<String>> {
         let mut ask = |names: &[String]| -> anyhow::Result<()> {
             let text = getent(database, names)?;
             let first = |line: &str| line.split(':').next().map(str::to_owned);
-            known.extend(text.lines().filter_map(first));
+            known.extend(
+                text.lines()
+                    .filter(|line| !account::is_ours(line))
+                    .filter_map(first),
+            );
             Ok(())
         };
         ask(&[])?;

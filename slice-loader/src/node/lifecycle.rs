@@ -22,6 +22,7 @@ use super::{NotUp, autobind, found, ids};
 use super::state::{self, Place};
 use super::{NotUp, autobind, contexts, found, ids};
 use crate::cli::exit::{Exit, Failure};
+use crate::context::account;
 use crate::context::cgroup::SliceCgroup;
 use crate::context::holder::{CGROUPFS, Holder};
 use crate::kernel::attach::{self, Former, Targets};
@@ -106,6 +107,7 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         slices: wanted.slices.clone(),
         uids_per_slice: wanted.uids_per_slice,
         contexts: wanted.contexts.clone(),
+        logins: wanted.logins.clone(),
     };
     // From here on `down` finds what there is to put back.
     record.save()?;
@@ -156,6 +158,7 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     state::note_found(&maps)?;
     place.make_cgroups(&record.slices)?;
     place.write_attributes(&plan.cgroups)?;
+    account::write_all(&record.accounts())?;
     record.phase = Phase::Up;
     record.save()
 }
@@ -234,7 +237,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     reloaded.added = added.keys().cloned().collect();
     reloaded.removed = removed.keys().cloned().collect();
 
-    let former = record.contexts.clone();
+    let former = record.clone();
     let next = Record {
         policy: std::path::absolute(policy).context("find the policy's directory")?,
         reserved_ports: wanted.plan.reserved_ports.to_string(),
@@ -242,6 +245,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         slices: wanted.slices.clone(),
         ..record.clone()
         contexts: wanted.contexts.clone(),
+        logins: wanted.logins.clone(),
         ..record
     };
     // An id is given away before it is used: killed here, it is lost, not given
@@ -258,6 +262,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         place.write_attributes(&changes.cgroups)?;
         place.write_disk(&changes.disk)?;
         place.write_maps(&changes)?;
+        account::write_all(&next.accounts())?;
         // Written whole or not at all: a full /run undoes the rest too.
         next.save()
     };
@@ -270,6 +275,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
             loopback::set(&rows(&record.slices))?;
+            account::write_all(&former.accounts())?;
             autobind::write(&old.reserved_ports)
         };
         return Err(match back() {
@@ -289,7 +295,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         .extend(contexts::autostart(&next, &reloaded.added));
     reloaded
         .warnings
-        .extend(contexts::outdated(&former, &next.contexts));
+        .extend(contexts::outdated(&former.contexts, &next.contexts));
     Ok(reloaded)
 }
 
@@ -328,6 +334,7 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     if let Some(record) = record {
         result = result.and(put_ports_back(record));
     }
+    result = result.and(account::remove_all());
     result = result.and(contexts::forget_all());
     if holder.exists() {
         result = result.and(holder.remove());

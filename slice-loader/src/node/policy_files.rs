@@ -17,6 +17,7 @@ use super::record::{Record, SliceRecord};
 use super::{autobind, facts, ids};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::disk::Disk;
+use crate::context::account::Login;
 use crate::context::holder::Holder;
 use crate::context::start::Recipe;
 
@@ -31,6 +32,8 @@ pub struct Wanted {
     pub uids_per_slice: u32,
     /// How those that have a context are started.
     pub contexts: BTreeMap<String, Recipe>,
+    /// Who logs in to those that have an account.
+    pub logins: BTreeMap<String, Login>,
     /// The ids, the new ones included.
     pub ledger: Ledger,
     /// Rows of the per-slice maps.
@@ -96,6 +99,7 @@ pub fn want(
         slices,
         uids_per_slice: config.node.uids_per_slice.value,
         contexts: contexts(config),
+        logins: logins(config),
         ledger,
         rows,
         exclude,
@@ -120,6 +124,19 @@ fn contexts(config: &Config) -> BTreeMap<String, Recipe> {
     let with = |slice: &config::Slice| {
         let context = slice.context.as_ref()?;
         Some((slice.name.value.to_string(), recipe(context)))
+    };
+    config.slices.iter().filter_map(with).collect()
+}
+
+/// Who logs in to the slices that have an account.
+fn logins(config: &Config) -> BTreeMap<String, Login> {
+    let lines = |keys: &[config::PublicKey]| keys.iter().map(ToString::to_string).collect();
+    let with = |slice: &config::Slice| {
+        let login = Login {
+            keys: lines(&slice.login.keys),
+            authorities: lines(&slice.login.authorities),
+        };
+        (login != Login::default()).then(|| (slice.name.value.to_string(), login))
     };
     config.slices.iter().filter_map(with).collect()
 }

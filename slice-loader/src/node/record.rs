@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::exit::{Exit, Failure};
+use crate::context::account::{self, Login};
 use crate::context::holder::Holder;
 use crate::context::start::Recipe;
 
@@ -87,9 +88,24 @@ pub struct Record {
     pub uids_per_slice: u32,
     /// How those that have a context are started.
     pub contexts: BTreeMap<String, Recipe>,
+    /// Who logs in to those that have an account.
+    pub logins: BTreeMap<String, Login>,
 }
 
 impl Record {
+    /// The accounts that there shall be: the id of each and who logs in.
+    #[must_use]
+    pub fn accounts(&self) -> BTreeMap<&str, (u32, &Login)> {
+        self.logins
+            .iter()
+            .filter_map(|(name, login)| {
+                let slice = self.slices.get(name)?;
+                let uid = account::uid(slice.uid, self.uids_per_slice);
+                Some((name.as_str(), (uid, login)))
+            })
+            .collect()
+    }
+
     /// The record of this boot; of an earlier one nothing is in force.
     ///
     /// # Errors
