@@ -7,8 +7,8 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{
-    Context, Cpu, Disk, Give, Login, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol, Role,
-    Slice, SlicePorts, capability,
+    Context, Cpu, Disk, Give, Login, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol,
+    Role, Slice, SlicePorts, capability,
 };
 
 /// `node.toml`.

@@ -412,7 +412,7 @@ impl Relay {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
-            tcsetattr(io::stdin(), OptionalActions::Flush, &raw).context("set the terminal raw")?;
+            tcsetattr(io::stdin(), OptionalActions::Drain, &raw).context("set the terminal raw")?;
         }
         Ok(Self {
             master: File::from(master),
@@ -522,7 +522,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, before);
         }
     }
 }

@@ -16,8 +16,8 @@ use super::found::{self, Holding};
 use super::record::{Record, SliceRecord};
 use super::{autobind, facts, ids};
 use crate::cli::exit::{Exit, Failure};
-use crate::context::disk::Disk;
 use crate::context::account::Login;
+use crate::context::disk::Disk;
 use crate::context::holder::Holder;
 use crate::context::start::Recipe;
 
