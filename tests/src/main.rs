@@ -29,6 +29,7 @@ mod addresses; // which addresses a slice may use, and who hears them
 mod beside; // others at work in the same kernel: a firewall, NAT, containers
 mod claims; // how long a port stays its owner's
 mod commands; // the command line as scripts use it
+mod contexts; // a slice with a context is a machine of its own
 mod denials; // every reason, what is counted and what is told
 mod destinations; // what the node's owner refuses
 mod disk; // what a slice may have on the disk
@@ -83,6 +84,7 @@ const MODULES: &[&[Test]] = &[
     sight::TESTS,
     names::TESTS,
     views::TESTS,
+    contexts::TESTS,
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,

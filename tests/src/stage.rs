@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use policy::Reason;
 
 use crate::counters::{Change, Counters};
+use crate::image;
 use crate::node::Node;
 use crate::puppet::{Called, Puppet};
 
@@ -131,6 +132,18 @@ const FILES: &[(&str, &str)] = &[
         "processes = 12\nmemory.cap = \"48 MiB\"\ncpu.cap = 0.5\n",
     ),
     ("slices/loud.toml", "events_per_second = 5\n"),
+    (
+        "slices/delta.toml",
+        "[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"2 s\"\n",
+    ),
+    (
+        "slices/epsilon.toml",
+        "[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
+    ),
+    (
+        "slices/zeta.toml",
+        "[context]\nimage = \"debian\"\nautostart = false\nnested = true\n",
+    ),
 ];
 
 /// The node's end of the wire. Own IPv6 addresses are deprecated, so that the
@@ -388,6 +401,7 @@ fn set(node: &Node) -> Result<()> {
     node.must("ip", &["-batch", batch])?;
     fs::write(batch, THERE)?;
     node.must("ip", &["-n", OUTSIDE, "-batch", batch])?;
+    image::debian(node)?;
     node.must("slice", &["up", "--policy", POLICY])?;
     fs::write(SET, "")?;
     Ok(())

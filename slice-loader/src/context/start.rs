@@ -25,7 +25,7 @@ use anyhow::{Context, bail};
 use caps::{CapSet, Capability};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
@@ -117,6 +117,10 @@ pub fn start(start: &Start<'_>) -> anyhow::Result<()> {
 }
 
 fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Result<()> {
+    // The kernel bounds a user namespace by what its maker may have. The
+    // slice's processes are bounded by its cgroup.
+    setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY)
+        .context("lift the limit of processes per user")?;
     let userns = userns::make(start.uid, start.uids)?;
     let payload = start.cgroup.join("payload");
     let cgroup =

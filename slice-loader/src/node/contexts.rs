@@ -107,11 +107,19 @@ pub fn freeze(name: &str, frozen: bool) -> anyhow::Result<State> {
 /// As [`stop`]; or something cannot be removed.
 pub fn destroy(name: &str) -> anyhow::Result<State> {
     let node = Node::open()?;
-    node.slice(name)?.ask()?;
+    // What a slice that is no more left behind goes likewise.
+    let layer = Layer::of(name);
+    if node.record().slices.contains_key(name) || !layer.exists() {
+        node.slice(name)?.ask()?;
+    }
     locked(|node| {
-        let slice = node.slice(name)?;
-        slice.end()?;
-        Layer::of(name).remove()?;
+        if node.record().slices.contains_key(name) {
+            node.slice(name)?.end()?;
+        }
+        if !layer.exists() {
+            return Ok(State::Already);
+        }
+        layer.remove()?;
         Ok(State::Destroyed)
     })
 }
