@@ -146,9 +146,9 @@ fn command(connection: &Connection, request: &Request, descriptors: Vec<OwnedFd>
             Err(error) => return not_started(&error),
         },
         None => {
-            let mut stream = |kind| match (kind, descriptors.next()) {
-                (Stream::Passed, Some(descriptor)) => Stdio::from(descriptor),
-                _ => Stdio::null(),
+            let mut stream = |kind| match kind {
+                Stream::Passed => descriptors.next().map_or_else(Stdio::null, Stdio::from),
+                Stream::Null => Stdio::null(),
             };
             let [input, output, error] = request.stdio;
             command.stdin(stream(input));
