@@ -20,6 +20,8 @@ mod siege; // a node under load, of which nothing may give way
 mod site; // a node with a policy of the test's own
 mod ssh; // the distribution's ssh server, and logins from the other machine
 mod stage; // a node with a few slices, and a world outside
+mod stage;
+mod terminal; // somebody who types at a terminal // a node with a few slices, and a world outside
 
 #[cfg(test)]
 mod manual; // the tables of promises and attacks name real tests
@@ -41,6 +43,7 @@ mod lifecycle; // up and down: twice is once, half-way is not at all
 mod localhost; // what programs find at 127.0.0.1 and ::1
 mod loopback; // whose a loopback is
 mod loopback_ports; // the ports of a slice's localhost
+mod logins; // logging in to slices by ssh
 mod machine; // the VM itself is what the other tests take it for
 mod malformed; // what the owner reads about a malformed policy
 mod names; // which unix sockets a slice reaches by name
@@ -95,6 +98,7 @@ const MODULES: &[&[Test]] = &[
     beside::TESTS,
     servers::APART,
     loopback::APART,
+    logins::TESTS,
     reload::TESTS,
     malformed::TESTS,
     survival::TESTS,

@@ -108,12 +108,21 @@ pub fn run(connection: &Connection) -> i32 {
 
 /// Asks every process but the first and this one to end, and waits.
 fn stop(patience: Duration) -> Answer {
-    let until = Instant::now() + patience;
-    // A process that is stopped ends only once it goes on.
-    for signal in [Signal::SIGTERM, Signal::SIGCONT, Signal::SIGHUP] {
+    let start = Instant::now();
+    let tell = |signal| {
         let _ = kill(Pid::from_raw(-1), signal);
-    }
-    while Instant::now() < until && others() {
+    };
+    tell(Signal::SIGTERM);
+    // A process that is stopped ends only once it goes on.
+    tell(Signal::SIGCONT);
+    let mut hung_up = false;
+    while start.elapsed() < patience && others() {
+        // Shells that people sit at do not hear SIGTERM; and who has its own
+        // way to end at SIGTERM must not be ended by this one meanwhile.
+        if !hung_up && start.elapsed() > patience / 2 {
+            tell(Signal::SIGHUP);
+            hung_up = true;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
     Answer::Exited(0)
