@@ -20,8 +20,7 @@ mod siege; // a node under load, of which nothing may give way
 mod site; // a node with a policy of the test's own
 mod ssh; // the distribution's ssh server, and logins from the other machine
 mod stage; // a node with a few slices, and a world outside
-mod stage;
-mod terminal; // somebody who types at a terminal // a node with a few slices, and a world outside
+mod terminal; // somebody who types at a terminal
 
 #[cfg(test)]
 mod manual; // the tables of promises and attacks name real tests

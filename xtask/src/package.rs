@@ -72,7 +72,16 @@ const FILES: &[(&str, &str, Kind)] = &[
         "usr/share/doc/slice-node/CHANGELOG.md",
         Kind::Gzip,
     ),
-    // Login: drop-ins for sshd and PAM go here, each with a row.
+    (
+        "packaging/ssh/slice.conf",
+        "etc/ssh/sshd_config.d/slice.conf",
+        Kind::Plain,
+    ),
+    (
+        "packaging/pam/slice",
+        "usr/share/pam-configs/slice",
+        Kind::Plain,
+    ),
 ];
 
 /// The maintainer's scripts, which dpkg runs as root.
