@@ -65,6 +65,16 @@ pub const TESTS: &[Test] = &[
     )
     .on_stage(),
     test(
+        "what_a_context_writes_counts_against_its_disk",
+        what_a_context_writes_counts_against_its_disk,
+    )
+    .on_stage(),
+    test(
+        "a_slice_has_no_more_terminals_and_watches_than_it_may",
+        a_slice_has_no_more_terminals_and_watches_than_it_may,
+    )
+    .on_stage(),
+    test(
         "a_slices_script_runs_at_its_start",
         a_slices_script_runs_at_its_start,
     )
@@ -621,5 +631,64 @@ fn a_slices_script_runs_at_its_start(node: &mut Node) -> Result<()> {
         Ok(said == "started with start")
     })?;
     site.must(&["destroy", "--yes", SLICE])?;
+    Ok(())
+}
+
+fn what_a_context_writes_counts_against_its_disk(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    // The stage gives 24 MiB and 600 inodes.
+    let full = sh(
+        &site,
+        OTHER,
+        "dd if=/dev/zero of=/srv/big bs=1M count=40 2>&1",
+    )?;
+    ensure!(
+        full.status != 0 && full.stdout.contains("Disk quota exceeded"),
+        "40 MiB: {} {}",
+        full.status,
+        full.stdout
+    );
+    let row = site.json(&["status", OTHER])?["rows"][0]["disk"].take();
+    let used = row["bytes"]["usage"].as_u64().context("no usage")?;
+    ensure!((20 << 20..=24 << 20).contains(&used), "status says {row}");
+    says(&site, OTHER, "rm /srv/big")?;
+    let many = sh(
+        &site,
+        OTHER,
+        "cd /srv; for n in $(seq 1000); do : > f$n || exit 9; done",
+    )?;
+    ensure!(many.status == 9, "1000 files: {}", many.status);
+    site.must(&["destroy", "--yes", OTHER])?;
+    site.must(&["start", OTHER])?;
+    says(&site, OTHER, "test ! -e /srv/f1 && echo x > /srv/f1")?;
+    Ok(())
+}
+
+fn a_slice_has_no_more_terminals_and_watches_than_it_may(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let open_all = "import os, ctypes\n\
+        c = ctypes.CDLL(None)\n\
+        def most(make):\n\
+        \x20   made = []\n\
+        \x20   while len(made) < 5000:\n\
+        \x20       try: made.append(make())\n\
+        \x20       except OSError: break\n\
+        \x20       if made[-1] < 0: made.pop(); break\n\
+        \x20   n = len(made)\n\
+        \x20   for fd in made: os.close(fd)\n\
+        \x20   return n\n\
+        import resource\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000))\n\
+        print(most(lambda: os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY)), most(lambda: c.inotify_init()))\n";
+    let output = site.slice(&["exec", SLICE, "--", "python3", "-c", open_all])?;
+    ensure!(
+        output.stdout.trim() == "256 1024",
+        "it made {}{}",
+        output.stdout,
+        output.stderr
+    );
+    // Nor can it have its core dumped by the node's handler.
+    let limit = says(&site, SLICE, "cat /proc/self/limits | grep core")?;
+    ensure!(limit.split_whitespace().nth(4) == Some("1"), "{limit}");
     Ok(())
 }

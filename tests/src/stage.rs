@@ -138,7 +138,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "slices/epsilon.toml",
-        "[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
+        "disk.cap = \"24 MiB\"\ndisk.inodes = 600\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
     ),
     (
         "slices/zeta.toml",

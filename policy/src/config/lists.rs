@@ -30,10 +30,16 @@ impl Reader<'_> {
                 known.push(*word);
                 continue;
             }
-            let near = words.iter().find(|word| distance(text, word).is_some());
+            // Two letters at most: a word that is refused on purpose must not be
+            // answered with one that only looks like it.
+            let near = words
+                .iter()
+                .filter_map(|word| Some((distance(text, word)?, word)))
+                .filter(|(distance, _)| *distance <= 2)
+                .min();
             let help = near.map_or_else(
                 || format!("`{}` takes {}", key.name, key.takes.describe()),
-                |word| format!("did you mean \"{word}\"?"),
+                |(_, word)| format!("did you mean \"{word}\"?"),
             );
             let message = format!("`{}` cannot have \"{text}\"", key.name);
             self.complain(Complaint::at(at, message, help));

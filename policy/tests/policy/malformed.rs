@@ -886,3 +886,88 @@ error: `disk` takes the table [disk], and this is text
 "#,
     );
 }
+
+#[test]
+fn a_context_without_image_and_a_login_without_context() {
+    refused(
+        "",
+        &[
+            ("a", "[context]\nhostname = \"a\"\n"),
+            ("b", "[login]\nkeys = []\n"),
+        ],
+        r#"
+error: [context] has no `image`
+  --> slices/a.toml:1:1
+  |
+1 | [context]
+  | ^^^^^^^^^
+  help: add for example `image = "debian"`; `slice image list` tells which there are
+
+error: [login] without [context]: there is nothing to log in to
+  --> slices/b.toml:1:1
+  |
+1 | [login]
+  | ^^^^^^^
+  help: add [context] with an `image`, or remove [login]
+"#,
+    );
+}
+
+#[test]
+fn a_capability_that_no_slice_gets_and_one_misspelt() {
+    refused(
+        "",
+        &[(
+            "a",
+            "[context]\nimage = \"debian\"\ncapabilities = [\"net_admin\", \"setuit\", 3]\n",
+        )],
+        r#"
+error: `capabilities` cannot have "net_admin"
+  --> slices/a.toml:3:17
+  |
+3 | capabilities = ["net_admin", "setuit", 3]
+  |                 ^^^^^^^^^^^
+  help: `capabilities` takes a list of `chown`, `dac_override`, `dac_read_search`, `fowner`, `fsetid`, `kill`, `setgid`, `setuid`, `setpcap`, `net_bind_service`, `ipc_lock`, `ipc_owner`, `sys_chroot`, `sys_ptrace`, `sys_nice`, `lease`, `setfcap`, `audit_write`, `linux_immutable`, `sys_admin`, `net_broadcast`
+
+error: `capabilities` cannot have "setuit"
+  --> slices/a.toml:3:30
+  |
+3 | capabilities = ["net_admin", "setuit", 3]
+  |                              ^^^^^^^^
+  help: did you mean "setuid"?
+
+error: `capabilities` takes a list of `chown`, `dac_override`, `dac_read_search`, `fowner`, `fsetid`, `kill`, `setgid`, `setuid`, `setpcap`, `net_bind_service`, `ipc_lock`, `ipc_owner`, `sys_chroot`, `sys_ptrace`, `sys_nice`, `lease`, `setfcap`, `audit_write`, `linux_immutable`, `sys_admin`, `net_broadcast`, and this is a whole number
+  --> slices/a.toml:3:40
+  |
+3 | capabilities = ["net_admin", "setuit", 3]
+  |                                        ^
+  help: write for example `capabilities = ["chown", "setuid", "setgid"]`
+"#,
+    );
+}
+
+#[test]
+fn keys_that_are_none() {
+    refused(
+        "",
+        &[(
+            "a",
+            "context.image = \"debian\"\n[login]\nkeys = [\"command=\\\"id\\\" ssh-rsa AAAA\", \"ssh-ed25519 AAAA\"]\n",
+        )],
+        r#"
+error: the key in `keys` does not begin with a type of key (`ssh-ed25519`, `ssh-rsa` ...)
+  --> slices/a.toml:3:9
+  |
+3 | keys = ["command=\"id\" ssh-rsa AAAA", "ssh-ed25519 AAAA"]
+  |         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  help: copy the whole line of a file like ~/.ssh/id_ed25519.pub
+
+error: the key in `keys` is cut, or no key in base64
+  --> slices/a.toml:3:40
+  |
+3 | keys = ["command=\"id\" ssh-rsa AAAA", "ssh-ed25519 AAAA"]
+  |                                        ^^^^^^^^^^^^^^^^^^
+  help: copy the whole line of a file like ~/.ssh/id_ed25519.pub
+"#,
+    );
+}
