@@ -10,11 +10,13 @@ pub mod image; // reference images
 pub mod init; // a slice's first process
 pub mod layer; // what a slice has changed of its image
 pub mod login; // sshd's side of a login
+mod relay; // a terminal of the slice's, shown on the caller's
 pub mod request; // what is asked of the first process
 pub mod root; // a slice's mounts
 pub mod running; // contexts that run
 pub mod session; // a command in a context, from inside
 pub mod start; // from nothing to a first process
+mod streams; // what of the caller's streams enters
 mod trash; // removing what tenants made
 mod unpack; // archives
 pub mod userns; // a slice's user namespace

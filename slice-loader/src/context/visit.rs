@@ -1,30 +1,21 @@
 //! One command in a slice, from outside: asks the slice's first process, and
 //! carries what the command reads and writes.
-//!
-//! A descriptor of the node that enters a slice stays usable there after the
-//! command: so only pipes, sockets and regular files do, which whoever called
-//! meant for the command. A terminal never does (a program could type into
-//! it), nor a directory (a way to the node's files): what is read or written
-//! there is copied.
 
-use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::thread::{self, JoinHandle};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::pipe2;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{isatty, tcgetwinsize};
 
+use super::relay::Relay;
 use super::request::{ANSWER, Answer, LONGEST, Request, Run, Stdio};
+use super::streams::Streams;
 use crate::sys::process::owned;
 
 /// Variables of the caller's environment that pass: what the terminal is and
@@ -168,122 +159,6 @@ fn environment() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What the three streams of this process become.
-struct Streams {
-    kinds: [Stdio; 3],
-    /// Ends of pipes that go to the command, where a stream is copied.
-    pipes: [Option<Pipe>; 3],
-}
-
-struct Pipe {
-    theirs: OwnedFd,
-    ours: OwnedFd,
-}
-
-impl Streams {
-    fn of_this_process() -> anyhow::Result<Self> {
-        let mut streams = Self {
-            kinds: [Stdio::Passed; 3],
-            pipes: [None, None, None],
-        };
-        for stream in 0..3 {
-            match Kind::of(standard(stream)) {
-                Kind::Nothing => streams.kinds[stream] = Stdio::Null,
-                Kind::Passable => {}
-                Kind::Copied => {
-                    let (read, write) = pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
-                    let (theirs, ours) = if stream == 0 {
-                        (read, write)
-                    } else {
-                        (write, read)
-                    };
-                    streams.pipes[stream] = Some(Pipe { theirs, ours });
-                }
-            }
-        }
-        Ok(streams)
-    }
-
-    fn passed(&self) -> Vec<RawFd> {
-        (0..3)
-            .filter(|stream| self.kinds[*stream] == Stdio::Passed)
-            .map(|stream| match &self.pipes[stream] {
-                Some(pipe) => pipe.theirs.as_raw_fd(),
-                None => standard(stream).as_raw_fd(),
-            })
-            .collect()
-    }
-
-    /// Copies what has to be; the threads of output are to be waited for.
-    fn into_copying(self) -> Vec<JoinHandle<()>> {
-        let [input, output, error] = self.pipes;
-        if let Some(Pipe { ours, .. }) = input {
-            thread::spawn(move || copy(io::stdin(), File::from(ours)));
-        }
-        let mut waited = Vec::new();
-        if let Some(Pipe { ours, .. }) = output {
-            waited.push(thread::spawn(move || copy(File::from(ours), io::stdout())));
-        }
-        if let Some(Pipe { ours, .. }) = error {
-            waited.push(thread::spawn(move || copy(File::from(ours), io::stderr())));
-        }
-        waited
-    }
-}
-
-/// Until the one ends or the other is closed.
-fn copy(mut from: impl Read, mut to: impl Write) {
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(length) => {
-                if to
-                    .write_all(&buffer[..length])
-                    .and_then(|()| to.flush())
-                    .is_err()
-                {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
-    }
-}
-
-fn standard(stream: usize) -> BorrowedFd<'static> {
-    match stream {
-        0 => rustix::stdio::stdin(),
-        1 => rustix::stdio::stdout(),
-        _ => rustix::stdio::stderr(),
-    }
-}
-
-/// What may become of a descriptor.
-enum Kind {
-    /// Closed, or /dev/null.
-    Nothing,
-    Passable,
-    Copied,
-}
-
-impl Kind {
-    fn of(descriptor: BorrowedFd<'_>) -> Self {
-        let Ok(stat) = fstat(descriptor) else {
-            return Self::Nothing;
-        };
-        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-        if kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK || kind == SFlag::S_IFREG {
-            return Self::Passable;
-        }
-        if kind == SFlag::S_IFCHR && stat.st_rdev == libc::makedev(1, 3) {
-            return Self::Nothing;
-        }
-        Self::Copied
-    }
-}
-
 /// Carries until the command has ended.
 fn follow(connection: &OwnedFd, signals: &SignalFd, terminal: bool) -> anyhow::Result<Visited> {
     let mut screen = None;
@@ -365,9 +240,11 @@ fn receive(connection: &OwnedFd) -> anyhow::Result<(Option<Answer>, Option<Owned
 }
 
 /// What there is to do.
-struct Ready {
-    signal: bool,
-    answer: bool,
+pub(super) struct Ready {
+    /// A signal came.
+    pub(super) signal: bool,
+    /// The slice said something.
+    pub(super) answer: bool,
 }
 
 impl Ready {
@@ -384,146 +261,6 @@ impl Ready {
             signal: ready[0].any() == Some(true),
             answer: ready[1].any() == Some(true),
         })
-    }
-}
-
-/// The caller's terminal joined to one of the slice's.
-struct Relay {
-    /// The slice's; it may be anything, since the slice gave it.
-    master: File,
-    /// Typed and not taken yet.
-    typed: Vec<u8>,
-    /// The caller's terminal as it was.
-    before: Option<Termios>,
-    input: bool,
-    output: bool,
-}
-
-/// Most bytes typed ahead.
-const TYPED: usize = 64 * 1024;
-
-impl Relay {
-    fn new(master: OwnedFd) -> anyhow::Result<Self> {
-        // A slice that does not read must not keep us from writing to the
-        // screen.
-        let flags = OFlag::from_bits_truncate(fcntl(&master, FcntlArg::F_GETFL)?);
-        fcntl(&master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        let before = tcgetattr(io::stdin()).ok();
-        if let Some(before) = &before {
-            let mut raw = before.clone();
-            raw.make_raw();
-            tcsetattr(io::stdin(), OptionalActions::Drain, &raw).context("set the terminal raw")?;
-        }
-        Ok(Self {
-            master: File::from(master),
-            typed: Vec::new(),
-            before,
-            input: true,
-            output: true,
-        })
-    }
-
-    fn resize(&self) {
-        if let Ok(size) = tcgetwinsize(io::stdin()) {
-            let _ = rustix::termios::tcsetwinsize(&self.master, size);
-        }
-    }
-
-    fn wait(&mut self, connection: &OwnedFd, signals: &SignalFd) -> anyhow::Result<Ready> {
-        let stdin = io::stdin();
-        let none = PollFlags::empty();
-        let reading = self.input && self.typed.len() < TYPED;
-        let mut wanted = if self.output { PollFlags::POLLIN } else { none };
-        if !self.typed.is_empty() {
-            wanted |= PollFlags::POLLOUT;
-        }
-        let mut ready = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(connection.as_fd(), PollFlags::POLLIN),
-            PollFd::new(
-                stdin.as_fd(),
-                if reading { PollFlags::POLLIN } else { none },
-            ),
-            PollFd::new(self.master.as_fd(), wanted),
-        ];
-        // A descriptor that hung up is always ready: one that is done with is
-        // not asked about.
-        let count = match (self.output || !self.typed.is_empty(), reading) {
-            (true, _) => 4,
-            (false, true) => 3,
-            (false, false) => 2,
-        };
-        match poll(&mut ready[..count], PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("wait for the terminal"),
-        }
-        let any = |at: usize| at < count && ready[at].any() == Some(true);
-        let (signal, answer, typed, shown) = (any(0), any(1), any(2) && reading, any(3));
-        if typed {
-            let mut buffer = [0; 4096];
-            match nix::unistd::read(&stdin, &mut buffer) {
-                Ok(0) | Err(Errno::EIO) => self.input = false,
-                Ok(length) => self.typed.extend_from_slice(&buffer[..length]),
-                Err(_) => {}
-            }
-        }
-        if shown {
-            self.show();
-            self.take();
-        }
-        Ok(Ready { signal, answer })
-    }
-
-    /// Hands on what was typed, as far as the slice takes it.
-    fn take(&mut self) {
-        if self.typed.is_empty() {
-            return;
-        }
-        match self.master.write(&self.typed) {
-            Ok(length) => drop(self.typed.drain(..length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.typed.clear(),
-        }
-    }
-
-    /// Shows what there is; whether there was anything.
-    fn show(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        match self.master.read(&mut buffer) {
-            Ok(0) => self.output = false,
-            Ok(length) => {
-                let mut out = io::stdout().lock();
-                if out
-                    .write_all(&buffer[..length])
-                    .and_then(|()| out.flush())
-                    .is_err()
-                {
-                    self.output = false;
-                }
-                return true;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // EIO: nobody has the other side open any more.
-            Err(_) => self.output = false,
-        }
-        false
-    }
-
-    /// Shows what the command left behind, not what others write from now on.
-    fn drain(&mut self) {
-        const MOST: usize = 256;
-        let mut left = MOST;
-        while left > 0 && self.output && self.show() {
-            left -= 1;
-        }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, before);
-        }
     }
 }
 
