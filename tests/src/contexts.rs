@@ -75,6 +75,11 @@ pub const TESTS: &[Test] = &[
     )
     .on_stage(),
     test(
+        "programs_in_a_context_show_its_sockets_and_no_others",
+        programs_in_a_context_show_its_sockets_and_no_others,
+    )
+    .on_stage(),
+    test(
         "a_slices_script_runs_at_its_start",
         a_slices_script_runs_at_its_start,
     )
@@ -690,5 +695,68 @@ fn a_slice_has_no_more_terminals_and_watches_than_it_may(node: &mut Node) -> Res
     // Nor can it have its core dumped by the node's handler.
     let limit = says(&site, SLICE, "cat /proc/self/limits | grep core")?;
     ensure!(limit.split_whitespace().nth(4) == Some("1"), "{limit}");
+    Ok(())
+}
+
+fn programs_in_a_context_show_its_sockets_and_no_others(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let listen = |slice: &str, port: u16| {
+        let line = format!(
+            "setsid python3 -c 'import socket,time; s=socket.socket(); s.bind((\"\",{port})); s.listen(); time.sleep(1000)' > /dev/null 2>&1 &"
+        );
+        says(&site, slice, &line)
+    };
+    listen(SLICE, 7101)?;
+    listen(OTHER, 7102)?;
+    until("both listen", || {
+        let all = node.must("ss", &["-Hltn"])?.stdout;
+        Ok(all.contains(":7101 ") && all.contains(":7102 "))
+    })?;
+    for line in [
+        "ss -Hltn",
+        "cat /proc/net/tcp | sed 's/:1BBD /:7101 /; s/:1BBE /:7102 /'",
+    ] {
+        let seen = says(&site, SLICE, line)?;
+        ensure!(
+            seen.contains(":7101 ") && !seen.contains(":7102 "),
+            "{line:?} shows {seen}"
+        );
+    }
+    // What lists everybody's is closed by every other way.
+    for path in [
+        "/proc/self/net/tcp",
+        "/proc/1/net/unix",
+        "/proc/thread-self/net/udp",
+    ] {
+        let output = sh(&site, SLICE, &format!("cat {path}"))?;
+        ensure!(
+            output.status != 0 && output.stderr.contains("Permission denied"),
+            "{path}: {} {}",
+            output.stdout,
+            output.stderr
+        );
+    }
+    let output = sh(
+        &site,
+        SLICE,
+        "umount /proc/net; rm -rf /run/slice/net; cat /proc/net/tcp",
+    )?;
+    ensure!(
+        output.stdout.contains("1BBD"),
+        "it is not locked: {}",
+        output.stderr
+    );
+    // And the rest of the network shows as on the node.
+    for line in [
+        "ip -o addr",
+        "ip route",
+        "cat /proc/net/dev",
+        "cat /proc/net/route",
+    ] {
+        ensure!(
+            !says(&site, SLICE, line)?.is_empty(),
+            "{line} shows nothing"
+        );
+    }
     Ok(())
 }

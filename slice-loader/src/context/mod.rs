@@ -10,6 +10,7 @@ pub mod image; // reference images
 pub mod init; // a slice's first process
 pub mod layer; // what a slice has changed of its image
 pub mod login; // sshd's side of a login
+pub mod proc_net; // a slice's /proc/net
 mod relay; // a terminal of the slice's, shown on the caller's
 pub mod request; // what is asked of the first process
 pub mod root; // a slice's mounts

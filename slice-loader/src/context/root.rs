@@ -9,11 +9,11 @@
 //!
 //! ```text
 //!  /            overlay: the slice's layer over the image, ids mapped
-//!  /proc        of the slice's processes
+//!  /proc        of the slice's processes; /proc/net with its sockets
 //!  /sys         read-only
 //!  /sys/fs/cgroup   the slice's cgroup and what it makes below
 //!  /dev         null, zero, full, random, urandom, tty; pts, shm, mqueue
-//!  /run         empty
+//!  /run         empty, but for /run/slice, which is the node's
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +32,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::proc_net::ProcNet;
 use crate::sys;
 
 /// What a slice's root is made of.
@@ -45,6 +46,8 @@ pub struct Root<'a> {
     pub work: &'a Path,
     /// A directory of the node to put things together on; nothing of it stays.
     pub stage: &'a Path,
+    /// The node's views of sockets.
+    pub views: &'a Path,
     /// The slice's user namespace.
     pub userns: BorrowedFd<'a>,
     /// The first of the slice's ids on the node.
@@ -67,7 +70,8 @@ struct Mounted {
     options: &'static [(&'static str, &'static str)],
 }
 
-const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+/// No programs, no devices.
+pub(super) const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
@@ -174,6 +178,7 @@ impl Root<'_> {
             None::<&str>,
         )
         .context("keep mounts apart from the node's")?;
+        let net = ProcNet::open(self.views)?;
         let root = self.overlay()?;
         fchdir(&root).context("go to the new root")?;
         // The old root is put over the new one, and taken away.
@@ -184,7 +189,9 @@ impl Root<'_> {
             self.mount(root.as_fd(), mounted)
                 .with_context(|| format!("mount /{}", mounted.target))?;
         }
-        Ok(())
+        // In the new /run, where nothing is of the slice yet.
+        mkdirat(&root, "run/slice", Mode::from_raw_mode(0o755)).context("make /run/slice")?;
+        net.mount(root.as_fd())
     }
 
     /// The overlay, attached on the stage.
@@ -323,7 +330,7 @@ pub fn mount_message_queues() -> anyhow::Result<()> {
 
 /// A file system of its own, mounted nowhere yet. An option without a value is
 /// a flag.
-fn new(
+pub(super) fn new(
     kind: &str,
     options: &[(&str, &str)],
     attributes: MountAttrFlags,

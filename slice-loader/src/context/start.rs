@@ -36,6 +36,7 @@ use super::account;
 use super::root::{self, Root};
 use super::running::{Running, Started};
 use super::userns;
+use crate::kernel::store::Store;
 use crate::sys::clone::{self, Side};
 use crate::sys::process;
 
@@ -186,14 +187,11 @@ fn become_first(
         upper: start.upper,
         work: start.work,
         stage: running.directory(),
+        views: &Store::of_node().views(),
         userns: userns.as_fd(),
         uid: start.uid,
     }
     .enter()?;
-    // In the new /run, where nothing is of the slice yet.
-    fs::create_dir("/run/slice").context("make /run/slice")?;
-    rustix::fs::chmod("/run/slice", rustix::fs::Mode::from_raw_mode(0o755))
-        .context("open /run/slice")?;
     fs::write("/run/slice/resolv.conf", resolver).context("write /run/slice/resolv.conf")?;
 
     setns(userns, CloneFlags::CLONE_NEWUSER).context("enter the slice's user namespace")?;
