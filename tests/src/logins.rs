@@ -331,7 +331,7 @@ fn node_path(logins: &Logins<'_>, name: &str) -> Result<String> {
 fn files_are_copied_into_a_slice_and_out_of_it(node: &mut Node) -> Result<()> {
     let logins = Logins::open(node)?;
     let bytes: Vec<u8> = (0..300_000_u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1])
         .collect();
     fs::write(logins.node.dir().join("sent"), &bytes)?;
     let sent = node_path(&logins, "sent")?;

@@ -135,13 +135,13 @@ fn prepared() -> anyhow::Result<u32> {
         )
         .into());
     }
-    let named = |path: &&str| {
+    let named = |path: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         text.lines()
             .filter(|line| !line.trim_start().starts_with('#'))
             .any(|line| line.contains(PAM_WORD))
     };
-    if !PAM.iter().any(|path| named(&path)) {
+    if !PAM.into_iter().any(named) {
         return Err(missing(
             "PAM does not put sessions into slices: forwarded ports would be the node's",
             "pam-auth-update --enable slice",

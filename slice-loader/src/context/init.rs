@@ -104,7 +104,7 @@ fn furnish() {
             .create(true)
             .mode(0o644)
             .open("/etc/hosts")
-            .and_then(|mut file| write!(file, "{lines}127.0.1.1 {hostname}\n"));
+            .and_then(|mut file| writeln!(file, "{lines}127.0.1.1 {hostname}"));
     }
     let resolver = Path::new("/etc/resolv.conf");
     let empty = fs::metadata(resolver).map_or(true, |file| file.len() == 0);

@@ -78,7 +78,7 @@ pub fn stop(name: &str) -> anyhow::Result<State> {
 /// Stops a slice and starts it again.
 ///
 /// # Errors
-/// As [`stop`] and [`start`].
+/// As [`stop()`] and [`start()`].
 pub fn restart(name: &str) -> anyhow::Result<State> {
     stop(name)?;
     start(name)
@@ -104,7 +104,7 @@ pub fn freeze(name: &str, frozen: bool) -> anyhow::Result<State> {
 /// started again.
 ///
 /// # Errors
-/// As [`stop`]; or something cannot be removed.
+/// As [`stop()`]; or something cannot be removed.
 pub fn destroy(name: &str) -> anyhow::Result<State> {
     let node = Node::open()?;
     // What a slice that is no more left behind goes likewise.
