@@ -40,9 +40,9 @@ mod images; // what comes into the store of images
 mod interrupted; // up and down that are killed or fail half-way
 mod lifecycle; // up and down: twice is once, half-way is not at all
 mod localhost; // what programs find at 127.0.0.1 and ::1
+mod logins; // logging in to slices by ssh
 mod loopback; // whose a loopback is
 mod loopback_ports; // the ports of a slice's localhost
-mod logins; // logging in to slices by ssh
 mod machine; // the VM itself is what the other tests take it for
 mod malformed; // what the owner reads about a malformed policy
 mod names; // which unix sockets a slice reaches by name
@@ -55,8 +55,8 @@ mod scale; // many slices
 mod servers; // real servers and clients in slices
 mod sight; // what a slice sees of the sockets of others
 mod survival; // the daemon killed, the programs replaced, the policy changed: under load
-mod verifier;
-mod views; // files that show a slice its own sockets // how much work the programs make the kernel's verifier
+mod verifier; // how much work the programs make the kernel's verifier
+mod views; // files that show a slice its own sockets
 
 use std::process::ExitCode;
 

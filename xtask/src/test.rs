@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -139,8 +141,9 @@ pub struct Run {
 /// after it, but a tree that loses every VM is not worth more time.
 const BOOTS: u32 = 4;
 
-/// The first kernel alone, because the long measurements run there; then the
-/// others side by side, because one VM rarely keeps two processors busy.
+/// As many kernels at once as there are processors, one after the other taken
+/// up as a VM ends: one VM rarely keeps two processors busy. The first, with the
+/// long tests, begins.
 fn on_kernels(
     options: &Options,
     files: &[(PathBuf, String)],
@@ -151,29 +154,23 @@ fn on_kernels(
     for &kernel in kernels {
         sessions.push(Session::prepare(kernel, mirror)?);
     }
-    let mut runs = Vec::new();
-    let mut rest = sessions.as_slice();
-    if let Some((first, others)) = rest.split_first() {
-        runs.push(on_kernel(first, files, &options.filters)?);
-        rest = others;
-    }
-    let results: Vec<Result<Run>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = rest
-            .iter()
-            .map(|session| scope.spawn(|| on_kernel(session, files, &options.filters)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect()
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = AtomicUsize::new(0);
+    let runs = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(sessions.len()) {
+            scope.spawn(|| {
+                while let Some(session) = sessions.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let run = on_kernel(session, files, &options.filters);
+                    runs.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(run);
+                }
+            });
+        }
     });
-    for result in results {
-        runs.push(result?);
-    }
-    Ok(runs)
+    let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+    runs.into_iter().collect()
 }
 
 /// Boots the kernel with these files and runs the tests that the filters choose;

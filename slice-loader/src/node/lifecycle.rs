@@ -18,8 +18,6 @@ use super::difference::{Reloaded, describe, only_in};
 use super::policy_files::{self, Wanted};
 use super::record::{Lock, Phase, Record, boot};
 use super::state::{self, Place, Slices};
-use super::{NotUp, autobind, found, ids};
-use super::state::{self, Place};
 use super::{NotUp, autobind, contexts, found, ids};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::account;
@@ -237,16 +235,14 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     reloaded.added = added.keys().cloned().collect();
     reloaded.removed = removed.keys().cloned().collect();
 
-    let former = record.clone();
     let next = Record {
         policy: std::path::absolute(policy).context("find the policy's directory")?,
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
         slices: wanted.slices.clone(),
-        ..record.clone()
         contexts: wanted.contexts.clone(),
         logins: wanted.logins.clone(),
-        ..record
+        ..record.clone()
     };
     // An id is given away before it is used: killed here, it is lost, not given
     // twice.
@@ -275,7 +271,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
             loopback::set(&rows(&record.slices))?;
-            account::write_all(&former.accounts())?;
+            account::write_all(&record.accounts())?;
             autobind::write(&old.reserved_ports)
         };
         return Err(match back() {
@@ -295,7 +291,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         .extend(contexts::autostart(&next, &reloaded.added));
     reloaded
         .warnings
-        .extend(contexts::outdated(&former.contexts, &next.contexts));
+        .extend(contexts::outdated(&record.contexts, &next.contexts));
     Ok(reloaded)
 }
 
