@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::LifeArgs;
 use super::exit::{self, Exit, Failure};
 use super::screen::Screen;
+use super::{DestroyArgs, LifeArgs};
 use crate::node::Node;
 use crate::node::contexts::{self, State};
 
@@ -42,6 +42,22 @@ struct Did<'a> {
     did: State,
 }
 
+/// Removes slices' files, if that is meant.
+pub(super) fn destroy(args: &DestroyArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    if args.yes {
+        return run(Life::Destroy, &args.which, screen);
+    }
+    let which = if args.which.all {
+        "every slice".to_owned()
+    } else {
+        args.which.slices.join(", ")
+    };
+    let message = format!("destroy {which}: all that is on disk would be lost");
+    Err(Failure::new(Exit::Usage, message)
+        .remedy("say --yes if that is meant")
+        .into())
+}
+
 /// Does it for each slice; one that fails does not keep the others. Ends with
 /// the exit code of the first failure.
 pub(super) fn run(life: Life, args: &LifeArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
@@ -51,17 +67,6 @@ pub(super) fn run(life: Life, args: &LifeArgs, screen: &Screen) -> anyhow::Resul
     } else {
         args.slices.clone()
     };
-    if life == Life::Destroy && !args.yes {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!(
-                "destroy {}: all that is on disk would be lost",
-                names.join(", ")
-            ),
-        )
-        .remedy("say --yes if that is meant")
-        .into());
-    }
     let mut worst = Exit::Ok;
     for name in &names {
         match life.of(name) {

@@ -137,7 +137,7 @@ enum Command {
     ///
     /// They are as new when they are started again. To take a slice off the node, remove its
     /// policy file, `slice reload`, then destroy what it left.
-    Destroy(LifeArgs),
+    Destroy(DestroyArgs),
     /// Run a command in a slice's context.
     ///
     /// Ends with the command's own exit code, 128 + N if signal N ended it, 127 if there is no
@@ -250,7 +250,13 @@ pub(crate) struct LifeArgs {
     /// Every slice that has a context.
     #[arg(long, conflicts_with = "slices")]
     pub(crate) all: bool,
-    /// Destroy without being asked again.
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DestroyArgs {
+    #[command(flatten)]
+    pub(crate) which: LifeArgs,
+    /// That all is lost is meant.
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
@@ -338,7 +344,7 @@ impl Cli {
             Command::Restart(args) => life::run(Life::Restart, args, screen),
             Command::Freeze(args) => life::run(Life::Freeze, args, screen),
             Command::Thaw(args) => life::run(Life::Thaw, args, screen),
-            Command::Destroy(args) => life::run(Life::Destroy, args, screen),
+            Command::Destroy(args) => life::destroy(args, screen),
             Command::Exec(args) => exec::exec(&args.slice, &args.command, &args.user, args.tty),
             Command::Enter(args) => exec::enter(&args.slice, &args.user),
             Command::Ps { slice } => ps::run(slice.as_deref(), screen),

@@ -23,7 +23,7 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 const PASSED: [&str; 4] = ["TERM", "COLORTERM", "LANG", "TZ"];
 
 /// Signals passed on to the program, which has no terminal to get them from.
-const FORWARDED: [Signal; 6] = [
+pub(super) const FORWARDED: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,

@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use rustix::termios::{isatty, tcgetwinsize};
 
+use super::enter::FORWARDED;
 use super::relay::Relay;
 use super::request::{ANSWER, Answer, LONGEST, Request, Run, Stdio};
 use super::streams::Streams;
@@ -21,16 +22,6 @@ use crate::sys::process::owned;
 /// Variables of the caller's environment that pass: what the terminal is and
 /// which language people read.
 const PASSED: [&str; 5] = ["TERM", "COLORTERM", "LANG", "TZ", "SSH_CONNECTION"];
-
-/// Signals passed on to the command.
-const FORWARDED: [Signal; 6] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-];
 
 /// How a visit ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

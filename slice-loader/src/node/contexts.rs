@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::record::{self, Record, SliceRecord};
-use super::{Node, NotUp};
+use super::record::{Record, SliceRecord};
+use super::{Node, locked};
 use crate::cli::exit::{Exit, Failure, unknown_slice};
 use crate::context::cgroup::SliceCgroup;
 use crate::context::image::Images;
@@ -241,20 +241,6 @@ impl<'a> Slice<'a> {
     fn end(&self) -> anyhow::Result<()> {
         self.cgroup.kill()?;
         self.running.remove()
-    }
-}
-
-/// Does something while no other command changes the node.
-fn locked<T>(act: impl FnOnce(&Node) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let lock = record::Lock::take()?;
-    match Node::open() {
-        Ok(node) => act(&node),
-        Err(error) => {
-            if error.is::<NotUp>() {
-                lock.remove()?;
-            }
-            Err(error)
-        }
     }
 }
 
