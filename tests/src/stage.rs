@@ -412,7 +412,12 @@ pub fn strike() {
     if !Path::new("/run/slice-stage").exists() {
         return;
     }
-    for words in ["slice down", "ip netns del outside"] {
+    // What its slices wrote is not for the slices of later tests.
+    for words in [
+        "slice destroy --all --yes",
+        "slice down",
+        "ip netns del outside",
+    ] {
         let mut words = words.split(' ');
         if let Some(program) = words.next() {
             let _ = Command::new(program).args(words).output();
