@@ -212,7 +212,10 @@ pub fn attach(
                     .link(program, attachment)
                     .with_context(|| match attachment.place {
                         Place::View => format!("make a view of program {name}"),
-                        place => format!("attach program {name} ({place:?})"),
+                        Place::Network => {
+                            format!("attach program {name} to the network namespace")
+                        }
+                        place => format!("attach program {name} to the {place:?} cgroup"),
                     })?;
             bpf::object_pin(link.as_fd(), &path)
                 .with_context(|| format!("pin {}", path.display()))?;
