@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
         "ten_thousand_slices_live_on_one_node",
         ten_thousand_slices_live_on_one_node,
     )
-    .within(300)
+    .within(500)
     .long(),
     test(
         "as_many_refused_prefixes_as_fit_and_not_one_more",
