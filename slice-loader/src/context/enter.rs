@@ -13,10 +13,8 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{Pid, pipe2};
 
+use super::session::SEARCH_PATH;
 use crate::sys::process::{Confinement, confine};
-
-/// Directories a slice finds programs in.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Variables of the caller's environment that pass: what the terminal is and
 /// which language people read.

@@ -1,20 +1,8 @@
 //! mount_setattr(2), which no safe crate has.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-
-const MOUNT_ATTR_RDONLY: u64 = 0x1;
-const MOUNT_ATTR_NODEV: u64 = 0x4;
-const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
-
-/// `struct mount_attr` of linux/mount.h.
-#[repr(C)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// Shows the files of a detached mount with the ids they have in a user
 /// namespace, read-only and without devices.
@@ -22,22 +10,36 @@ struct MountAttr {
 /// # Errors
 /// The file system cannot be mapped, or the mount is in use already.
 pub fn map_ids(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = MountAttr {
-        attr_set: MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV,
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
         propagation: 0,
         userns_fd: u64::from(userns.as_raw_fd().unsigned_abs()),
     };
-    // SAFETY: the path is an empty string, the attributes a whole value of the
-    // size given; both live through the call.
+    set_attributes(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &attributes)
+}
+
+/// Changes the attributes of the mount at a path below an open directory, or of
+/// the open mount itself (`AT_EMPTY_PATH`). Allocates nothing.
+///
+/// # Errors
+/// The kernel refuses; EBADF where the number is no descriptor.
+pub(super) fn set_attributes(
+    directory: RawFd,
+    path: &CStr,
+    flags: libc::c_int,
+    attributes: &libc::mount_attr,
+) -> io::Result<()> {
+    // SAFETY: the string is NUL-terminated and the structure whole, and its
+    // size is passed; both live through the call, which only reads them.
     let code = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<MountAttr>(),
+            directory,
+            path.as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of_val(attributes),
         )
     };
     if code < 0 {
