@@ -69,8 +69,9 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
     let narrowed = options.kernel.is_some() || !options.filters.is_empty();
     let mut total = Total::default();
     let mut lost = false;
+    let mut failures = Vec::new();
     if options.host || !narrowed {
-        total.add(host()?);
+        total.add(host(&mut failures)?);
     }
     if !options.host || options.kernel.is_some() {
         let tree = tree::build()?;
@@ -79,17 +80,22 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
         for run in on_kernels(options, &files, mirror)? {
             total.add(run.total);
             lost |= !run.lost.is_empty();
+            failures.extend(run.failures);
         }
     }
     if total == Total::default() {
         bail!("no test is called like that; `cargo xtask vm --run 'slice-tests run --list'`");
+    }
+    // A failure may stand thousands of lines above: once more, where one looks.
+    for failure in &failures {
+        println!("{failure}");
     }
     println!("{total}");
     Ok(if lost { 4 } else { u8::from(total.failed > 0) })
 }
 
 /// `cargo test` of all that builds for the host, its totals read on the way.
-fn host() -> Result<Total> {
+fn host(failures: &mut Vec<String>) -> Result<Total> {
     let start = Instant::now();
     let mut command = tree::cargo();
     // The totals are on standard output, compilation on standard error.
@@ -114,6 +120,9 @@ fn host() -> Result<Total> {
             total.add(count);
             binaries += 1;
         } else if !line.ends_with("... ok") && !line.is_empty() {
+            if line.starts_with("test ") && line.ends_with("... FAILED") {
+                failures.push(format!("host: {line}"));
+            }
             println!("{line}");
         }
     }
@@ -135,6 +144,8 @@ pub struct Run {
     pub total: Total,
     /// Why a VM was lost.
     pub lost: Vec<String>,
+    /// A line for each failure.
+    pub failures: Vec<String>,
 }
 
 /// Boots of one kernel in one run: a lost VM costs one test, not all that come
@@ -195,7 +206,9 @@ pub fn on_kernel(
         let error = match session.follow(vm, |frame, deadline| reader.hear(frame, deadline)) {
             Ok(outcome) => {
                 for line in &outcome.noted {
-                    say(&format!("{label}: FAILED: the kernel says: {line}"));
+                    let words = format!("{label}: FAILED: the kernel says: {line}");
+                    say(&words);
+                    reader.failures.push(words);
                     reader.total.failed += 1;
                 }
                 if reader.closed() {
@@ -232,6 +245,7 @@ pub fn on_kernel(
             None => format!("{error:#}"),
         };
         eprintln!("xtask: {words}");
+        reader.failures.push(words.clone());
         lost.push(words);
         reader.total.failed += 1;
         if boot >= BOOTS || reader.judged_in_boot == 0 {
@@ -245,5 +259,9 @@ pub fn on_kernel(
         session.accelerator.name(),
         start.elapsed().as_secs_f32()
     ));
-    Ok(Run { total, lost })
+    Ok(Run {
+        total,
+        lost,
+        failures: reader.failures,
+    })
 }

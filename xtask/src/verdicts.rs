@@ -53,6 +53,8 @@ pub struct Reader {
     pub total: Total,
     /// Names of the tests that have a verdict.
     pub judged: Vec<String>,
+    /// The verdict lines of those that failed, for the end of the run.
+    pub failures: Vec<String>,
     /// Verdicts of this boot.
     in_boot: Total,
     /// How many those are.
@@ -72,6 +74,7 @@ impl Reader {
             partial: Vec::new(),
             total: Total::default(),
             judged: Vec::new(),
+            failures: Vec::new(),
             in_boot: Total::default(),
             judged_in_boot: 0,
             at_work: None,
@@ -138,6 +141,9 @@ impl Reader {
             self.in_boot.add(verdict);
             self.judged_in_boot += 1;
             self.judged.push(name.to_owned());
+            if verdict.failed > 0 {
+                self.failures.push(format!("{}: {line}", self.label));
+            }
             self.wait_for_next(deadline);
         } else if let Some(done) = done(line) {
             self.done = Some(done);
@@ -237,6 +243,15 @@ mod tests {
         hear(&mut reader, "done: 1 passed, 0 failed, 0 skipped");
         assert!(reader.closed());
         assert_eq!(reader.total.passed, 2);
+    }
+
+    #[test]
+    fn what_failed_is_kept_for_the_end() {
+        let mut reader = Reader::new("6.12", 1);
+        let mut deadline = Deadline::none();
+        reader.line("test a ... ok (0.1s)", &mut deadline);
+        reader.line("test b ... FAILED: 3 is not 4", &mut deadline);
+        assert_eq!(reader.failures, ["6.12: test b ... FAILED: 3 is not 4"]);
     }
 
     #[test]

@@ -247,6 +247,11 @@ fn files() -> Result<()> {
 
 /// Gives eth0 the addresses of QEMU's user network (restricted: no way out).
 fn network() {
+    // QEMU's router advertises an address when it likes, in the middle of a
+    // test that compares the node before and after.
+    if let Err(error) = fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "0") {
+        eprintln!("slice-vm: refuse router advertisements: {error}");
+    }
     for words in [
         "link set lo up",
         "link set eth0 up",
