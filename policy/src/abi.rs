@@ -19,7 +19,7 @@
 //! | `REFUSED` | LPM trie | [`RefusedKey`] | [`RefusedPorts`] | loader | programs |
 //! | `FLOWS` | hash | [`FlowKey`] | [`SliceId`] | programs | programs, loader |
 //! | `LOOPBACK` | array | row | [`LoopbackPorts`] | programs (loader zeroes) | programs |
-//! | `TAGS` | socket storage | socket | [`Tag`] | programs | programs |
+//! | `TAGS` | socket storage | socket | [`Tag`] | programs, loader | programs |
 //! | `EVENTS` | ring buffer | | [`Event`] | programs | loader |
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -430,6 +430,16 @@ pub const TAG_OWN: u64 = 1024;
 /// the same moment, or is the socket itself, the kernel tells of a connection
 /// that came in, and no new socket is there.
 pub const TAG_CONNECTING: u64 = 2048;
+/// A connection that the node accepted and a login to a slice took over: what
+/// it carries is counted for the slice, its port and the socket are the node's.
+pub const TAG_ADOPTED: u64 = 4096;
+
+/// Whether a socket is still the connection that was taken over: one that was
+/// connected anew is judged as the slice's other sockets are.
+#[inline(always)]
+pub const fn adopted(flags: u64) -> bool {
+    flags & (TAG_ADOPTED | TAG_CONNECTING) == TAG_ADOPTED
+}
 
 /// The moment of a socket's or packet's life at which a verdict was given.
 #[repr(u8)]

@@ -6,8 +6,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use policy::abi::{
-    CLAIM_NAMED, Claim, FlowKey, Settings, TAG_FLOW, TAG_LEARNED, TAG_OPEN, TAG_RUNNING, TCP, Tag,
-    port_index,
+    CLAIM_NAMED, Claim, FlowKey, Settings, TAG_ADOPTED, TAG_FLOW, TAG_LEARNED, TAG_OPEN,
+    TAG_RUNNING, TCP, Tag, port_index,
 };
 use policy::decide::claim::debt;
 use policy::{Reason, SliceId, Verdict};
@@ -136,8 +136,13 @@ fn linger(index: u32, settings: &Settings) {
 }
 
 /// Takes the port for the socket with this tag and leaves what it held before.
+/// A connection that was taken over has the node's port and gets no other.
 #[inline(always)]
 pub fn hold(tag: *mut Tag, who: SliceId, index: u32, named: bool, settings: &Settings) -> Verdict {
+    // SAFETY: the storage lives as long as the socket that runs the hook.
+    if atomic::load(unsafe { &raw const (*tag).flags }) & TAG_ADOPTED != 0 {
+        return Verdict::Deny(Reason::PortClaimed);
+    }
     let verdict = take(index, who, named);
     if verdict.is_allow() {
         // SAFETY: the storage lives as long as the socket that runs the hook.
@@ -190,8 +195,14 @@ pub fn end(tag: *mut Tag, bit: u64, may_answer: bool, settings: &Settings) {
     if old & bit == 0 || old & (TAG_OPEN | TAG_RUNNING) & !bit != 0 {
         return;
     }
-    let_go(tag, who, settings);
     loopback::let_go(tag, who);
+    // What was taken over is counted where it was accepted.
+    let who = if old & TAG_ADOPTED != 0 {
+        SliceId::NODE
+    } else {
+        who
+    };
+    let_go(tag, who, settings);
     if let Some(state) = owner::state(who) {
         // SAFETY: the row lies in the array for good.
         atomic::fetch_sub(unsafe { &raw mut (*state).sockets_open }, 1);

@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_sk_storage_get};
 use policy::SliceId;
-use policy::abi::{LIVE, Settings, SliceEntry, SliceState, TAG_ELSEWHERE, TAG_OPEN, Tag};
+use policy::abi::{LIVE, Settings, SliceEntry, SliceState, TAG_ELSEWHERE, TAG_OPEN, Tag, adopted};
 
 use crate::claim;
 use crate::maps::{CGROUPS, SETTINGS, SLICES, STATES, TAGS};
@@ -42,6 +42,16 @@ pub fn of_task(settings: &Settings) -> SliceId {
 pub fn entry(id: SliceId) -> Option<&'static SliceEntry> {
     let entry = SLICES.get(id.index())?;
     (entry.id.0 == id.0 && entry.flags & LIVE != 0).then_some(entry)
+}
+
+/// Whom the traffic of a socket is counted for where its rules are the node's:
+/// a slice that took a connection over, as long as there is one.
+#[inline(always)]
+pub fn counted_for(id: SliceId, flags: u64) -> SliceId {
+    if adopted(flags) && entry(id).is_none() {
+        return SliceId::NODE;
+    }
+    id
 }
 
 /// What is counted of an owner, destroyed or not.

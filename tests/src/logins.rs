@@ -35,6 +35,11 @@ pub const TESTS: &[Test] = &[
     )
     .within(120),
     test(
+        "what_a_login_carries_is_counted_for_its_slice",
+        what_a_login_carries_is_counted_for_its_slice,
+    )
+    .within(120),
+    test(
         "nobody_logs_in_where_sessions_would_stay_on_the_node",
         nobody_logs_in_where_sessions_would_stay_on_the_node,
     )
@@ -440,6 +445,50 @@ fn what_a_login_forwards_is_its_slices(node: &mut Node) -> Result<()> {
     // The end of the slice is the end of its logins.
     logins.site.must(&["stop", "alpha"])?;
     until("the forward ends", || Ok(forward.ended()?.is_some()))?;
+    Ok(())
+}
+
+fn what_a_login_carries_is_counted_for_its_slice(node: &mut Node) -> Result<()> {
+    const BYTES: i64 = 400_000;
+    let logins = Logins::open(node)?;
+    let before = logins.site.counters()?;
+    let line = format!("head -c {BYTES} /dev/zero");
+    let output = logins.ssh("alpha", "alpha", &[&line])?;
+    ensure!(
+        output.status == 0 && output.stdout.len() == usize::try_from(BYTES)?,
+        "{} {}",
+        output.status,
+        output.stderr
+    );
+    // The socket was the node's when it was opened and is when it is closed.
+    until("the sockets are counted as before", || {
+        let change = logins.site.counters()?.since(&before);
+        Ok(change.by("alpha", "sockets") == 0 && change.by("node", "sockets") == 0)
+    })?;
+    let change = logins.site.counters()?.since(&before);
+    // The client runs on the node; what it sends is keys and acknowledgements.
+    let (sent, others) = (
+        change.by("alpha", "loopback.sent.bytes"),
+        change.by("node", "loopback.sent.bytes"),
+    );
+    ensure!(sent >= BYTES && others < BYTES / 4, "{change}");
+    // PAM's messages to the audit system of the kernel are none of a slice's.
+    let denials = change.denials().without("denials.netlink");
+    ensure!(denials.is_empty(), "{change}");
+    // A copy through the same connection, inwards.
+    let before = logins.site.counters()?;
+    let file = node.dir().join("file");
+    fs::write(&file, vec![7; usize::try_from(BYTES)?])?;
+    let mut words = logins.words("scp", "alpha")?;
+    words.push(file.to_str().context("UTF-8")?.to_owned());
+    words.push(format!("alpha@{HERE}:copy"));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    node.must(words[0], &words[1..])?;
+    let change = logins.site.counters()?.since(&before);
+    ensure!(
+        change.by("alpha", "loopback.received.bytes") >= BYTES,
+        "{change}"
+    );
     Ok(())
 }
 

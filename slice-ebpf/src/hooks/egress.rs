@@ -6,7 +6,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    FlowKey, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, port_index,
+    FlowKey, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, adopted, port_index,
 };
 use policy::decide::address::{Place, by_itself, is_ipv4, source};
 use policy::decide::claim::send;
@@ -41,11 +41,11 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     if flags & TAG_ELSEWHERE != 0 {
         return 1;
     }
-    if !who.is_slice() {
+    if !who.is_slice() || adopted(flags) {
         let who = if flags & TAG_KERNEL != 0 {
             of_packet(skb)
         } else {
-            who
+            owner::counted_for(who, flags)
         };
         // The kernel's own answers, to a closed port for one, pass.
         if flags & TAG_KERNEL == 0 && packet::is_loopback(skb) {

@@ -5,7 +5,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    ADDRESSES_APART, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, port_index,
+    ADDRESSES_APART, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, adopted, port_index,
 };
 use policy::decide::address::{Place, is_ipv4, receive};
 use policy::decide::claim::receive as receive_port;
@@ -31,8 +31,8 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
     if flags & TAG_ELSEWHERE != 0 {
         return 1;
     }
-    if !who.is_slice() {
-        return of_node(skb, who);
+    if !who.is_slice() || adopted(flags) {
+        return of_node(skb, owner::counted_for(who, flags));
     }
     let packet = packet::read(skb);
     let verdict = match (&packet, owner::entry(who)) {

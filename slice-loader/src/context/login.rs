@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{Context, bail};
 use policy::config::SliceName;
 
+use super::adopt;
 use super::request::Run;
 use super::running::Running;
 use super::visit::{self, Visited};
@@ -45,7 +46,12 @@ pub fn open_session() -> anyhow::Result<()> {
     let procs = node.cgroup(&name).join("login/cgroup.procs");
     let sshd = nix::unistd::getppid();
     fs::write(&procs, sshd.to_string())
-        .with_context(|| format!("put the session into slice {name}"))
+        .with_context(|| format!("put the session into slice {name}"))?;
+    // Who may not look into sshd (yama's ptrace_scope = 3) can still log in.
+    if let Err(error) = adopt::connections(&node, &name, sshd) {
+        eprintln!("slice: the connection stays the node's: {error:#}");
+    }
+    Ok(())
 }
 
 /// Whether this program was called as the shell of an account.

@@ -2,6 +2,7 @@
 //! credentials of the slice's own; the ways in; and what the slice has on disk.
 
 pub mod account; // the accounts that slices have on the node
+mod adopt; // the connection that a login came by
 pub mod cgroup; // a slice's cgroups
 pub mod disk; // the file system of images and layers
 pub mod enter; // a command with the node's files

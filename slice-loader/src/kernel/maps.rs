@@ -3,11 +3,12 @@
 //! opened.
 
 use std::marker::PhantomData;
+use std::os::fd::RawFd;
 
 use anyhow::{Context, ensure};
 use policy::abi::{
     ABI_VERSION, Address, AddressEntry, Claim, Denials, FlowKey, LoopbackPorts, RefusedKey,
-    RefusedPorts, Reserved, Settings, SliceEntry, SliceState, Traffic,
+    RefusedPorts, Reserved, Settings, SliceEntry, SliceState, Tag, Traffic,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -246,6 +247,7 @@ pub struct Maps {
     pub refused: Table<RefusedKey, RefusedPorts>,
     pub flows: Table<FlowKey, SliceId>,
     pub loopback: Table<u32, LoopbackPorts>,
+    pub tags: Table<RawFd, Tag>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -287,6 +289,7 @@ impl Maps {
             refused: Table::open(store, "REFUSED")?,
             flows: Table::open(store, "FLOWS")?,
             loopback: Table::open(store, "LOOPBACK")?,
+            tags: Table::open(store, "TAGS")?,
         })
     }
 

@@ -15,13 +15,14 @@ mod state;
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use policy::SliceId;
 use policy::abi::{
     Address, AddressEntry, Claim, Denials, RESERVED_NOBODY, Reserved, Settings, SliceEntry,
-    SliceState, TCP, Traffic, UDP,
+    SliceState, TCP, Tag, Traffic, UDP,
 };
 use zerocopy::FromZeros;
 
@@ -33,7 +34,7 @@ pub use record::{DIRECTORY, Phase, Record, SliceRecord};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
 use crate::kernel::events::Events;
-use crate::kernel::maps::Maps;
+use crate::kernel::maps::{Maps, Table};
 use crate::kernel::store::Store;
 
 /// The node is not up.
@@ -117,6 +118,12 @@ impl Node {
                 .slices()
                 .find_map(|(name, slice)| (slice == id).then_some(name)),
         }
+    }
+
+    /// The tags of sockets, each by a descriptor of this process.
+    #[must_use]
+    pub fn tags(&self) -> &Table<RawFd, Tag> {
+        &self.maps.tags
     }
 
     /// The directory of a slice's cgroup, on which its limits sit.
