@@ -5,7 +5,7 @@
 //! compare-and-swap. A slot whose sockets are gone keeps its port until another
 //! needs it: an address told later is still told right.
 
-use policy::abi::{LOOPBACK_SLOTS, Settings, Tag};
+use policy::abi::{Address, LOOPBACK_SLOTS, Settings, Tag};
 use policy::decide::loopback::{shown, slot};
 use policy::{Reason, SliceId};
 
@@ -180,20 +180,38 @@ pub fn kernels_port(who: SliceId, protocol: u8, port: u16, settings: &Settings) 
     )
 }
 
+/// The address and port by which programs of the slice know what the kernel
+/// calls this.
+#[inline(always)]
+pub fn told(
+    who: SliceId,
+    protocol: u8,
+    address: &Address,
+    port: u16,
+    settings: &Settings,
+) -> (Address, u16) {
+    let told = shown(who.index(), address);
+    if told == *address {
+        return (told, port);
+    }
+    let offset = port.wrapping_sub(settings.loopback_low);
+    let named = match word_of(who, slot::at(offset)) {
+        Some(word) => slot::named(atomic::load(word), protocol, offset),
+        None => None,
+    };
+    (told, named.unwrap_or(port))
+}
+
 /// Makes an address and port that the kernel tells those that programs of the
 /// slice know.
 #[inline(always)]
 pub fn show(call: &SockAddr, who: SliceId, protocol: u8, ipv4: bool, settings: &Settings) {
-    let real = call.address(ipv4);
-    let told = shown(who.index(), &real);
-    if told == real {
-        return;
-    }
-    call.set_address(ipv4, &told);
-    let offset = call.port().wrapping_sub(settings.loopback_low);
-    if let Some(word) = word_of(who, slot::at(offset))
-        && let Some(port) = slot::named(atomic::load(word), protocol, offset)
-    {
-        call.set_port(port);
+    let (real, port) = (call.address(ipv4), call.port());
+    let (address, named) = told(who, protocol, &real, port, settings);
+    if address != real {
+        call.set_address(ipv4, &address);
+        if named != port {
+            call.set_port(named);
+        }
     }
 }

@@ -15,7 +15,7 @@ use policy::fields::Field;
 
 use crate::claim;
 use crate::kernel;
-use crate::owner;
+use crate::{loopback, owner};
 
 /// One run of a program of a view.
 pub struct View {
@@ -116,11 +116,21 @@ impl View {
         write(self.seq, bytes);
     }
 
+    /// An address and a port as the reader's programs know them.
+    #[inline(always)]
+    fn known(&self, protocol: u8, address: &Address, port: u16) -> (Address, u64) {
+        if !self.reader.is_slice() {
+            return (*address, port as u64);
+        }
+        let (address, port) = loopback::told(self.reader, protocol, address, port, self.settings);
+        (address, port as u64)
+    }
+
     /// Writes the number of the line and the two ends of a socket.
     #[inline(always)]
-    pub fn print_ends(&self, ends: &Ends, ipv4: bool) {
-        let (local, peer) = (shown(&ends.local), shown(&ends.peer));
-        let (local_port, peer_port) = (ends.local_port as u64, ends.peer_port as u64);
+    pub fn print_ends(&self, protocol: u8, ends: &Ends, ipv4: bool) {
+        let (local, local_port) = self.known(protocol, &ends.local, ends.local_port);
+        let (peer, peer_port) = self.known(protocol, &ends.peer, ends.peer_port);
         if ipv4 {
             self.print(
                 b"   0: %08X:%04X %08X:%04X\0",
@@ -150,12 +160,6 @@ impl View {
 fn write(seq: *mut seq_file, bytes: &[u8]) {
     // SAFETY: the bytes are readable for their length.
     unsafe { bpf_seq_write(seq, bytes.as_ptr().cast(), bytes.len() as u32) };
-}
-
-/// An address as its owner's programs know it.
-#[inline(always)]
-fn shown(address: &Address) -> Address {
-    *address
 }
 
 /// A word of an address, which /proc/net shows as the processor reads it.

@@ -2,6 +2,7 @@
 //! does itself for sockets that have none.
 
 use core::ffi::c_void;
+use policy::abi::TCP;
 use policy::fields::Field;
 
 use super::line::{Ends, View, inode, user};
@@ -51,7 +52,7 @@ fn show(context: *const c_void, ipv4: bool, title: &[u8]) -> Option<()> {
         }
     };
     if shows {
-        view.print_ends(&ends, ipv4);
+        view.print_ends(TCP, &ends, ipv4);
         view.print(
             b" %02X %08X:%08X 00:00000000 00000000 %5u        0 %lu 1 0000000000000000\n\0",
             &[

@@ -1,6 +1,7 @@
 //! /proc/net/udp and udp6.
 
 use core::ffi::c_void;
+use policy::abi::UDP;
 use policy::fields::Field;
 
 use super::line::{Ends, View, inode, user};
@@ -36,7 +37,7 @@ fn show(context: *const c_void, ipv4: bool, title: &[u8]) -> Option<()> {
     // The kernel counts one for the socket itself.
     let sending: u32 = kernel::field(view.sock, Field::SockSendMemory);
     let waiting: u32 = kernel::field(view.sock, Field::SockReceiveMemory);
-    view.print_ends(&ends, ipv4);
+    view.print_ends(UDP, &ends, ipv4);
     view.print(
         b" %02X %08X:%08X 00:00000000 00000000 %5u        0 %lu 2 0000000000000000 0\n\0",
         &[
