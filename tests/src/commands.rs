@@ -21,15 +21,18 @@ pub const TESTS: &[Test] = &[
     test(
         "check_needs_neither_root_nor_a_node",
         check_needs_neither_root_nor_a_node,
-    ),
+    )
+    .once(),
     test(
         "every_way_to_end_has_its_exit_code",
         every_way_to_end_has_its_exit_code,
-    ),
+    )
+    .once(),
     test(
         "every_answer_is_json_where_json_was_asked_for",
         every_answer_is_json_where_json_was_asked_for,
-    ),
+    )
+    .once(),
     test(
         "there_are_completions_and_man_pages",
         there_are_completions_and_man_pages,

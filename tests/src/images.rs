@@ -21,7 +21,8 @@ pub const TESTS: &[Test] = &[
     test(
         "an_archive_is_imported_however_it_is_packed",
         an_archive_is_imported_however_it_is_packed,
-    ),
+    )
+    .per_root(),
     test(
         "a_reference_is_used_where_it_is",
         a_reference_is_used_where_it_is,

@@ -34,7 +34,8 @@ pub const TESTS: &[Test] = &[
     test(
         "an_up_that_cannot_write_its_record_at_the_end_puts_everything_back",
         an_up_that_cannot_write_its_record_at_the_end_puts_everything_back,
-    ),
+    )
+    .once(),
     test(
         "a_down_that_was_killed_is_completed_by_the_next",
         a_down_that_was_killed_is_completed_by_the_next,

@@ -18,16 +18,19 @@ pub const TESTS: &[Test] = &[
         "a_login_runs_in_its_slice_and_ends_as_anywhere",
         a_login_runs_in_its_slice_and_ends_as_anywhere,
     )
+    .per_root()
     .within(120),
     test(
         "who_has_no_key_of_a_slice_does_not_get_in",
         who_has_no_key_of_a_slice_does_not_get_in,
     )
+    .per_root()
     .within(120),
     test(
         "files_are_copied_into_a_slice_and_out_of_it",
         files_are_copied_into_a_slice_and_out_of_it,
     )
+    .per_root()
     .within(120),
     test(
         "what_a_login_forwards_is_its_slices",
@@ -43,6 +46,7 @@ pub const TESTS: &[Test] = &[
         "nobody_logs_in_where_sessions_would_stay_on_the_node",
         nobody_logs_in_where_sessions_would_stay_on_the_node,
     )
+    .once()
     .within(120),
 ];
 

@@ -20,21 +20,24 @@ use crate::ssh::Ssh;
 use crate::survival::{programs, still_counting};
 
 pub const TESTS: &[Test] = &[
-    test("the_units_are_sound", the_units_are_sound),
+    test("the_units_are_sound", the_units_are_sound).per_root(),
     test(
         "a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices",
         a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices,
     )
+    .per_root()
     .within(90),
     test(
         "an_upgrade_that_cannot_take_over_changes_nothing",
         an_upgrade_that_cannot_take_over_changes_nothing,
     )
+    .per_root()
     .within(120),
     test(
         "a_package_lives_upgrades_under_load_and_leaves_nothing_while_ssh_goes_on",
         a_package_lives_upgrades_under_load_and_leaves_nothing_while_ssh_goes_on,
     )
+    .per_root()
     .within(240),
 ];
 

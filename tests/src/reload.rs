@@ -17,7 +17,8 @@ pub const TESTS: &[Test] = &[
     test(
         "a_reload_that_fails_half_way_leaves_the_former_policy_in_force",
         a_reload_that_fails_half_way_leaves_the_former_policy_in_force,
-    ),
+    )
+    .once(),
     test(
         "a_removed_slice_ends_and_its_ports_are_free",
         a_removed_slice_ends_and_its_ports_are_free,
@@ -25,11 +26,13 @@ pub const TESTS: &[Test] = &[
     test(
         "a_slice_that_comes_again_is_another",
         a_slice_that_comes_again_is_another,
-    ),
+    )
+    .once(),
     test(
         "what_cannot_change_while_the_node_is_up_is_refused",
         what_cannot_change_while_the_node_is_up_is_refused,
-    ),
+    )
+    .once(),
 ];
 
 const POLICY: &[(&str, &str)] = &[

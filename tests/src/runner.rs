@@ -29,8 +29,10 @@ use crate::stage;
 const SKIPPED: u8 = 77;
 /// Where that process puts the first line of its reason.
 const REASON: &str = "reason: ";
-/// The kernel on which long tests run.
+/// The kernel on which all tests run.
 const FULL_SUITE: &str = "6.12";
+/// The kernel that runs on the same root as the one of the full suite.
+const SAME_ROOT: &str = "newest";
 /// Deadline of a test that names none, before stretching.
 const DEADLINE_S: u32 = 60;
 
@@ -40,10 +42,39 @@ pub struct Test {
     name: &'static str,
     run: fn(&mut Node) -> Result<()>,
     needs: &'static [Feature],
-    long: bool,
+    left_out: LeftOut,
     broken: bool,
     on_stage: bool,
     deadline_s: u32,
+}
+
+/// Where a test is not run, and why.
+#[derive(Clone, Copy)]
+enum LeftOut {
+    Nowhere,
+    /// It is long.
+    Long,
+    /// It asks our program, not the kernel.
+    AboutNoKernel,
+    /// It asks the distribution's programs.
+    AboutTheRoot,
+}
+
+impl LeftOut {
+    fn on(self, kernel: &str) -> Option<String> {
+        match self {
+            LeftOut::Long if kernel != FULL_SUITE => {
+                Some(format!("long, runs on {FULL_SUITE} only"))
+            }
+            LeftOut::AboutNoKernel if kernel != FULL_SUITE => Some(format!(
+                "asks nothing of the kernel, runs on {FULL_SUITE} only"
+            )),
+            LeftOut::AboutTheRoot if kernel == SAME_ROOT => Some(format!(
+                "asks the distribution, which is that of {FULL_SUITE}"
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// A test without special needs. The name is a sentence.
@@ -52,7 +83,7 @@ pub const fn test(name: &'static str, run: fn(&mut Node) -> Result<()>) -> Test 
         name,
         run,
         needs: &[],
-        long: false,
+        left_out: LeftOut::Nowhere,
         broken: false,
         on_stage: false,
         deadline_s: DEADLINE_S,
@@ -78,10 +109,21 @@ impl Test {
         self
     }
 
-    /// A long measurement, run on one kernel only.
-    #[allow(dead_code, reason = "the rate measurements come with the link")]
+    /// Takes long, and runs on one kernel only.
     pub const fn long(mut self) -> Test {
-        self.long = true;
+        self.left_out = LeftOut::Long;
+        self
+    }
+
+    /// Would come out the same on every kernel, and runs on one.
+    pub const fn once(mut self) -> Test {
+        self.left_out = LeftOut::AboutNoKernel;
+        self
+    }
+
+    /// Would come out the same on every kernel of one root, and runs on one.
+    pub const fn per_root(mut self) -> Test {
+        self.left_out = LeftOut::AboutTheRoot;
         self
     }
 
@@ -185,8 +227,7 @@ pub fn run(
 /// Decides about one test; the words are what its process wrote.
 fn judge(test: &Test, limit: Duration) -> Result<(Verdict, String)> {
     let kernel = std::env::var("SLICE_VM_KERNEL").unwrap_or_default();
-    if test.long && kernel != FULL_SUITE {
-        let reason = format!("long, runs on {FULL_SUITE} only");
+    if let Some(reason) = test.left_out.on(&kernel) {
         return Ok((Verdict::Skipped(reason), String::new()));
     }
     if let Some(feature) = test.needs.iter().find(|feature| !feature.present()) {

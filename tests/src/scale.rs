@@ -17,7 +17,8 @@ pub const TESTS: &[Test] = &[
     test(
         "a_node_holds_as_many_slices_as_it_says_and_not_one_more",
         a_node_holds_as_many_slices_as_it_says_and_not_one_more,
-    ),
+    )
+    .once(),
     test(
         "ten_thousand_slices_live_on_one_node",
         ten_thousand_slices_live_on_one_node,

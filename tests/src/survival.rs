@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &[
         "everything_but_events_works_without_a_daemon",
         everything_but_events_works_without_a_daemon,
     ),
-    test("there_is_one_daemon", there_is_one_daemon),
+    test("there_is_one_daemon", there_is_one_daemon).once(),
     test(
         "a_daemon_that_is_asked_to_end_leaves_the_rules",
         a_daemon_that_is_asked_to_end_leaves_the_rules,
@@ -38,7 +38,8 @@ pub const TESTS: &[Test] = &[
     test(
         "an_upgrade_to_another_layout_is_refused",
         an_upgrade_to_another_layout_is_refused,
-    ),
+    )
+    .once(),
     test(
         "a_policy_changes_under_load_and_nothing_gets_through",
         a_policy_changes_under_load_and_nothing_gets_through,
