@@ -1,24 +1,21 @@
-//! The demonstration: prints a transcript of what a slice node does, and fails
-//! where it does not do it.
-//!
-//! Each step is a line of prose, the command as one would type it, and what it
-//! wrote. What is announced is checked: a step whose output lacks what the
-//! prose says ends the run.
+//! The demonstration: shows what a slice node does, and fails where it does not
+//! do it. What is announced is checked: a step whose output lacks what the prose
+//! says ends the run.
 
 use std::fs;
-use std::io::{Write, stdout};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+
+use crate::image::DISTRIBUTION;
+use crate::sshd;
+use crate::transcript::{DIRECTORY, Show, background, sh, until};
 
 /// The policy that is shown, as the tree brings it into the VM.
 const POLICY: &str = "/opt/slice/examples/demo";
 /// Where `slice` looks for it.
 const IN_FORCE: &str = "/etc/slice";
-/// How long a server may take until it answers; emulated machines are slow.
-const READY: Duration = Duration::from_secs(30);
-
 /// The other machine: a network namespace behind a cable.
 const OUTSIDE: &[&str] = &[
     "ip netns add outside",
@@ -52,13 +49,28 @@ const LISTEN: &str = "ip netns exec outside tcpdump -lntq -i eth0 udp port 53000
 
 const HEARD: &str = "/run/demo/heard";
 
+/// Tenants who log in, each with a key.
+const GUESTS: [&str; 2] = ["gamma", "delta"];
+
+/// How they log in; the key and the words of the remote command follow.
+const SSH: &str = "ip netns exec outside ssh -F client.conf";
+
+/// Their client's settings: it has seen the node's key before, so to say.
+const CLIENT: &str = "\
+BatchMode yes
+IdentitiesOnly yes
+StrictHostKeyChecking no
+UserKnownHostsFile /dev/null
+LogLevel ERROR
+";
+
 /// Shows everything.
 ///
 /// # Errors
 /// Something did not come out as it was announced.
 pub fn run() -> Result<ExitCode> {
-    let mut show = Show::default();
     prepare()?;
+    let mut show = Show::default();
     let _listener = background(LISTEN, HEARD)?;
     until("the other machine listens", || {
         sh("ip netns exec outside cat /proc/net/packet")
@@ -162,12 +174,14 @@ pub fn run() -> Result<ExitCode> {
         &["2 heard"],
     )?;
 
+    machines(&mut show)?;
+
     show.title("What the owner sees");
     show.step(
         "Nothing was denied silently.",
         "slice status",
         0,
-        &["alpha", "beta", "port_reserved"],
+        &["alpha", "beta", "gamma", "port_reserved"],
     )?;
     show.step(
         "Each reason is counted by itself.",
@@ -197,12 +211,69 @@ pub fn run() -> Result<ExitCode> {
     )?;
     let left = leftovers();
     ensure!(left.is_empty(), "left behind: {left}");
-    let seconds = show.start.elapsed().as_secs();
-    println!(
-        "\nVerdict: {} of {} steps came out as announced, in {seconds} s.",
-        show.steps, show.steps
-    );
+    show.end();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Two tenants more, who log in.
+fn machines(show: &mut Show) -> Result<()> {
+    show.title("A machine of its own");
+    show.step(
+        "Slices may have files of their own, over an image that they share:",
+        &format!("slice image import debian --reference {DISTRIBUTION}"),
+        0,
+        &[],
+    )?;
+    for name in GUESTS {
+        let key = sshd::key(&Path::new(DIRECTORY).join(name))?;
+        let key = key.rsplit_once(' ').map_or(&*key, |(key, _)| key);
+        let policy = format!(
+            "name = \"{name}\"\n\n[context]\nimage = \"debian\"\n\n[login]\nkeys = [\"{key} {name}@outside\"]\n"
+        );
+        fs::write(format!("{IN_FORCE}/slices/{name}.toml"), policy)?;
+    }
+    show.step(
+        "Two tenants more; the owner lets in who has their keys.",
+        "cat /etc/slice/slices/gamma.toml",
+        0,
+        &["[context]", "keys = [\"ssh-ed25519 "],
+    )?;
+    show.step(
+        "New policy is put in force as a whole; who has files starts.",
+        "slice reload",
+        0,
+        &["gamma", "delta"],
+    )?;
+    show.background(
+        "The distribution's own sshd serves them.",
+        "/usr/sbin/sshd -D -h /run/demo/host",
+    )?;
+    until("sshd listens", || {
+        sh("ss -Hltn sport = 22").output.contains(":22")
+    })?;
+    let inside = show.step(
+        "Gamma's user logs in from the other machine, and is root - of gamma.",
+        &format!("{SSH} -i gamma gamma@192.0.2.1 'id; hostname; ps -eo user,pid,args'"),
+        0,
+        &["uid=0(root)", "\ngamma\n", "slice init"],
+    )?;
+    ensure!(
+        !inside.contains("sshd") && !inside.contains("systemd"),
+        "gamma sees the node's processes"
+    );
+    show.step(
+        "Delta's key does not open gamma,",
+        &format!("{SSH} -i delta gamma@192.0.2.1 hostname"),
+        255,
+        &["Permission denied (publickey)"],
+    )?;
+    show.step(
+        "but delta.",
+        &format!("{SSH} -i delta delta@192.0.2.1 hostname"),
+        0,
+        &["delta"],
+    )?;
+    Ok(())
 }
 
 /// What the steps stand on: the other machine, the programs, the pages.
@@ -218,10 +289,13 @@ fn prepare() -> Result<()> {
         ("forge.py", FORGE),
         ("alpha/index.html", PAGE),
         ("beta/nginx.conf", NGINX),
+        ("client.conf", CLIENT),
     ] {
         let path = format!("/run/demo/{file}");
         fs::write(&path, text).with_context(|| format!("write {path}"))?;
     }
+    sshd::prepare()?;
+    sshd::key(&Path::new(DIRECTORY).join("host"))?;
     let copied = sh(&format!("cp -r {POLICY}/. {IN_FORCE}"));
     ensure!(copied.status == 0, "{}", copied.output);
     Ok(())
@@ -256,126 +330,4 @@ fn leftovers() -> String {
     ];
     let there = paths.into_iter().filter(|path| fs::metadata(path).is_ok());
     there.collect::<Vec<_>>().join(" ")
-}
-
-/// The run so far.
-struct Show {
-    start: Instant,
-    steps: u32,
-    background: Vec<Background>,
-}
-
-impl Default for Show {
-    fn default() -> Show {
-        Show {
-            start: Instant::now(),
-            steps: 0,
-            background: Vec::new(),
-        }
-    }
-}
-
-impl Show {
-    fn title(&self, text: &str) {
-        println!("\n{text}\n{}", "-".repeat(text.len()));
-    }
-
-    /// Tells, runs and prints; the command must end with this status and write
-    /// all of these.
-    fn step(&mut self, prose: &str, command: &str, status: i32, says: &[&str]) -> Result<()> {
-        self.tell(prose, command)?;
-        let done = sh(command);
-        for line in done.output.lines() {
-            println!("    {line}");
-        }
-        stdout().flush()?;
-        ensure!(
-            done.status == status,
-            "`{command}` ended with {}, not {status}",
-            done.status
-        );
-        for said in says {
-            ensure!(
-                done.output.contains(said),
-                "`{command}` does not say {said:?}"
-            );
-        }
-        Ok(())
-    }
-
-    /// Tells, and starts something that goes on.
-    fn background(&mut self, prose: &str, command: &str) -> Result<()> {
-        self.tell(prose, &format!("{command} &"))?;
-        self.background
-            .push(background(command, "/run/demo/alpha.log")?);
-        Ok(())
-    }
-
-    fn tell(&mut self, prose: &str, command: &str) -> Result<()> {
-        self.steps += 1;
-        println!("\n{prose}\n  $ {command}");
-        stdout().flush()?;
-        Ok(())
-    }
-}
-
-struct Done {
-    status: i32,
-    /// Both streams, as a terminal shows them.
-    output: String,
-}
-
-/// Runs a shell's command line in the demonstration's directory.
-fn sh(line: &str) -> Done {
-    let output = Command::new("sh")
-        .args(["-c", &format!("{{ {line}\n}} 2>&1")])
-        .current_dir("/run/demo")
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) => Done {
-            status: output.status.code().unwrap_or(-1),
-            output: String::from_utf8_lossy(&output.stdout).into_owned(),
-        },
-        Err(error) => Done {
-            status: -1,
-            output: format!("start sh: {error}"),
-        },
-    }
-}
-
-/// A program that runs until this is dropped.
-struct Background(std::process::Child);
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn background(line: &str, log: &str) -> Result<Background> {
-    let log = fs::File::create(log).with_context(|| format!("create {log}"))?;
-    let child = Command::new("sh")
-        .args(["-c", line])
-        .current_dir("/run/demo")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .with_context(|| format!("start {line}"))?;
-    Ok(Background(child))
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let start = Instant::now();
-    while !holds() {
-        ensure!(
-            start.elapsed() < READY,
-            "waited {} s in vain: {what}",
-            READY.as_secs()
-        );
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }

@@ -2,7 +2,6 @@
 //! client.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +10,7 @@ use crate::image;
 use crate::node::{Node, Output};
 use crate::runner::{Test, test};
 use crate::site::{Running, SLICES, Site, until};
+use crate::sshd;
 use crate::terminal::on_terminal;
 
 pub const TESTS: &[Test] = &[
@@ -50,13 +50,6 @@ pub const TESTS: &[Test] = &[
     .within(120),
 ];
 
-/// sshd's settings and PAM's, as the package installs them.
-const SSHD: &str = include_str!("../../packaging/ssh/slice.conf");
-const PAM: &str = include_str!("../../packaging/pam/slice");
-
-const SSHD_PATH: &str = "/etc/ssh/sshd_config.d/slice.conf";
-const PAM_PATH: &str = "/usr/share/pam-configs/slice";
-
 /// Where the node's sshd listens.
 const HERE: &str = "127.0.0.1";
 
@@ -69,13 +62,8 @@ struct Logins<'n> {
 
 impl<'n> Logins<'n> {
     fn open(node: &'n Node) -> Result<Logins<'n>> {
-        prepare(node)?;
-        let key = |name: &str| -> Result<String> {
-            let path = node.dir().join(name);
-            let path = path.to_str().context("a path in UTF-8")?;
-            node.must("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", path])?;
-            Ok(fs::read_to_string(format!("{path}.pub"))?.trim().to_owned())
-        };
+        sshd::prepare()?;
+        let key = |name: &str| sshd::key(&node.dir().join(name));
         let (alpha, beta, root, authority) =
             (key("alpha")?, key("beta")?, key("root")?, key("ca")?);
         key("host")?;
@@ -140,24 +128,6 @@ impl<'n> Logins<'n> {
         command.arg(format!("{user}@{HERE}"));
         self.site.start(name, command)
     }
-}
-
-/// Group, sshd's settings and PAM's, as the package's scripts make them.
-fn prepare(node: &Node) -> Result<()> {
-    if node.run("getent", &["group", "slices"])?.status != 0 {
-        node.must("groupadd", &["--system", "slices"])?;
-    }
-    fs::create_dir_all("/run/sshd")?;
-    fs::write(SSHD_PATH, SSHD)?;
-    if !Path::new(PAM_PATH).exists() {
-        // The VM has the program elsewhere than the package.
-        fs::write(
-            PAM_PATH,
-            PAM.replace("/usr/bin/slice", "/usr/local/bin/slice"),
-        )?;
-        node.must("pam-auth-update", &["--package", "--enable", "slice"])?;
-    }
-    Ok(())
 }
 
 /// sshd with the distribution's own settings, and root's key.
@@ -497,7 +467,7 @@ fn what_a_login_carries_is_counted_for_its_slice(node: &mut Node) -> Result<()> 
 }
 
 fn nobody_logs_in_where_sessions_would_stay_on_the_node(node: &mut Node) -> Result<()> {
-    prepare(node)?;
+    sshd::prepare()?;
     image::debian(node)?;
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzqWUlYvfNjmQfQBJz3yBqc0dXZNoTZZHd2CTr1VN0L";
     let policy = format!("[context]\nimage = \"debian\"\n[login]\nkeys = [\"{key}\"]\n");
@@ -523,9 +493,9 @@ fn nobody_logs_in_where_sessions_would_stay_on_the_node(node: &mut Node) -> Resu
         refused.status,
         refused.stderr
     );
-    fs::remove_file(SSHD_PATH)?;
+    fs::remove_file(sshd::SETTINGS_PATH)?;
     let refused = site.slice(&["up"]);
-    fs::write(SSHD_PATH, SSHD)?;
+    sshd::settings()?;
     let refused = refused?;
     ensure!(
         refused.status == 5 && refused.stderr.contains("sshd"),

@@ -19,8 +19,10 @@ mod runner; // runs tests and prints verdict lines
 mod siege; // a node under load, of which nothing may give way
 mod site; // a node with a policy of the test's own
 mod ssh; // the distribution's ssh server, and logins from the other machine
+mod sshd; // the same with what the package adds: logins to slices
 mod stage; // a node with a few slices, and a world outside
 mod terminal; // somebody who types at a terminal
+mod transcript; // commands that are told, run and shown
 
 #[cfg(test)]
 mod manual; // the tables of promises and attacks name real tests

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a stock kernel keeps two slices apart, for everybody
+//! `cargo xtask demo`: a stock kernel keeps slices apart, for everybody
 //! to see.
 
 use std::io::{Write, stderr, stdout};
