@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::Site;
+use crate::terminal::on_terminal;
 
 pub const TESTS: &[Test] = &[
     test(
@@ -33,6 +34,11 @@ pub const TESTS: &[Test] = &[
         every_answer_is_json_where_json_was_asked_for,
     )
     .once(),
+    test(
+        "top_shows_what_slices_use_now_and_leaves_the_terminal_as_it_was",
+        top,
+    )
+    .on_stage(),
     test(
         "there_are_completions_and_man_pages",
         there_are_completions_and_man_pages,
@@ -318,4 +324,38 @@ fn there_are_completions_and_man_pages(node: &mut Node) -> Result<()> {
     let hidden = fs::exists(pages.join("slice-hold.1"))?;
     ensure!(!hidden, "the hidden command has a page");
     Ok(())
+}
+
+fn top(node: &mut Node) -> Result<()> {
+    let site = Site::on_stage(node)?;
+    // One that computes is first, and uses most of a processor.
+    let busy = site.start(
+        "busy",
+        site.in_slice("alpha", &["sh", "-c", "while :; do :; done"]),
+    )?;
+    let rates = site.json(&["top", "--interval", "1", "-n", "1"])?;
+    let first = &rates["rows"][0];
+    ensure!(
+        first["name"] == "alpha" && first["cpu_millicores"].as_u64() > Some(100),
+        "first is {first}"
+    );
+    // A live view: drawn on the second page, ordered by a key, ended by another.
+    let words = ["slice", "top", "--interval", "1"];
+    let seen = on_terminal(node, &words, "LOOPBACK/S", "nq")?;
+    let (entered, left) = ("\x1b[?1049h", "\x1b[?1049l");
+    ensure!(
+        seen.status == 0 && seen.stdout.starts_with(entered) && seen.stdout.contains("alpha"),
+        "it ended with {}: {:?}",
+        seen.status,
+        seen.stdout
+    );
+    ensure!(seen.stdout.trim_end().ends_with(left), "{:?}", seen.stdout);
+    let modes = ["sh", "-c", "slice top -n 1 --interval 1 >/dev/tty; stty -a"];
+    let seen = on_terminal(node, &modes, "DENIED", "q")?;
+    ensure!(
+        seen.stdout.contains("isig icanon"),
+        "the terminal is left {:?}",
+        seen.stdout
+    );
+    busy.kill()
 }

@@ -24,6 +24,7 @@ pub mod exit;
 mod image;
 mod layer;
 mod life;
+mod live;
 mod manual;
 pub mod ports;
 mod ps;
@@ -33,11 +34,13 @@ mod run;
 pub mod screen;
 pub mod status;
 pub mod table;
+mod top;
 mod up;
 
 use exit::Exit;
 use life::Life;
 use screen::{Color, Format, Screen};
+use top::TopArgs;
 
 /// Slices of one machine: ports, addresses and resources with an owner.
 #[derive(Parser, Debug)]
@@ -151,6 +154,8 @@ enum Command {
         #[arg(value_name = "SLICE")]
         slice: Option<String>,
     },
+    /// Show what each owner uses now, again and again.
+    Top(TopArgs),
     /// Run a command under a slice's limits, with the node's files.
     ///
     /// For slices without a context.
@@ -348,6 +353,7 @@ impl Cli {
             Command::Exec(args) => exec::exec(&args.slice, &args.command, &args.user, args.tty),
             Command::Enter(args) => exec::enter(&args.slice, &args.user),
             Command::Ps { slice } => ps::run(slice.as_deref(), screen),
+            Command::Top(args) => top::run(args, screen),
             Command::Run(args) => run::run(&args.slice, &args.command),
             Command::Image(command) => image::run(command, screen),
             Command::Daemon(args) => daemon::run(args, &absolute(policy)?, screen),

@@ -95,6 +95,12 @@ impl Screen {
         Ok(out.flush()?)
     }
 
+    /// Whether styles are seen.
+    #[must_use]
+    pub fn styled(&self) -> bool {
+        !matches!(self.out().current_choice(), ColorChoice::Never)
+    }
+
     const fn choice(&self) -> ColorChoice {
         match self.color {
             Color::Auto => ColorChoice::Auto,

@@ -11,6 +11,7 @@ pub mod admission;
 pub mod clock;
 pub mod event;
 pub mod ports;
+pub mod rates;
 pub mod read;
 pub mod status;
 

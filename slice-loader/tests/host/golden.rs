@@ -8,6 +8,7 @@ use policy::verdict::Reason;
 use slice_loader::cli::{events, ports, quantity, status};
 use slice_loader::report::event::{Cursor, Item};
 use slice_loader::report::ports::Protocol;
+use slice_loader::report::rates::{Order, Rates};
 use slice_loader::report::status::{Cpu, Daemon, Node, Reading};
 use slice_loader::report::{Clock, Event, Names, Ports, Status, Used};
 use zerocopy::FromZeros;
@@ -341,4 +342,46 @@ fn a_reader_is_told_what_it_lost() {
         text(|out| events::write_item(out, &Item::Lost(12), false)),
         line
     );
+}
+
+#[test]
+fn top_tells_what_happened_between_two_readings() {
+    let before = status_report(None);
+    let mut after = before.clone();
+    after.time += std::time::Duration::from_secs(2);
+    let alpha = after
+        .rows
+        .iter_mut()
+        .find(|row| row.name == "alpha")
+        .unwrap();
+    alpha.external.sent.bytes += 3000;
+    alpha.denials.total += 5;
+    alpha.cpu.as_mut().unwrap().used_us += 500_000;
+    // A slice that came in between: its counters began at zero.
+    let mut fresh = alpha.clone();
+    fresh.id = 99;
+    fresh.name = "fresh".into();
+    fresh.external.received.bytes = 80;
+    after.rows.push(fresh);
+    let mut rates = Rates::between(&before, &after);
+    assert_eq!(rates.over_ms, 2000);
+    let row = |rates: &Rates, name: &str| {
+        rates
+            .rows
+            .iter()
+            .find(|row| row.name == name)
+            .cloned()
+            .unwrap()
+    };
+    let alpha = row(&rates, "alpha");
+    assert_eq!((alpha.sent, alpha.received, alpha.denials), (1500, 0, 2));
+    assert_eq!(alpha.cpu_millicores, Some(250));
+    assert_eq!(row(&rates, "fresh").received, 40);
+    assert_eq!(row(&rates, "node").cpu_millicores, None);
+    rates.order(Order::Network);
+    assert_eq!(rates.rows[0].name, "fresh");
+    rates.order(Order::Name);
+    assert_eq!(rates.rows[0].name, "alpha");
+    // The clock may not have moved, or the other way.
+    assert_eq!(Rates::between(&after, &before).over_ms, 1);
 }

@@ -1,0 +1,96 @@
+//! A screen that is drawn again and again until somebody presses a key: the
+//! terminal's second page, so that what was on the first is there afterwards.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+/// Switch to the second page and hide the cursor; and back.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+/// To the top left; erase to the end of the line, of the page.
+const HOME: &str = "\x1b[H";
+const END_LINE: &str = "\x1b[K";
+const END_PAGE: &str = "\x1b[J";
+/// Ctrl-C, which a raw terminal hands over as it is.
+const INTERRUPT: u8 = 3;
+
+/// The terminal while it is drawn on.
+pub(super) struct Live {
+    before: Termios,
+}
+
+impl Live {
+    /// Takes the terminal over; `None` where standard input or output is none.
+    ///
+    /// # Errors
+    /// The terminal does not let its modes be set.
+    pub(super) fn open() -> anyhow::Result<Option<Self>> {
+        if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Ok(None);
+        }
+        let before = tcgetattr(io::stdin()).context("read the terminal's modes")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Flush, &raw).context("set the terminal raw")?;
+        let live = Self { before };
+        write!(io::stdout(), "{ENTER}")?;
+        Ok(Some(live))
+    }
+
+    /// Draws a page: as many of the lines as there is room for.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub(super) fn draw(&self, page: &str) -> io::Result<()> {
+        let rows = terminal_size::terminal_size().map_or(24, |(_, rows)| usize::from(rows.0));
+        let mut text = String::from(HOME);
+        for (at, line) in page.lines().take(rows).enumerate() {
+            // No new line after the last: the page would scroll.
+            text += if at > 0 { "\r\n" } else { "" };
+            text += line;
+            text += END_LINE;
+        }
+        text += END_PAGE;
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    /// Waits so long for a key; `None` where none was pressed. Ctrl-C and the
+    /// end of the input are `q`.
+    ///
+    /// # Errors
+    /// The terminal cannot be read.
+    pub(super) fn key(&self, time: Duration) -> io::Result<Option<char>> {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        let stdin = io::stdin();
+        let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, timeout) {
+            // The size of the terminal changed: time to draw.
+            Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(None),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Not through the standard library's buffer: what waits there is not
+        // seen by poll(2).
+        let mut byte = [0];
+        match nix::unistd::read(stdin.as_fd(), &mut byte)? {
+            0 => Ok(Some('q')),
+            _ if byte[0] == INTERRUPT => Ok(Some('q')),
+            _ => Ok(Some(char::from(byte[0]))),
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut out = io::stdout();
+        let _ = write!(out, "{LEAVE}").and_then(|()| out.flush());
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+    }
+}
