@@ -15,6 +15,8 @@ pub struct Root {
     /// The archive's name of the release.
     pub suite: &'static str,
     name: &'static str,
+    /// Beyond what every root has.
+    more: &'static [&'static str],
 }
 
 impl Root {
@@ -22,11 +24,20 @@ impl Root {
     pub const DEBIAN_12: Root = Root {
         suite: "bookworm",
         name: "debian-12",
+        more: &[],
     };
     /// systemd 257, OpenSSH 10.
     pub const DEBIAN_13: Root = Root {
         suite: "trixie",
         name: "debian-13",
+        more: &[],
+    };
+    /// The same with what benches compare with: 196 MiB that the tests' root
+    /// need not grow by.
+    pub const DEBIAN_13_WITH_PEERS: Root = Root {
+        name: "debian-13-peers",
+        more: PEERS,
+        ..Root::DEBIAN_13
     };
 }
 
@@ -69,6 +80,10 @@ const PACKAGES: &[&str] = &[
     "bpftool",
     "strace",
 ];
+
+/// What `cargo xtask bench context` measures against and with: other
+/// containers, and a compiler.
+const PEERS: &[&str] = &["podman", "crun", "systemd-container", "tcc", "libc6-dev"];
 
 /// systemd units (and generators) that cost boot time and serve nothing in a
 /// VM whose disk is thrown away.
@@ -137,7 +152,7 @@ RateLimitBurst=0
 
 /// The root's disk from the cache, or from the archive.
 pub fn ready(root: Root, mirror: Option<&str>) -> Result<PathBuf> {
-    let packages = PACKAGES.join(",");
+    let packages = [PACKAGES, root.more].concat().join(",");
     let masked = [MASKED, MASKED_GENERATORS].concat().join(",");
     let dir = debootstrap::cached(
         "roots",

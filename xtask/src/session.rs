@@ -9,9 +9,10 @@ use anyhow::Result;
 use crate::accelerator::{self, Accelerator};
 use crate::kernel::{self, Kernel, Ready};
 use crate::machine::{self, Event, Job, Spec, Terminal, Vm};
+use crate::packages;
+use crate::root::{self, Root};
 use crate::tree;
 use crate::wire::Frame;
-use crate::{packages, root};
 
 /// Time to the agent's first frame, before stretching.
 const BOOT_LIMIT: Duration = Duration::from_secs(45);
@@ -53,10 +54,15 @@ pub struct Session {
 impl Session {
     /// Gets kernel, root, agent and accelerator ready.
     pub fn prepare(kernel: Kernel, mirror: Option<&str>) -> Result<Session> {
+        Session::with_root(kernel, kernel.root(), mirror)
+    }
+
+    /// The same with another root.
+    pub fn with_root(kernel: Kernel, root: Root, mirror: Option<&str>) -> Result<Session> {
         packages::ensure(&packages::for_vm())?;
         let agent = tree::agent()?;
         let ready = kernel::ready(kernel, mirror)?;
-        let root = root::ready(kernel.root(), mirror)?;
+        let root = root::ready(root, mirror)?;
         let accelerator = accelerator::find(&ready, &agent)?;
         Ok(Session {
             kernel,

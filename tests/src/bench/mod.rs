@@ -1,9 +1,13 @@
 //! The benches: each measures, and prints one [`Measure`] per line.
 
+mod bare; // clone3 and an overlay, and nothing else
 mod bpf; // calls of bpf(2) that aya lacks
 mod cgroups; // a cgroup for each slice
+mod context; // the bench of contexts and logins
 mod frame; // packets as a test run takes them
+mod idle; // what a slice costs that does nothing
 mod judges; // the same traffic under nobody, ours, nftables
+mod lives; // made, started, stopped, removed
 mod loaded; // the programs, with maps as a node would have them
 mod measure; // the line that every bench prints
 mod nftables; // the peer that knows cgroups too
@@ -13,7 +17,9 @@ mod product; // a node that is up against one that is not
 mod sample; // repeats, medians, goals
 mod socket; // a tagged socket for a test run
 pub mod traffic; // what is sent, and how fast it was
+mod visits; // one command in a slice, by its owner and by ssh
 mod wire; // devices into another network namespace
+mod work; // work that calls the kernel much, inside and outside
 
 use std::process::ExitCode;
 
@@ -29,11 +35,18 @@ struct Bench {
 }
 
 /// All benches.
-const BENCHES: &[Bench] = &[Bench {
-    name: ports::NAME,
-    native: ports::native,
-    in_vm: ports::in_vm,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: ports::NAME,
+        native: ports::native,
+        in_vm: ports::in_vm,
+    },
+    Bench {
+        name: context::NAME,
+        native: context::native,
+        in_vm: context::in_vm,
+    },
+];
 
 /// Runs the bench `name`, or all, and prints a line for each measure.
 ///
