@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
+use crate::image;
 use crate::node::{Node, Output};
 use crate::runner::{Test, test};
 use crate::site::{SLICES, Site, until};
@@ -53,6 +54,11 @@ pub const TESTS: &[Test] = &[
         a_slice_that_is_stopped_is_asked_first,
     )
     .on_stage(),
+    test(
+        "a_context_that_comes_or_goes_with_the_policy_starts_or_ends",
+        a_context_that_comes_or_goes_with_the_policy_starts_or_ends,
+    )
+    .once(),
     test("a_frozen_slice_stands_still", a_frozen_slice_stands_still).on_stage(),
     test(
         "what_a_slice_puts_in_place_of_its_directories_is_not_followed",
@@ -557,11 +563,57 @@ fn a_frozen_slice_stands_still(node: &mut Node) -> Result<()> {
         SLICE,
         "a=$(cat /run/n); sleep 1; test $(cat /run/n) -gt $a",
     )?;
-    // One that is frozen can be stopped.
+    // One that is frozen can be stopped, and one that is stopped is not frozen:
+    // it would be born standing still.
     site.must(&["freeze", SLICE])?;
     site.must(&["stop", SLICE])?;
+    site.must(&["freeze", SLICE])?;
     site.must(&["start", SLICE])?;
     says(&site, SLICE, "true")?;
+    // Nor does one stand still whose first process was killed while it did.
+    site.must(&["freeze", SLICE])?;
+    fs::write(format!("{SLICES}/{SLICE}/cgroup.kill"), "1")?;
+    until("it is gone", || {
+        Ok(fs::read_to_string(format!("{SLICES}/{SLICE}/cgroup.events"))?.contains("populated 0"))
+    })?;
+    site.must(&["start", SLICE])?;
+    says(&site, SLICE, "true")?;
+    Ok(())
+}
+
+fn a_context_that_comes_or_goes_with_the_policy_starts_or_ends(node: &mut Node) -> Result<()> {
+    const NAME: &str = "alpha";
+    const POLICY: &str = "[context]\nimage = \"debian\"\nstop_after = \"1 s\"\n";
+    image::debian(node)?;
+    let files = [
+        ("node.toml", "[node]\nmax_slices = 4\n"),
+        ("slices/alpha.toml", ""),
+    ];
+    let site = Site::up(node, &files)?;
+    let becomes = |policy: &str| -> Result<()> {
+        site.write("slices/alpha.toml", policy)?;
+        site.must(&["reload"]).map(drop)
+    };
+    becomes(POLICY)?;
+    says(&site, NAME, "echo kept > /root/file")?;
+    becomes("")?;
+    ensure!(
+        fs::read_to_string(format!("{SLICES}/{NAME}/cgroup.events"))?.contains("populated 0"),
+        "something of it still runs"
+    );
+    ensure!(
+        site.run_in(NAME, &["true"])?.status == 0,
+        "it is no slice without a context"
+    );
+    becomes(POLICY)?;
+    says(&site, NAME, "grep -q kept /root/file")?;
+    // What it has on disk can go when it has no context.
+    becomes("")?;
+    site.must(&["destroy", "--yes", NAME])?;
+    ensure!(
+        !fs::exists(format!("/var/lib/slice/slices/{NAME}"))?,
+        "its files are there"
+    );
     Ok(())
 }
 

@@ -7,7 +7,6 @@ use serde_json::Value;
 use crate::node::Node;
 
 /// The image's name.
-#[allow(dead_code, reason = "contexts start in it")]
 pub const DEBIAN: &str = "debian";
 /// The root of the distribution without what is mounted into it; the agent of
 /// the VM mounts it, read-only.
@@ -18,7 +17,6 @@ pub const DISTRIBUTION: &str = "/mnt/debian";
 ///
 /// # Errors
 /// It cannot be imported.
-#[allow(dead_code, reason = "contexts start in it")]
 pub fn debian(node: &Node) -> Result<()> {
     if versions(node, DEBIAN)?.is_empty() {
         let import = ["image", "import", DEBIAN, "--reference", DISTRIBUTION];

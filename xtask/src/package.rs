@@ -75,7 +75,7 @@ const FILES: &[(&str, &str, Kind)] = &[
     (
         "packaging/ssh/slice.conf",
         "etc/ssh/sshd_config.d/slice.conf",
-        Kind::Plain,
+        Kind::Conffile,
     ),
     (
         "packaging/pam/slice",

@@ -27,15 +27,17 @@ pub(super) fn exec(
     let name = command
         .first()
         .map(|name| name.to_string_lossy().into_owned());
-    visit(slice, Run::Command(words.collect()), name, user, terminal)
+    let run = Run::Command(words.collect());
+    visit("exec", slice, run, name, user, terminal)
 }
 
 /// Runs a user's shell in a slice, as a login does.
 pub(super) fn enter(slice: &str, user: &str) -> anyhow::Result<ExitCode> {
-    visit(slice, Run::Login, None, user, visit::at_terminal())
+    visit("enter", slice, Run::Login, None, user, visit::at_terminal())
 }
 
 fn visit(
+    verb: &str,
     name: &str,
     run: Run,
     command: Option<String>,
@@ -55,10 +57,10 @@ fn visit(
     match visited {
         Visited::NotStarted(errno) => {
             let error = std::io::Error::from_raw_os_error(errno);
-            writeln!(err, "slice exec: {command}: {error}")?;
+            writeln!(err, "slice {verb}: {command}: {error}")?;
         }
-        Visited::NoUser => writeln!(err, "slice exec: {name} has no user {user}")?,
-        Visited::SliceEnded => writeln!(err, "slice exec: {name} ended")?,
+        Visited::NoUser => writeln!(err, "slice {verb}: {name} has no user {user}")?,
+        Visited::SliceEnded => writeln!(err, "slice {verb}: {name} ended")?,
         Visited::Exited(_) | Visited::Signaled(_) => {}
     }
     Ok(ExitCode::from(visited.code()))

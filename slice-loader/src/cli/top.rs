@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anstyle::Style;
 use clap::Args;
@@ -35,7 +35,7 @@ pub(crate) struct TopArgs {
 const KEYS: [(char, Order); 5] = [
     ('c', Order::Cpu),
     ('m', Order::Memory),
-    ('t', Order::Network),
+    ('t', Order::Traffic),
     ('d', Order::Denials),
     ('n', Order::Name),
 ];
@@ -51,28 +51,36 @@ pub(super) fn run(args: &TopArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
         (None, Some(_)) => None,
         (None, None) => Some(1),
     };
-    if let Some(live) = &live {
-        live.draw("reading ...")?;
-    }
+    let mut shown: Option<Rates> = None;
+    let mut next = Instant::now() + interval;
     while left != Some(0) {
         match &live {
-            Some(live) => match live.key(interval)? {
-                Some('q') => break,
-                Some(key) => {
-                    order = KEYS
-                        .iter()
-                        .find_map(|(name, order)| (*name == key).then_some(*order))
-                        .unwrap_or(order);
+            Some(live) => {
+                match &shown {
+                    Some(rates) => live.draw(&page(rates, screen, true)?)?,
+                    None => live.draw("reading ...")?,
                 }
-                None => {}
-            },
+                match live.key(next.saturating_duration_since(Instant::now()))? {
+                    Some('q') => break,
+                    Some(key) => order = by_key(key).unwrap_or(order),
+                    None => {}
+                }
+                // A key, or another size of the terminal, is no new reading.
+                if Instant::now() < next {
+                    if let Some(rates) = &mut shown {
+                        rates.order(order);
+                    }
+                    continue;
+                }
+            }
             None => thread::sleep(interval),
         }
+        next = Instant::now() + interval;
         let after = read()?;
         let mut rates = Rates::between(&before, &after);
         rates.order(order);
         match &live {
-            Some(live) => live.draw(&page(&rates, screen, true)?)?,
+            Some(_) => shown = Some(rates),
             None if screen.json() => screen.print_json(&rates)?,
             None => {
                 let mut out = screen.out();
@@ -84,6 +92,11 @@ pub(super) fn run(args: &TopArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
         left = left.map(|left| left - 1);
     }
     Ok(Exit::Ok.into())
+}
+
+fn by_key(key: char) -> Option<Order> {
+    KEYS.iter()
+        .find_map(|(name, order)| (*name == key).then_some(*order))
 }
 
 fn read() -> anyhow::Result<Status> {

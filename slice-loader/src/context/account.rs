@@ -57,15 +57,15 @@ pub fn uid(first: u32, count: u32) -> u32 {
 /// The node is not set up for logins: then nothing is written; or a file
 /// cannot be written.
 pub fn write_all(accounts: &BTreeMap<&str, (u32, &Login)>) -> anyhow::Result<()> {
+    let group = (!accounts.is_empty()).then(prepared).transpose()?;
     for name in written()? {
         if !accounts.contains_key(name.as_str()) {
             remove(&name)?;
         }
     }
-    if accounts.is_empty() {
+    let Some(group) = group else {
         return Ok(());
-    }
-    let group = prepared()?;
+    };
     let program = std::env::current_exe().context("find the path of this program")?;
     link(&program, Path::new(SHELL))?;
     for directory in [USERDB, HOMES] {
@@ -73,6 +73,18 @@ pub fn write_all(accounts: &BTreeMap<&str, (u32, &Login)>) -> anyhow::Result<()>
     }
     for (name, (uid, login)) in accounts {
         write(name, *uid, group, login)?;
+    }
+    Ok(())
+}
+
+/// Refuses accounts on a node that is not set up for logins, before anything is
+/// changed for them.
+///
+/// # Errors
+/// There are to be some, and the node is not.
+pub fn refuse_unprepared(accounts: bool) -> anyhow::Result<()> {
+    if accounts {
+        prepared()?;
     }
     Ok(())
 }

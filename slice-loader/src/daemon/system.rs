@@ -57,7 +57,12 @@ async fn reload(policy: &Path) {
     }
     let policy = policy.to_path_buf();
     match spawn_blocking(move || node::reload(&policy)).await {
-        Ok(Ok(_)) => tracing::info!("reloaded the policy"),
+        Ok(Ok(reloaded)) => {
+            tracing::info!("reloaded the policy");
+            for warning in reloaded.warnings {
+                tracing::warn!("{warning}");
+            }
+        }
         Ok(Err(error)) => refused(&error),
         Err(error) => tracing::error!("the policy was not reloaded: {error}"),
     }

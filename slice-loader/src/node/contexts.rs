@@ -1,8 +1,8 @@
-//! The lives of slices' contexts: start, stop, freeze, destroy. Each takes the
-//! node's lock, so that no two commands start one slice twice.
+//! The lives of slices' contexts: start, stop, freeze, destroy. Each changes
+//! something under the node's lock, so that no two commands start one slice twice;
+//! a slice is asked to end without it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -91,6 +91,11 @@ pub fn restart(name: &str) -> anyhow::Result<State> {
 pub fn freeze(name: &str, frozen: bool) -> anyhow::Result<State> {
     locked(|node| {
         let slice = node.slice(name)?;
+        // Nothing is there to stand still; and a start would wait for a process
+        // that begins frozen.
+        if frozen && !slice.running.is_alive()? {
+            return Ok(State::Already);
+        }
         let value = if frozen { "1" } else { "0" };
         if slice.cgroup.read("cgroup.freeze")? == value {
             return Ok(State::Already);
@@ -107,13 +112,15 @@ pub fn freeze(name: &str, frozen: bool) -> anyhow::Result<State> {
 /// As [`stop()`]; or something cannot be removed.
 pub fn destroy(name: &str) -> anyhow::Result<State> {
     let node = Node::open()?;
-    // What a slice that is no more left behind goes likewise.
+    // What a slice that is no more, or has no context any more, left behind goes
+    // likewise.
     let layer = Layer::of(name);
-    if node.record().slices.contains_key(name) || !layer.exists() {
+    let has_context = |node: &Node| node.record().contexts.contains_key(name);
+    if has_context(&node) || !layer.exists() {
         node.slice(name)?.ask()?;
     }
     locked(|node| {
-        if node.record().slices.contains_key(name) {
+        if has_context(node) {
             node.slice(name)?.end()?;
         }
         if !layer.exists() {
@@ -207,8 +214,10 @@ impl<'a> Slice<'a> {
         })?;
         let layer = Layer::of(self.name);
         layer.make(self.record.uid, self.record.id(), None)?;
-        // What a first process that was killed left behind, if anything.
+        // What a first process that was killed left behind, if anything; it may
+        // have been frozen, and its successor would be born so.
         self.cgroup.end_payload()?;
+        self.cgroup.write("cgroup.freeze", "0")?;
         start::start(&Start {
             name: self.name,
             uid: self.record.uid,
@@ -265,6 +274,32 @@ pub fn outdated(former: &Contexts, next: &Contexts) -> Vec<String> {
         .collect()
 }
 
+/// Ends the contexts of slices whose policy gives them none any more; what was
+/// ended, for the owner.
+///
+/// # Errors
+/// A process does not end.
+pub fn end_those_without(next: &Record, former: &Record) -> anyhow::Result<Vec<String>> {
+    let mut told = Vec::new();
+    for (name, recipe) in &former.contexts {
+        let Some(record) = next.slices.get(name) else {
+            continue;
+        };
+        if next.contexts.contains_key(name) {
+            continue;
+        }
+        let slice = Slice::of(next, name, record, recipe);
+        if slice.running.is_alive()? {
+            told.push(format!(
+                "slice {name} has no [context] any more: what ran in it was ended; its files \
+                 stay until `slice destroy {name}`"
+            ));
+        }
+        slice.end()?;
+    }
+    Ok(told)
+}
+
 /// Removes what contexts left, once none runs.
 ///
 /// # Errors
@@ -283,10 +318,4 @@ pub fn forget<'n>(names: impl Iterator<Item = &'n str>) -> anyhow::Result<()> {
         result = result.and(Running::of(name).remove());
     }
     result
-}
-
-/// Whether the slice's processes stand still.
-#[must_use]
-pub fn is_frozen(node: &Node, name: &str) -> bool {
-    fs::read_to_string(node.cgroup(name).join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
 }

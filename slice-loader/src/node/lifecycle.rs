@@ -87,6 +87,7 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         &found::scan()?,
         &BTreeSet::new(),
     )?;
+    account::refuse_unprepared(!wanted.logins.is_empty())?;
     ids::save(&wanted.ledger)?;
     let record = Record {
         phase: Phase::Starting,
@@ -224,6 +225,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     let (held, busy) = (state::held_by_node(&maps)?, state::busy_rows(&maps)?);
     let wanted = policy_files::want(&config, &ids::load()?, before, &held, &busy)?;
     refuse_unchangeable(&record, &wanted)?;
+    account::refuse_unprepared(!wanted.logins.is_empty())?;
 
     let old = place.read(&wanted.plan)?;
     let changes = old.changes(&wanted.plan);
@@ -288,7 +290,13 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     reloaded.warnings = wanted.warnings;
     reloaded
         .warnings
-        .extend(contexts::autostart(&next, &reloaded.added));
+        .extend(contexts::end_those_without(&next, &record)?);
+    // Of a slice that was there before, too: its context is new.
+    let fresh = next.contexts.keys().cloned();
+    let fresh: Vec<_> = fresh
+        .filter(|name| !record.contexts.contains_key(name) || added.contains_key(name))
+        .collect();
+    reloaded.warnings.extend(contexts::autostart(&next, &fresh));
     reloaded
         .warnings
         .extend(contexts::outdated(&record.contexts, &next.contexts));

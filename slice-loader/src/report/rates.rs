@@ -54,7 +54,7 @@ pub enum Order {
     /// Memory.
     Memory,
     /// Bytes to and from other machines.
-    Network,
+    Traffic,
     /// Denials.
     Denials,
     /// The name, the first first.
@@ -85,7 +85,7 @@ impl Rates {
         let most = |row: &RowRates| match order {
             Order::Cpu => row.cpu_millicores.unwrap_or(0),
             Order::Memory => row.memory.map_or(0, |used| used.usage),
-            Order::Network => row.sent.saturating_add(row.received),
+            Order::Traffic => row.sent.saturating_add(row.received),
             Order::Denials => row.denials,
             Order::Name => 0,
         };

@@ -378,7 +378,7 @@ fn top_tells_what_happened_between_two_readings() {
     assert_eq!(alpha.cpu_millicores, Some(250));
     assert_eq!(row(&rates, "fresh").received, 40);
     assert_eq!(row(&rates, "node").cpu_millicores, None);
-    rates.order(Order::Network);
+    rates.order(Order::Traffic);
     assert_eq!(rates.rows[0].name, "fresh");
     rates.order(Order::Name);
     assert_eq!(rates.rows[0].name, "alpha");

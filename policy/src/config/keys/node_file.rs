@@ -38,11 +38,6 @@ pub static NODE_FILE: TableDef = TableDef {
             "slices share every link unshaped",
         ),
         later(
-            "login",
-            "logins into slices",
-            "processes enter a slice through `slice run`",
-        ),
-        later(
             "status",
             "the status hooks",
             "`slice status` shows the same to the node's owner",
