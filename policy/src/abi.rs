@@ -126,19 +126,19 @@ layouts! {
         pub claims_max @ 12: u32,
         /// Most events per second.
         pub events_per_second @ 16: u32,
-        /// Zero.
-        pub reserved @ 20: u32,
+        /// Most TCP connections that the slice has started and that are not over.
+        pub connections_max @ 20: u32,
         /// The slice's own IPv4 address, network order, with [`OWN_IPV4`].
         pub own_ipv4 @ 24: [u8; 4],
-        /// Zero.
-        pub reserved_2 @ 28: u32,
+        /// Most TCP connections that the slice starts in a second.
+        pub connections_per_second @ 28: u32,
         /// The slice's own IPv6 address with [`OWN_IPV6`].
         pub own_ipv6 @ 32: Address,
     }
 
     /// What the programs keep of one slice. Gauges go up and down, counters
     /// only up; all are changed by atomic adds.
-    pub struct SliceState [64] {
+    pub struct SliceState [88] {
         /// Sockets made since the slice was created (counter).
         pub sockets_opened @ 0: u64,
         /// Sockets that live (gauge).
@@ -157,6 +157,13 @@ layouts! {
         /// Until when ports that linger without sockets count against
         /// [`SliceEntry::claims_max`]; see [`crate::decide::claim`].
         pub linger_debt_ns @ 56: u64,
+        /// TCP connections that the slice started and that are not over (gauge).
+        pub connections @ 64: u64,
+        /// TCP connections that the slice started (counter).
+        pub connections_started @ 72: u64,
+        /// Until when connections have been paid for; see
+        /// [`crate::decide::connection`].
+        pub connections_paid_ns @ 80: u64,
     }
 
     /// Packets and bytes of one slice on one CPU, counted at the IP layer: the
@@ -440,6 +447,9 @@ pub const TAG_ADOPTED: u64 = 4096;
 pub const fn adopted(flags: u64) -> bool {
     flags & (TAG_ADOPTED | TAG_CONNECTING) == TAG_ADOPTED
 }
+
+/// Counted in [`SliceState::connections`].
+pub const TAG_CONNECTION: u64 = 8192;
 
 /// The moment of a socket's or packet's life at which a verdict was given.
 #[repr(u8)]

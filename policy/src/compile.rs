@@ -113,6 +113,8 @@ fn slices(admitted: &Admitted<'_>) -> BTreeMap<u32, SliceEntry> {
         flags: LIVE | CLAIM,
         sockets_max: u32::MAX,
         claims_max: u32::MAX,
+        connections_max: u32::MAX,
+        connections_per_second: u32::MAX,
         events_per_second: admitted.config().node.events_per_second,
         ..SliceEntry::new_zeroed()
     });
@@ -135,10 +137,11 @@ fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
             | flag(ipv6.is_some(), OWN_IPV6),
         sockets_max: slice.sockets,
         claims_max: slice.ports.claims,
+        connections_max: slice.connections.unwrap_or(slice.sockets),
+        connections_per_second: slice.connections_per_second,
         events_per_second: slice.events_per_second,
         own_ipv4: ipv4.map_or([0; 4], |address| address.octets()),
         own_ipv6: ipv6.map_or([0; 16], |address| address.octets()),
-        ..SliceEntry::new_zeroed()
     }
 }
 

@@ -111,6 +111,8 @@ reasons! {
     22 AbstractForeign  ECONNREFUSED    "abstract_foreign"   "The abstract unix socket is another owner's.";
     23 LoopbackForeign  ECONNREFUSED    "loopback_foreign"   "Behind this loopback address or port is the node or another slice.";
     24 LoopbackLimit    EADDRINUSE      "loopback_limit"     "The slice has bound as many loopback ports as there are.";
+    25 ConnectionLimit EADDRNOTAVAIL   "connection_limit"   "The slice has started as many connections that are not over as its policy allows.";
+    26 ConnectionRate  EADDRNOTAVAIL   "connection_rate"    "The slice starts connections faster than its policy allows.";
 }
 
 /// Rows of the drop counters per slice. More than there are reasons, so that

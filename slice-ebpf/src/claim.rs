@@ -14,7 +14,7 @@ use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
 use crate::maps::{CLAIMS, FLOWS};
-use crate::{loopback, owner};
+use crate::{connection, loopback, owner};
 
 /// `BPF_NOEXIST`.
 const ONLY_NEW: u64 = 1;
@@ -196,6 +196,7 @@ pub fn end(tag: *mut Tag, bit: u64, may_answer: bool, settings: &Settings) {
         return;
     }
     loopback::let_go(tag, who);
+    connection::over(tag, who);
     // What was taken over is counted where it was accepted.
     let who = if old & TAG_ADOPTED != 0 {
         SliceId::NODE

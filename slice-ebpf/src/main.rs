@@ -16,6 +16,7 @@
 
 mod atomic; // fetch-and-add and compare-and-swap as the BPF instruction set has them
 mod claim; // ports held by sockets, and flows
+mod connection; // connections that a slice starts
 mod ctx; // reading the contexts that the kernel hands over
 mod destination; // what the node's owner refuses
 mod event; // counting a denial and telling of it

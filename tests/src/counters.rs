@@ -30,6 +30,9 @@ const COUNTED: &[&str] = &[
     "/events_suppressed",
 ];
 
+/// What is counted of slices alone.
+const COUNTED_OF_SLICES: &[&str] = &["/connections/usage", "/connections_started"];
+
 impl Counters {
     /// Reads the output of `slice status -o json`.
     ///
@@ -43,7 +46,11 @@ impl Counters {
             .context("slice status has no rows")?
         {
             let owner = row["name"].as_str().context("a row has no name")?;
-            for path in COUNTED {
+            let of_slices = match row["kind"].as_str() {
+                Some("slice") => COUNTED_OF_SLICES,
+                _ => &[],
+            };
+            for path in COUNTED.iter().chain(of_slices) {
                 let value = row
                     .pointer(path)
                     .with_context(|| format!("{owner} has no {path}"))?;
@@ -145,7 +152,7 @@ impl Change {
 
     /// Counters, not gauges, that went back: none ever may.
     pub fn back(&self) -> Vec<String> {
-        let gauges = ["sockets", "claims", "flows"];
+        let gauges = ["sockets", "connections", "claims", "flows"];
         let back = self
             .0
             .iter()

@@ -12,8 +12,8 @@ use libc::{
     SOCK_STREAM,
 };
 use nix::errno::Errno::{
-    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, ECONNREFUSED, ENOBUFS, EPERM, EPROTONOSUPPORT,
-    ETIMEDOUT,
+    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, ECONNREFUSED, ENETUNREACH, ENOBUFS, EPERM,
+    EPROTONOSUPPORT, ETIMEDOUT,
 };
 use policy::Reason;
 use rustix::process::{Pid, Signal, kill_process};
@@ -48,6 +48,8 @@ struct Cast {
     strict: Puppet,
     few: Puppet,
     small: Puppet,
+    dialer: Puppet,
+    slow: Puppet,
     outside: Puppet,
 }
 
@@ -91,6 +93,8 @@ const CASES: &[Case] = &[
     (Reason::AbstractForeign, "alpha", abstract_foreign),
     (Reason::LoopbackForeign, "alpha", loopback_foreign),
     (Reason::LoopbackLimit, "beta", loopback_limit),
+    (Reason::ConnectionLimit, "dialer", connection_limit),
+    (Reason::ConnectionRate, "slow", connection_rate),
 ];
 
 fn denied<'a>(told: &str, act: impl FnMut() -> Result<()> + 'a) -> Result<Denied<'a>> {
@@ -247,6 +251,37 @@ fn loopback_limit(cast: &Cast) -> Result<Denied<'_>> {
     })
 }
 
+fn connection_limit(cast: &Cast) -> Result<Denied<'_>> {
+    let listener = cast.outside.server(Kind::Tcp4, 9093)?;
+    let held: Vec<_> = (0..3)
+        .map(|_| cast.dialer.connected(at(PEER[0], 9093)))
+        .collect();
+    ensure!(held.iter().all(Result::is_ok), "three are allowed");
+    let socket = cast.dialer.socket(Kind::Tcp4)?;
+    denied("connect tcp inet - 198.51.100.2:9093", move || {
+        let _held = (&held, &listener);
+        refused(socket.connect(at(PEER[0], 9093)), EADDRNOTAVAIL)
+    })
+}
+
+fn connection_rate(cast: &Cast) -> Result<Denied<'_>> {
+    let socket = cast.slow.socket(Kind::Tcp4)?;
+    let group = at("224.0.0.1".parse()?, 9094);
+    denied("connect tcp inet - 224.0.0.1:9094", move || {
+        // TCP reaches no group, so nothing is sent.
+        for _ in 0..200 {
+            let called = socket.connect(group);
+            if called
+                .as_ref()
+                .is_err_and(|refused| refused.errno != ENETUNREACH)
+            {
+                return refused(called, EADDRNOTAVAIL);
+            }
+        }
+        anyhow::bail!("the rate has no end")
+    })
+}
+
 fn option(cast: &Cast) -> Result<Denied<'_>> {
     let socket = cast.alpha.socket(Kind::Udp4)?;
     denied("option 0 inet - -", move || {
@@ -331,6 +366,8 @@ impl Cast {
             strict: stage.slice("strict")?,
             few: stage.slice("few")?,
             small: stage.slice("small")?,
+            dialer: stage.slice("dialer")?,
+            slow: stage.slice("slow")?,
             outside: stage.outside()?,
         };
         for puppet in [
@@ -339,6 +376,8 @@ impl Cast {
             &cast.strict,
             &cast.few,
             &cast.small,
+            &cast.dialer,
+            &cast.slow,
         ] {
             puppet.pid()?;
         }
@@ -362,6 +401,11 @@ fn counted(node: &mut Node) -> Result<()> {
         let change = stage
             .change_by(|| (denied.act)())
             .with_context(|| format!("make {} happen", reason.slug()))?;
+        // To be too fast is to have started some.
+        let change = match reason {
+            Reason::ConnectionRate => change.without("connections_started"),
+            _ => change,
+        };
         let expected = Change::of_denials(&[(owner, *reason, 1)]);
         if change != expected {
             wrong.push(format!("{}: {change}, not {expected}", reason.slug()));

@@ -32,6 +32,7 @@ mod addresses; // which addresses a slice may use, and who hears them
 mod beside; // others at work in the same kernel: a firewall, NAT, containers
 mod claims; // how long a port stays its owner's
 mod commands; // the command line as scripts use it
+mod connections; // how many connections a slice starts
 mod contexts; // a slice with a context is a machine of its own
 mod denials; // every reason, what is counted and what is told
 mod destinations; // what the node's owner refuses
@@ -83,6 +84,7 @@ const MODULES: &[&[Test]] = &[
     loopback::TESTS,
     loopback_ports::TESTS,
     destinations::TESTS,
+    connections::TESTS,
     accounting::TESTS,
     denials::TESTS,
     sight::TESTS,

@@ -127,6 +127,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("slices/few.toml", "ports.claims = 2\n"),
     ("slices/small.toml", "sockets = 4\n"),
+    ("slices/dialer.toml", "connections = 3\n"),
+    ("slices/slow.toml", "connections_per_second = 20\n"),
     (
         "slices/tight.toml",
         "processes = 12\nmemory.cap = \"48 MiB\"\ncpu.cap = 0.5\n",

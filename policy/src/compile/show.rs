@@ -26,11 +26,13 @@ impl fmt::Display for Plan {
         for (row, entry) in &self.slices {
             writeln!(
                 f,
-                "SLICES {row} id={} flags={} sockets={} claims={} events={} ipv4={} ipv6={}",
+                "SLICES {row} id={} flags={} sockets={} claims={} connections={} connections_per_second={} events={} ipv4={} ipv6={}",
                 entry.id.0,
                 entry.flags,
                 entry.sockets_max,
                 entry.claims_max,
+                entry.connections_max,
+                entry.connections_per_second,
                 entry.events_per_second,
                 std::net::Ipv4Addr::from(entry.own_ipv4),
                 std::net::Ipv6Addr::from(entry.own_ipv6),

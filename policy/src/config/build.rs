@@ -65,6 +65,8 @@ pub(super) fn slice(
         // The only role of this build: the declaration refuses every other word.
         role: Role::Slice,
         sockets: count(fields, file, "", "sockets").value,
+        connections: fields.count("connections").map(|most| most.value),
+        connections_per_second: count(fields, file, "", "connections_per_second").value,
         events_per_second: count(fields, file, "", "events_per_second").value,
         processes: count(fields, file, "", "processes").value,
         ports: SlicePorts {

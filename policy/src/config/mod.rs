@@ -105,6 +105,10 @@ pub struct Slice {
     pub role: Role,
     /// Most sockets open at once.
     pub sockets: u32,
+    /// Most TCP connections started and not over; absent: as many as sockets.
+    pub connections: Option<u32>,
+    /// Most TCP connections started in a second.
+    pub connections_per_second: u32,
     /// Most events per second.
     pub events_per_second: u32,
     /// Most processes and threads at once.

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod bind;
 pub mod claim;
+pub mod connection;
 pub mod create;
 pub mod destination;
 pub mod loopback;

@@ -5,7 +5,8 @@ use aya_ebpf::helpers::generated::bpf_bind;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use policy::abi::{
-    Address, Moment, OWN_IPV4, OWN_IPV6, Settings, SliceEntry, TAG_ELSEWHERE, mapped, port_index,
+    Address, Moment, OWN_IPV4, OWN_IPV6, Settings, SliceEntry, TAG_ELSEWHERE, TCP, Tag, mapped,
+    port_index,
 };
 use policy::decide::address::{Place, by_itself, is_ipv4};
 use policy::decide::create::{AF_INET, AF_INET6};
@@ -16,7 +17,7 @@ use super::lookup;
 use crate::atomic;
 use crate::ctx::{SockAddr, family, in_node};
 use crate::event::Denial;
-use crate::{destination, loopback, owner};
+use crate::{connection, destination, loopback, owner};
 
 /// `BPF_CGROUP_INET4_CONNECT`.
 #[cgroup_sock_addr(connect4)]
@@ -61,11 +62,11 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
     };
     let verdict = match (entry, named) {
         (None, _) => Verdict::Deny(Reason::NoPolicy),
-        (Some(_), Named::Elsewhere) => {
-            destination::verdict(settings, who, &address, protocol, Some(port))
+        (Some(entry), Named::Elsewhere) => {
+            outside(settings, tag, who, entry, &address, protocol, port)
         }
-        (Some(_), Named::Resolver) if is_resolver(&address, port) => {
-            destination::verdict(settings, who, &address, protocol, Some(port))
+        (Some(entry), Named::Resolver) if is_resolver(&address, port) => {
+            outside(settings, tag, who, entry, &address, protocol, port)
         }
         (Some(_), Named::Mine(real)) => {
             to_private(&call, settings, who, ipv4, &real, protocol, port)
@@ -84,6 +85,25 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
         bind_unbound(&ctx, &call, ipv4, &own);
     }
     1
+}
+
+/// A connection to outside of the slice. It is counted last, when nothing else
+/// refuses it; a peer given to a UDP socket is none.
+#[inline(always)]
+fn outside(
+    settings: &Settings,
+    tag: *mut Tag,
+    who: SliceId,
+    entry: &SliceEntry,
+    address: &Address,
+    protocol: u8,
+    port: u16,
+) -> Verdict {
+    let verdict = destination::verdict(settings, who, address, protocol, Some(port));
+    if !verdict.is_allow() || protocol != TCP {
+        return verdict;
+    }
+    connection::start(tag, who, entry)
 }
 
 /// A connection to the slice's private loopback: to the address it has there,

@@ -18,7 +18,7 @@ use policy::abi::{
 
 use crate::atomic;
 use crate::claim;
-use crate::{loopback, owner};
+use crate::{connection, loopback, owner};
 
 /// `BPF_CGROUP_SOCK_OPS`.
 #[sock_ops]
@@ -145,5 +145,6 @@ fn closed(tag: *mut Tag, old: u32, settings: &Settings) {
     if old == BPF_TCP_LISTEN && flags & (TAG_BOUND | TAG_ANY_PORT) == 0 {
         claim::let_go(tag, who, settings);
     }
+    connection::over(tag, who);
     claim::end(tag, TAG_RUNNING, time_wait, settings);
 }

@@ -121,7 +121,7 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
         Some(limit) => format!("{} of {}", show(used.usage), show(limit)),
         None => show(used.usage),
     };
-    let mut line = |head: &str, text: String| writeln!(out, "  {head:<11}{text}");
+    let mut line = |head: &str, text: String| writeln!(out, "  {head:<13}{text}");
     if !row.addresses.is_empty() {
         line("addresses", row.addresses.join(", "))?;
     }
@@ -133,6 +133,21 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
             used(row.sockets, quantity::count)
         ),
     )?;
+    if let (Some(open), Some(in_second), Some(started)) = (
+        row.connections,
+        row.connections_per_second,
+        row.connections_started,
+    ) {
+        line(
+            "connections",
+            format!(
+                "{} open, {} in a second, {} started so far",
+                used(open, quantity::count),
+                used(in_second, quantity::count),
+                quantity::count(started)
+            ),
+        )?;
+    }
     let free = if row.claim {
         ""
     } else {
@@ -190,7 +205,7 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
         let count = quantity::count(count);
         writeln!(
             out,
-            "  {:11}{count:>digits$} {}: {}",
+            "  {:13}{count:>digits$} {}: {}",
             "",
             reason.slug(),
             reason.sentence()
@@ -200,7 +215,7 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
         let count = quantity::count(row.events_suppressed);
         writeln!(
             out,
-            "  {:11}{count} events not sent: too many in a second",
+            "  {:13}{count} events not sent: too many in a second",
             "events"
         )?;
     }

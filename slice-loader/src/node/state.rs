@@ -282,7 +282,7 @@ pub fn disk_limits(plan: &Plan) -> anyhow::Result<BTreeMap<SliceId, DiskLimits>>
 pub fn busy_rows(maps: &Maps) -> anyhow::Result<BTreeSet<u32>> {
     let states = maps.states.all()?.into_iter();
     Ok(states
-        .filter(|(_, state)| state.sockets_open != 0)
+        .filter(|(_, state)| state.sockets_open != 0 || state.connections != 0)
         .map(|(row, _)| row)
         .collect())
 }

@@ -65,6 +65,10 @@ pub struct SliceSummary {
     pub addresses: Vec<String>,
     /// Most sockets open at once.
     pub sockets: u32,
+    /// Most TCP connections started and not over.
+    pub connections: u32,
+    /// Most TCP connections started in a second.
+    pub connections_per_second: u32,
     /// Most processes and threads at once.
     pub processes: u32,
     /// CPU time guaranteed, in thousandths of a core.
@@ -134,6 +138,8 @@ impl From<&Slice> for SliceSummary {
             claims: slice.ports.claims,
             addresses: ipv4.into_iter().chain(ipv6).collect(),
             sockets: slice.sockets,
+            connections: slice.connections.unwrap_or(slice.sockets),
+            connections_per_second: slice.connections_per_second,
             processes: slice.processes,
             cpu_floor_millicores: slice.cpu.floor.value.0,
             cpu_share: slice.cpu.share,

@@ -35,7 +35,7 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
     let readings = fixed
         .into_iter()
         .chain(node.slices())
-        .map(|(name, id)| reading(node, name, id))
+        .map(|(name, id)| reading(node, name, id, clock.monotonic_ns))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let settings = node.settings()?;
     let record = node.record();
@@ -85,7 +85,7 @@ pub fn ports(node: &Node) -> anyhow::Result<Ports> {
     ))
 }
 
-fn reading(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Reading> {
+fn reading(node: &Node, name: &str, id: SliceId, now_ns: u64) -> anyhow::Result<Reading> {
     let cgroup = id.is_slice().then(|| node.cgroup(name));
     let used = |usage, limit| {
         let cgroup = cgroup.as_deref()?;
@@ -104,6 +104,7 @@ fn reading(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Reading> {
         name: name.to_owned(),
         entry: node.entry(id)?.unwrap_or_else(SliceEntry::new_zeroed),
         state: node.state(id)?,
+        now_ns,
         traffic: node.traffic(id)?,
         denials: node.denials(id)?,
         processes: used("pids.current", "pids.max"),

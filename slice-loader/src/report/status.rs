@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use policy::SliceId;
 use policy::abi::{CLAIM, Denials, LIVE, OWN_IPV4, OWN_IPV6, SliceEntry, SliceState, Traffic};
+use policy::decide::connection;
 use policy::verdict::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,14 @@ pub struct Row {
     pub sockets: Used,
     /// Sockets made since it was created.
     pub sockets_opened: u64,
+    /// TCP connections that it started and that are not over; absent where they
+    /// are not counted.
+    pub connections: Option<Used>,
+    /// What is used up of the connections that it may start in a second,
+    /// likewise.
+    pub connections_per_second: Option<Used>,
+    /// TCP connections started since it was created, likewise.
+    pub connections_started: Option<u64>,
     /// Ports claimed.
     pub claims: Used,
     /// Flows learned.
@@ -181,6 +190,8 @@ pub struct Reading {
     pub entry: SliceEntry,
     /// `STATES`.
     pub state: SliceState,
+    /// The clock of [`SliceState::connections_paid_ns`] when it was read.
+    pub now_ns: u64,
     /// `TRAFFIC`, all CPUs together.
     pub traffic: Traffic,
     /// `DENIALS`.
@@ -257,6 +268,18 @@ impl From<Reading> for Row {
             RowKind::Slice if live => Some(u64::from(most)),
             _ => None,
         };
+        // Programs count the connections of slices alone.
+        let of_slice = |usage, most| {
+            (kind == RowKind::Slice).then(|| Used {
+                usage,
+                limit: limit(most),
+            })
+        };
+        let in_second = connection::used(
+            state.connections_paid_ns,
+            entry.connections_per_second,
+            reading.now_ns,
+        );
         let volume = |packets, bytes| Volume { packets, bytes };
         Self {
             id: id.0,
@@ -278,6 +301,9 @@ impl From<Reading> for Row {
                 limit: limit(entry.sockets_max),
             },
             sockets_opened: state.sockets_opened,
+            connections: of_slice(state.connections, entry.connections_max),
+            connections_per_second: of_slice(in_second, entry.connections_per_second),
+            connections_started: (kind == RowKind::Slice).then_some(state.connections_started),
             claims: Used {
                 usage: state.claims,
                 limit: limit(entry.claims_max),

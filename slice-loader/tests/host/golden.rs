@@ -43,6 +43,7 @@ fn reading(id: SliceId, name: &str) -> Reading {
             ..SliceEntry::new_zeroed()
         },
         state: SliceState::new_zeroed(),
+        now_ns: CLOCK.monotonic_ns,
         traffic: Traffic::new_zeroed(),
         denials: Denials::new_zeroed(),
         processes: None,
@@ -61,6 +62,12 @@ fn status_report(daemon: Option<Daemon>) -> Status {
     alpha.entry.own_ipv4 = [192, 0, 2, 7];
     alpha.state.sockets_opened = 12_345;
     alpha.state.sockets_open = 950;
+    alpha.entry.connections_max = 100;
+    alpha.entry.connections_per_second = 50;
+    alpha.state.connections = 12;
+    alpha.state.connections_started = 1_000_000;
+    // A fiftieth of a second each.
+    alpha.state.connections_paid_ns = CLOCK.monotonic_ns + 40_000_000 - 5;
     alpha.state.claims = 3;
     alpha.state.flows = 2;
     alpha.state.events_suppressed = 9;
@@ -171,23 +178,24 @@ fn one_slice_is_told_at_length() {
     let status = status_report(None).only("alpha").unwrap();
     let expected = "\
 alpha  id 2, live
-  addresses  192.0.2.7
-  sockets    950 of 1000 open, 12.3k opened so far
-  claims     3 of 64
-  flows      2
-  processes  4 of 512
-  memory     5.00 MiB
-  cpu        1.50 s, at most 0.500 cores
-  disk       1.50 GiB of 2.00 GiB
-  inodes     4 of 131k
-  sent       1.50 KiB in 10 packets
-  received   3.00 MiB in 20 packets
-  sent       60 B in 1 packets (lo)
-  received   120 B in 2 packets (lo)
-  denied     22
-             17 source_foreign: The packet's source address is not one that the slice may use.
-              5 port_reserved: The port is reserved for another slice.
-  events     9 events not sent: too many in a second
+  addresses    192.0.2.7
+  sockets      950 of 1000 open, 12.3k opened so far
+  connections  12 of 100 open, 2 of 50 in a second, 1.00M started so far
+  claims       3 of 64
+  flows        2
+  processes    4 of 512
+  memory       5.00 MiB
+  cpu          1.50 s, at most 0.500 cores
+  disk         1.50 GiB of 2.00 GiB
+  inodes       4 of 131k
+  sent         1.50 KiB in 10 packets
+  received     3.00 MiB in 20 packets
+  sent         60 B in 1 packets (lo)
+  received     120 B in 2 packets (lo)
+  denied       22
+               17 source_foreign: The packet's source address is not one that the slice may use.
+                5 port_reserved: The port is reserved for another slice.
+  events       9 events not sent: too many in a second
 ";
     assert_eq!(
         text(|out| status::write_row(out, &status.rows[0])),
@@ -211,6 +219,13 @@ fn status_as_json_has_raw_numbers_limits_and_every_reason() {
     assert_eq!(
         alpha["sockets"],
         serde_json::json!({"usage": 950, "limit": 1000})
+    );
+    assert_eq!(
+        (&alpha["connections"], &alpha["connections_per_second"]),
+        (
+            &serde_json::json!({"usage": 12, "limit": 100}),
+            &serde_json::json!({"usage": 2, "limit": 50})
+        )
     );
     assert_eq!(
         alpha["memory"],

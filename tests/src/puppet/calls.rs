@@ -145,7 +145,11 @@ impl Hands {
                 match how {
                     Naming::Bind => unsafe_calls::bind(socket, &address)?,
                     Naming::Connect => unsafe_calls::connect(socket, &address)?,
-                    Naming::SendTo => unsafe_calls::send_to(socket, &address)?,
+                    Naming::SendTo => unsafe_calls::send_to(socket, &address, 0)?,
+                    Naming::FastOpen => {
+                        unsafe_calls::send_to(socket, &address, libc::MSG_FASTOPEN)?;
+                    }
+                    Naming::RingConnect => unsafe_calls::ring_connect(socket, &address)?,
                 }
                 Ok(Value::Nothing)
             }

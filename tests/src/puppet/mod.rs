@@ -88,7 +88,7 @@ pub enum Call {
     Give { socket: u32 },
     /// SCM_RIGHTS: a socket comes beside the call.
     Take,
-    /// `bind(2)`, `connect(2)` or `sendto(2)` of one byte, with any address.
+    /// A call with any address.
     Named {
         socket: u32,
         how: Naming,
@@ -111,8 +111,12 @@ pub enum Naming {
     Bind,
     /// `connect(2)`.
     Connect,
-    /// `sendto(2)`.
+    /// `sendto(2)` of one byte.
     SendTo,
+    /// The same with MSG_FASTOPEN: TCP connects and sends at once.
+    FastOpen,
+    /// `connect(2)` by io_uring.
+    RingConnect,
 }
 
 /// How a file is opened.

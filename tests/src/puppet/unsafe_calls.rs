@@ -81,7 +81,7 @@ pub fn connect(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
 }
 
 /// `sendto(2)` of one byte with any bytes for an address.
-pub fn send_to(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+pub fn send_to(socket: BorrowedFd<'_>, address: &[u8], flags: i32) -> Result<()> {
     let length = length_of(address)?;
     // SAFETY: payload and address are readable for their lengths.
     let sent = unsafe {
@@ -89,12 +89,19 @@ pub fn send_to(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
             socket.as_raw_fd(),
             b"x".as_ptr().cast(),
             1,
-            libc::MSG_NOSIGNAL,
+            libc::MSG_NOSIGNAL | flags,
             address.as_ptr().cast(),
             length,
         )
     };
     if sent < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// `connect(2)` by io_uring with any bytes for an address.
+pub fn ring_connect(socket: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+    let length = length_of(address)?;
+    let socket = types::Fd(socket.as_raw_fd());
+    ring(&opcode::Connect::new(socket, address.as_ptr().cast(), length).build()).map(drop)
 }
 
 /// `open(2)` for reading by io_uring.

@@ -44,6 +44,28 @@ pub static SLICE_FILE: TableDef = TableDef {
             "Most sockets open at once; the next `socket()` gets ENOBUFS.",
         ),
         key(
+            "connections",
+            Takes::Count {
+                low: 0,
+                high: 16 << 20,
+                default: 0,
+            },
+            "as many as `sockets`",
+            "500",
+            "Most TCP connections to outside the slice at once, of those that the slice starts; the next `connect()` gets EADDRNOTAVAIL.",
+        ),
+        key(
+            "connections_per_second",
+            Takes::Count {
+                low: 1,
+                high: 1_000_000,
+                default: 10_000,
+            },
+            "",
+            "50",
+            "Most TCP connections to outside the slice that it starts in a second, on average; after a pause as many at once. Beyond, `connect()` gets EADDRNOTAVAIL.",
+        ),
+        key(
             "events_per_second",
             Takes::Count {
                 low: 0,
@@ -118,11 +140,6 @@ pub static SLICE_FILE: TableDef = TableDef {
             "grants",
             "the status hooks",
             "the slice cannot read the node's status",
-        ),
-        later(
-            "connections_per_second",
-            "the connection rate limit",
-            "new connections are bounded by `sockets` alone",
         ),
     ],
 };
