@@ -15,6 +15,7 @@ mod addresses;
 mod disk;
 mod floors;
 mod ids;
+mod io;
 mod ports;
 
 pub use addresses::shared_addresses;
@@ -42,6 +43,8 @@ pub struct Facts {
     pub found_udp: PortSet,
     /// The file system that slices' files lie on.
     pub disk: Disk,
+    /// The block device below it.
+    pub io: Io,
     /// User ids that somebody else has on this node.
     pub taken_uids: Vec<TakenUids>,
     /// Cookie of the node's network namespace.
@@ -61,7 +64,26 @@ pub struct Disk {
     pub unbounded: Option<Unbounded>,
 }
 
-/// Why a file system cannot bound what each slice has on it.
+/// The block device that slices' files lie on, and what divides it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Io {
+    /// The whole device, not a partition, as cgroups name it: `major:minor`. Or why the kernel
+    /// cannot bound what each slice reads and writes.
+    pub device: Result<String, Unbounded>,
+    /// Who obeys weights; or why nobody does.
+    pub weights: Result<Vec<Divider>, Unbounded>,
+}
+
+/// What in the kernel divides a block device by the weights of cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Divider {
+    /// The cost model, where it is on for the device (`io.cost.qos`).
+    Cost,
+    /// The scheduler `bfq`, where it is the device's.
+    Bfq,
+}
+
+/// Why the kernel cannot bound what each slice has of something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unbounded {
     /// Why, as the end of a sentence: "it is a tmpfs".
@@ -173,6 +195,7 @@ pub fn admit<'a>(
     let given = floors::given(config, facts, &mut complaints);
     floors::floors(config, given, &mut complaints);
     disk::disk(config, given.disk, &facts.disk, &mut complaints);
+    io::io(config, &facts.io, &mut complaints);
     ports::ports(config, &mut complaints);
     addresses::addresses(config, facts, &mut complaints);
     ids::uids(config, facts, &mut complaints);

@@ -19,6 +19,7 @@ use crate::ids::SliceId;
 mod cgroups;
 mod changes;
 pub mod disk;
+mod io;
 pub mod refused;
 mod show;
 mod weight;

@@ -41,6 +41,7 @@ mod enter; // what becomes of a command that runs in a slice
 mod families; // which sockets a slice may make
 mod images; // what comes into the store of images
 mod interrupted; // up and down that are killed or fail half-way
+mod io; // what a slice reads and writes of the disk
 mod lifecycle; // up and down: twice is once, half-way is not at all
 mod localhost; // what programs find at 127.0.0.1 and ::1
 mod logins; // logging in to slices by ssh
@@ -85,6 +86,7 @@ const MODULES: &[&[Test]] = &[
     loopback_ports::TESTS,
     destinations::TESTS,
     connections::TESTS,
+    io::TESTS,
     accounting::TESTS,
     denials::TESTS,
     sight::TESTS,

@@ -128,6 +128,10 @@ const FILES: &[(&str, &str)] = &[
     ("slices/few.toml", "ports.claims = 2\n"),
     ("slices/small.toml", "sockets = 4\n"),
     ("slices/dialer.toml", "connections = 3\n"),
+    (
+        "slices/patient.toml",
+        "[io]\nread = \"1 MiB/s\"\nwrite = \"1 MiB/s\"\n",
+    ),
     ("slices/slow.toml", "connections_per_second = 20\n"),
     (
         "slices/tight.toml",

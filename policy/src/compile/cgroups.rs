@@ -1,8 +1,8 @@
-//! CPU, memory and processes as attributes of cgroups.
+//! CPU, memory, processes and block I/O as attributes of cgroups.
 
 use serde::Serialize;
 
-use super::weight;
+use super::{io, weight};
 use crate::admission::Admitted;
 use crate::config::SliceName;
 
@@ -27,6 +27,21 @@ pub struct CgroupWrite {
     pub file: &'static str,
     /// What is written to it, without newline; the kernel reads it back the same.
     pub value: String,
+}
+
+impl CgroupWrite {
+    /// Whether a new cgroup has this value, so that it need not be written to one.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        io::default(self.file, &self.value).is_some_and(|default| default == self.value)
+    }
+
+    /// The value that this attribute has where its file says `text`, in the form of `value`: of
+    /// files with a line for each device, that of the device that is written to.
+    #[must_use]
+    pub fn value_in(&self, text: &str) -> String {
+        io::value_in(self.file, &self.value, text).unwrap_or_else(|| text.trim_end().to_owned())
+    }
 }
 
 /// Period of the CPU bandwidth controller in microseconds: the kernel's default.
@@ -94,6 +109,11 @@ pub(super) fn cgroups(admitted: &Admitted<'_>) -> Vec<CgroupWrite> {
             ),
             (of(), "pids.max", slice.processes.to_string()),
         ]);
+        writes.extend(
+            io::attributes(&slice.io, &facts.io)
+                .into_iter()
+                .map(|(file, value)| (of(), file, value)),
+        );
     }
     writes
         .into_iter()

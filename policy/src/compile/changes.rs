@@ -170,8 +170,9 @@ impl Plan {
             .iter()
             .map(|write| ((&write.cgroup, write.file), write.value.as_str()))
             .collect();
-        let changed = |write: &&CgroupWrite| {
-            had.get(&(&write.cgroup, write.file)) != Some(&write.value.as_str())
+        let changed = |write: &&CgroupWrite| match had.get(&(&write.cgroup, write.file)) {
+            Some(value) => *value != write.value,
+            None => !write.is_default(),
         };
         Changes {
             steps,

@@ -7,7 +7,7 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{
-    Context, Cpu, Disk, Give, Login, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol,
+    Context, Cpu, Disk, Give, Io, Login, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol,
     Role, Slice, SlicePorts, capability,
 };
 
@@ -46,7 +46,7 @@ pub(super) fn slice(
     let file = &keys::SLICE_FILE;
     let (own_ports, address) = (fields.table("ports"), fields.table("address"));
     let (cpu, memory) = (fields.table("cpu"), fields.table("memory"));
-    let disk = fields.table("disk");
+    let (disk, io) = (fields.table("disk"), fields.table("io"));
     let cpu = Cpu {
         floor: cpu.cpu("floor").unwrap_or(At::default(MilliCores(0))),
         share: count(&cpu, file, "cpu", "share").value,
@@ -83,6 +83,13 @@ pub(super) fn slice(
         disk: Disk {
             cap: disk.size("cap"),
             inodes: disk.count("inodes"),
+        },
+        io: Io {
+            weight: io.count("weight"),
+            read: io.size("read"),
+            write: io.size("write"),
+            read_operations: io.count("read_operations"),
+            write_operations: io.count("write_operations"),
         },
         refuse: refusals(fields, complaints),
         context: fields

@@ -3,7 +3,7 @@
 //! The reader checks files against these tables, "did you mean" looks here, and the tables in
 //! `docs/policy.md` are printed from here (a test compares them).
 
-use super::units::{Bytes, MilliCores, Nanoseconds, SIZE, TIME};
+use super::units::{Bytes, MilliCores, Nanoseconds, SIZE, THROUGHPUT, TIME};
 
 mod node_file;
 mod reference;
@@ -44,6 +44,8 @@ pub enum Takes {
     Count { low: u32, high: u32, default: u32 },
     /// A size, at least `low`.
     Size { low: u64, default: Option<u64> },
+    /// Bytes in a second, at least `low`.
+    Throughput { low: u64 },
     /// A size, or a percentage of the node's.
     SizeOrPart { low: u64 },
     /// A time.
@@ -191,6 +193,9 @@ impl Takes {
             Self::Count { low, high, .. } => format!("a whole number from {low} to {high}"),
             Self::Size { low: 0, .. } => String::from("a size"),
             Self::Size { low, .. } => format!("a size from {}", SIZE.print(*low)),
+            Self::Throughput { low } => {
+                format!("bytes in a second, from {}", THROUGHPUT.print(*low))
+            }
             Self::SizeOrPart { low } => {
                 format!(
                     "a size from {}, or a percentage up to 100 %",

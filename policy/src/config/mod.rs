@@ -123,6 +123,8 @@ pub struct Slice {
     pub memory: Memory,
     /// Disk.
     pub disk: Disk,
+    /// Reading and writing of the disk.
+    pub io: Io,
     /// Destinations refused to this slice.
     pub refuse: Vec<Refusal>,
     /// Root, namespaces and credentials of its own; absent: its commands run with the node's files.
@@ -220,6 +222,21 @@ pub struct Disk {
     pub cap: Option<At<Bytes>>,
     /// Never more files, directories and links than this.
     pub inodes: Option<At<u32>>,
+}
+
+/// Reading and writing of the disk that holds a slice's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Io {
+    /// Weight by which the disk is divided, 1 to 10,000; absent: 100.
+    pub weight: Option<At<u32>>,
+    /// Never more bytes read in a second.
+    pub read: Option<At<Bytes>>,
+    /// Never more bytes written in a second.
+    pub write: Option<At<Bytes>>,
+    /// Never more reads in a second.
+    pub read_operations: Option<At<u32>>,
+    /// Never more writes in a second.
+    pub write_operations: Option<At<u32>>,
 }
 
 /// One `[[refuse]]`: destinations that may not be reached.

@@ -13,7 +13,9 @@ use super::fields::{Fields, Value};
 use super::keys::{Key, TableDef, Takes};
 use super::name::SliceName;
 use super::source::{At, Place};
-use super::units::{Bytes, CPU, Kind, MilliCores, MilliPercent, Nanoseconds, PART, SIZE, TIME};
+use super::units::{
+    Bytes, CPU, Kind, MilliCores, MilliPercent, Nanoseconds, PART, SIZE, THROUGHPUT, TIME,
+};
 use super::{MemoryGive, syntax};
 use crate::decide::loopback::row_of;
 
@@ -184,6 +186,10 @@ impl Reader<'_> {
             }
             (Takes::Size { low, .. }, DeValue::String(text)) => {
                 let bytes = self.quantity(key, &SIZE, text, at, *low, u64::MAX)?;
+                Some(Value::Size(Bytes(bytes)))
+            }
+            (Takes::Throughput { low }, DeValue::String(text)) => {
+                let bytes = self.quantity(key, &THROUGHPUT, text, at, *low, u64::MAX)?;
                 Some(Value::Size(Bytes(bytes)))
             }
             (Takes::SizeOrPart { .. }, DeValue::String(text)) if text.trim_end().ends_with('%') => {

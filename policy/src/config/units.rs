@@ -59,6 +59,23 @@ pub static RATE: Kind = Kind {
     example: "10 Mbit/s",
 };
 
+/// Throughput of a disk, in bytes per second.
+pub static THROUGHPUT: Kind = Kind {
+    name: "throughput",
+    step: "byte per second",
+    units: &[
+        ("B/s", 1),
+        ("kB/s", 1_000),
+        ("MB/s", 1_000_000),
+        ("GB/s", 1_000_000_000),
+        ("KiB/s", 1 << 10),
+        ("MiB/s", 1 << 20),
+        ("GiB/s", 1 << 30),
+    ],
+    bare: None,
+    example: "20 MB/s",
+};
+
 /// Times, in nanoseconds.
 pub static TIME: Kind = Kind {
     name: "time",
@@ -98,7 +115,7 @@ pub static PART: Kind = Kind {
 };
 
 /// Kinds that an owner may mix up, for the remedy.
-static KINDS: [&Kind; 5] = [&SIZE, &RATE, &TIME, &CPU, &PART];
+static KINDS: [&Kind; 6] = [&SIZE, &RATE, &THROUGHPUT, &TIME, &CPU, &PART];
 
 /// Why a text is no quantity of a kind, and which bytes of the text are to blame.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -576,6 +576,55 @@ error: slice c has a bound on the disk, which this node cannot keep: it is a tmp
 }
 
 #[test]
+fn block_io_that_cannot_be_bounded_or_divided() {
+    let cannot = |why: &str| policy::admission::Unbounded {
+        why: why.into(),
+        remedy: "use another".into(),
+    };
+    let io = policy::admission::Io {
+        device: Err(cannot("it is a tmpfs")),
+        weights: Err(cannot("nobody divides it")),
+    };
+    let facts = policy::admission::Facts { io, ..facts() };
+    let none = read("", &[("a", "[io]\n")]).unwrap();
+    assert!(fits(&none, &facts).is_ok());
+    let config = read(
+        "",
+        &[
+            ("a", "[io]\nwrite = \"1 MB/s\"\nweight = 300\n"),
+            ("b", "io.read_operations = 10\n"),
+        ],
+    )
+    .unwrap();
+    let said = fits(&config, &facts).unwrap_err().to_string();
+    assert_eq!(
+        format!("\n{said}"),
+        r#"
+error: slice a has a bound on block I/O, which this node cannot keep: it is a tmpfs
+  --> slices/a.toml:2:9
+  |
+2 | write = "1 MB/s"
+  |         ^^^^^^^^
+  help: use another
+
+error: slice a has a weight of block I/O, which this node cannot keep: nobody divides it
+  --> slices/a.toml:3:10
+  |
+3 | weight = 300
+  |          ^^^
+  help: use another
+
+error: slice b has a bound on block I/O, which this node cannot keep: it is a tmpfs
+  --> slices/b.toml:1:22
+  |
+1 | io.read_operations = 10
+  |                      ^^
+  help: use another
+"#
+    );
+}
+
+#[test]
 fn caps_that_fit_the_disk_exactly_fit_and_one_byte_more_does_not() {
     let of = |node: &str, caps: [u64; 2]| {
         let slices = caps.map(|cap| format!("[disk]\ncap = \"{cap} B\"\n"));

@@ -1,6 +1,6 @@
 //! A node to admit policies to, and texts in the place of files.
 
-use policy::admission::{Admitted, Disk, Facts, admit, rows};
+use policy::admission::{Admitted, Disk, Divider, Facts, Io, admit, rows};
 use policy::compile::{Plan, compile};
 use policy::config::units::Bytes;
 use policy::config::{Config, Errors, PortRange, PortSet, Sources, parse};
@@ -32,6 +32,10 @@ pub fn facts() -> Facts {
             size: Bytes(100 << 30),
             inodes: 6_553_600,
             unbounded: None,
+        },
+        io: Io {
+            device: Ok("254:16".into()),
+            weights: Ok(vec![Divider::Cost]),
         },
         taken_uids: Vec::new(),
         node_netns: 1,

@@ -11,7 +11,7 @@ use super::screen::Screen;
 use super::table::{Cell, Column, Table};
 use super::{StatusArgs, quantity};
 use crate::node::Node;
-use crate::report::status::{Row, RowState, Way};
+use crate::report::status::{Row, RowState, Transfer, Way};
 use crate::report::{self, Status, Used};
 
 pub(super) fn run(args: &StatusArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
@@ -183,6 +183,10 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
     if let Some(inodes) = row.inodes {
         line("inodes", used(inodes, quantity::count))?;
     }
+    if let Some(io) = row.io {
+        line("read", transfer(&io.read))?;
+        line("written", transfer(&io.write))?;
+    }
     for (place, way) in [("", &row.external), (" (lo)", &row.loopback)] {
         let Way { sent, received } = way;
         for (head, volume) in [("sent", sent), ("received", received)] {
@@ -220,6 +224,24 @@ pub fn write_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// `1.50 MiB in 12 operations, at most 1.00 MiB and 20 operations a second`.
+fn transfer(transfer: &Transfer) -> String {
+    let bytes = transfer.bytes_per_second_limit.map(quantity::bytes);
+    let operations = transfer
+        .operations_per_second_limit
+        .map(|most| format!("{} operations", quantity::count(most)));
+    let limits: Vec<String> = bytes.into_iter().chain(operations).collect();
+    let at_most = match limits.is_empty() {
+        true => String::new(),
+        false => format!(", at most {} a second", limits.join(" and ")),
+    };
+    format!(
+        "{} in {} operations{at_most}",
+        quantity::bytes(transfer.bytes),
+        quantity::count(transfer.operations)
+    )
 }
 
 fn write_node(out: &mut impl Write, status: &Status) -> io::Result<()> {

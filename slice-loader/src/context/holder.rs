@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
+use policy::compile::CgroupWrite;
 use serde::{Deserialize, Serialize};
+
+use crate::cli::exit::{Exit, Failure};
 
 /// Where cgroup v2 is mounted.
 pub const CGROUPFS: &str = "/sys/fs/cgroup";
@@ -118,6 +121,25 @@ impl Holder {
         enable_controllers(&self.path)?;
         enable_controllers(&slices)?;
         Ok(slices)
+    }
+
+    /// Refuses to go on where block I/O is to be bounded and slices' cgroups
+    /// have no controller for it: an owner of systemd can withhold it, which is
+    /// seen only now.
+    ///
+    /// # Errors
+    /// A [`Failure`] with the remedy.
+    pub fn refuse_without_io(&self, writes: &[CgroupWrite]) -> anyhow::Result<()> {
+        let wanted = writes.iter().any(|write| write.file.starts_with("io."));
+        match super::io::controller() {
+            Err(none) if wanted => {
+                let message = format!("bound block I/O of slices: {}", none.why);
+                Err(Failure::new(Exit::Kernel, message)
+                    .remedy(none.remedy)
+                    .into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The parent of all slices.

@@ -9,6 +9,7 @@ pub mod enter; // a command with the node's files
 pub mod holder; // the cgroup of all slices
 pub mod image; // reference images
 pub mod init; // a slice's first process
+pub mod io; // the block device below them
 pub mod layer; // what a slice has changed of its image
 pub mod login; // sshd's side of a login
 pub mod proc_net; // a slice's /proc/net

@@ -156,7 +156,8 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     attach::attach(&object, &store, &targets, &mut attach::Undo::default())?;
     state::note_found(&maps)?;
     place.make_cgroups(&record.slices)?;
-    place.write_attributes(&plan.cgroups)?;
+    holder.refuse_without_io(&changes.cgroups)?;
+    place.write_attributes(&changes.cgroups)?;
     account::write_all(&record.accounts())?;
     record.phase = Phase::Up;
     record.save()

@@ -19,6 +19,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::context::account::Login;
 use crate::context::disk::Disk;
 use crate::context::holder::Holder;
+use crate::context::io;
 use crate::context::start::Recipe;
 
 /// What shall be in force.
@@ -170,6 +171,7 @@ fn facts(reserved_ports: PortSet, held: &BTreeSet<Holding>) -> anyhow::Result<Fa
         found_tcp: ports(held, TCP)?,
         found_udp: ports(held, UDP)?,
         disk: Disk::open()?.fact()?,
+        io: io::fact(),
         taken_uids: facts::taken_uids()?,
         node_netns: facts::netns()?,
         slices_level: Holder::expected().slices_level()?,

@@ -77,7 +77,7 @@ impl Place<'_> {
         };
         let value = fs::read_to_string(directory.join(write.file)).ok()?;
         Some(CgroupWrite {
-            value: value.trim_end().to_owned(),
+            value: write.value_in(&value),
             ..write.clone()
         })
     }

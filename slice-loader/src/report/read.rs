@@ -15,6 +15,7 @@ use zerocopy::FromZeros;
 use super::ports::Protocol;
 use super::status::{Cpu, Daemon, Reading};
 use super::{Clock, Names, Ports, Status, Used, status};
+use crate::context::io;
 use crate::context::layer::Layer;
 use crate::node::Node;
 
@@ -32,10 +33,11 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
     let clock = Clock::now().context("read the clock")?;
     let host = nix::sys::utsname::uname().context("ask the kernel for its name")?;
     let fixed = [("", SliceId::NODE), ("", SliceId::UNATTRIBUTED)];
+    let device = io::shown();
     let readings = fixed
         .into_iter()
         .chain(node.slices())
-        .map(|(name, id)| reading(node, name, id, clock.monotonic_ns))
+        .map(|(name, id)| reading(node, name, id, clock.monotonic_ns, device.as_deref()))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let settings = node.settings()?;
     let record = node.record();
@@ -85,7 +87,13 @@ pub fn ports(node: &Node) -> anyhow::Result<Ports> {
     ))
 }
 
-fn reading(node: &Node, name: &str, id: SliceId, now_ns: u64) -> anyhow::Result<Reading> {
+fn reading(
+    node: &Node,
+    name: &str,
+    id: SliceId,
+    now_ns: u64,
+    device: Option<&str>,
+) -> anyhow::Result<Reading> {
     let cgroup = id.is_slice().then(|| node.cgroup(name));
     let used = |usage, limit| {
         let cgroup = cgroup.as_deref()?;
@@ -112,6 +120,9 @@ fn reading(node: &Node, name: &str, id: SliceId, now_ns: u64) -> anyhow::Result<
         cpu: cgroup.as_deref().and_then(cpu),
         disk: disk.map(|usage| usage.bytes),
         inodes: disk.map(|usage| usage.inodes),
+        io: cgroup
+            .as_deref()
+            .and_then(|cgroup| io::used(cgroup, device?)),
     })
 }
 

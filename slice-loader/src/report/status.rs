@@ -117,6 +117,8 @@ pub struct Row {
     pub disk: Option<Used>,
     /// Files, directories and links, likewise.
     pub inodes: Option<Used>,
+    /// Read and written of the disk; absent where it is not counted.
+    pub io: Option<Io>,
     /// To and from other machines.
     pub external: Way,
     /// Inside the node.
@@ -135,6 +137,29 @@ pub struct Cpu {
     /// Most it may use at a time, in thousandths of a core; absent where
     /// nothing bounds it.
     pub cap_millicores: Option<u64>,
+}
+
+/// Use of the block device that slices' files lie on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Io {
+    /// From the device.
+    pub read: Transfer,
+    /// To the device.
+    pub write: Transfer,
+}
+
+/// One direction of block I/O. Usage is since the slice was created, limits are
+/// per second; absent where nothing bounds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// Bytes so far.
+    pub bytes: u64,
+    /// Operations so far.
+    pub operations: u64,
+    /// Most bytes in a second.
+    pub bytes_per_second_limit: Option<u64>,
+    /// Most operations in a second.
+    pub operations_per_second_limit: Option<u64>,
 }
 
 /// Traffic of one kind, both directions.
@@ -206,6 +231,8 @@ pub struct Reading {
     pub disk: Option<Used>,
     /// Files, directories and links of its layer.
     pub inodes: Option<Used>,
+    /// Block I/O of its cgroup.
+    pub io: Option<Io>,
 }
 
 impl Status {
@@ -314,6 +341,7 @@ impl From<Reading> for Row {
             cpu: reading.cpu,
             disk: reading.disk,
             inodes: reading.inodes,
+            io: reading.io,
             external: Way {
                 sent: volume(traffic.sent_packets, traffic.sent_bytes),
                 received: volume(traffic.received_packets, traffic.received_bytes),

@@ -9,7 +9,7 @@ use slice_loader::cli::{events, ports, quantity, status};
 use slice_loader::report::event::{Cursor, Item};
 use slice_loader::report::ports::Protocol;
 use slice_loader::report::rates::{Order, Rates};
-use slice_loader::report::status::{Cpu, Daemon, Node, Reading};
+use slice_loader::report::status::{Cpu, Daemon, Io, Node, Reading, Transfer};
 use slice_loader::report::{Clock, Event, Names, Ports, Status, Used};
 use zerocopy::FromZeros;
 
@@ -51,6 +51,7 @@ fn reading(id: SliceId, name: &str) -> Reading {
         cpu: None,
         disk: None,
         inodes: None,
+        io: None,
     }
 }
 
@@ -102,6 +103,19 @@ fn status_report(daemon: Option<Daemon>) -> Status {
     alpha.inodes = Some(Used {
         usage: 4,
         limit: Some(131_072),
+    });
+    alpha.io = Some(Io {
+        read: Transfer {
+            bytes: 3 << 20,
+            operations: 24,
+            bytes_per_second_limit: Some(1 << 20),
+            operations_per_second_limit: Some(500),
+        },
+        write: Transfer {
+            bytes: 8192,
+            operations: 2,
+            ..Transfer::default()
+        },
     });
     let mut beta = reading(BETA, "beta");
     // The row is another generation's: this slice is denied everything.
@@ -188,6 +202,8 @@ alpha  id 2, live
   cpu          1.50 s, at most 0.500 cores
   disk         1.50 GiB of 2.00 GiB
   inodes       4 of 131k
+  read         3.00 MiB in 24 operations, at most 1.00 MiB and 500 operations a second
+  written      8.00 KiB in 2 operations
   sent         1.50 KiB in 10 packets
   received     3.00 MiB in 20 packets
   sent         60 B in 1 packets (lo)

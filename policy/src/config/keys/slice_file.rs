@@ -105,6 +105,13 @@ pub static SLICE_FILE: TableDef = TableDef {
         key("memory", Takes::Table(&MEMORY), "", "", "Memory."),
         key("disk", Takes::Table(&DISK), "", "", "Disk."),
         key(
+            "io",
+            Takes::Table(&IO),
+            "",
+            "",
+            "Reading and writing of the disk.",
+        ),
+        key(
             "refuse",
             Takes::Tables(&REFUSE),
             "nothing more is refused",
@@ -121,7 +128,6 @@ pub static SLICE_FILE: TableDef = TableDef {
             "safe raw sockets",
             "the slice has no raw or packet sockets",
         ),
-        later("io", "the block I/O controller", "block I/O is not divided"),
         key(
             "context",
             Takes::Table(&CONTEXT),
@@ -289,6 +295,69 @@ static DISK: TableDef = TableDef {
             "one for each 16 KiB of `cap`",
             "100000",
             "Never more files, directories and links than this.",
+        ),
+    ],
+};
+
+/// Fewer bytes in a second than this hold up a single large request for minutes.
+const THROUGHPUT_LOWEST: u64 = 64 << 10;
+/// The same for operations.
+const OPERATIONS_LOWEST: u32 = 10;
+
+/// `[io]`.
+static IO: TableDef = TableDef {
+    path: "io",
+    keys: &[
+        key(
+            "weight",
+            Takes::Count {
+                low: 1,
+                high: 10_000,
+                default: 100,
+            },
+            "",
+            "300",
+            "Weight by which the disk is divided when slices wait for it, where the kernel divides it: see limits.md.",
+        ),
+        key(
+            "read",
+            Takes::Throughput {
+                low: THROUGHPUT_LOWEST,
+            },
+            "no bound",
+            "\"20 MB/s\"",
+            "Never more read from the disk than this.",
+        ),
+        key(
+            "write",
+            Takes::Throughput {
+                low: THROUGHPUT_LOWEST,
+            },
+            "no bound",
+            "\"10 MiB/s\"",
+            "Never more written to the disk than this.",
+        ),
+        key(
+            "read_operations",
+            Takes::Count {
+                low: OPERATIONS_LOWEST,
+                high: u32::MAX,
+                default: 0,
+            },
+            "no bound",
+            "500",
+            "Never more reads of the disk in a second than this.",
+        ),
+        key(
+            "write_operations",
+            Takes::Count {
+                low: OPERATIONS_LOWEST,
+                high: u32::MAX,
+                default: 0,
+            },
+            "no bound",
+            "200",
+            "The same for writes.",
         ),
     ],
 };
