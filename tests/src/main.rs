@@ -42,6 +42,7 @@ mod families; // which sockets a slice may make
 mod images; // what comes into the store of images
 mod interrupted; // up and down that are killed or fail half-way
 mod io; // what a slice reads and writes of the disk
+mod isolation; // what root of a slice tries in vain
 mod lifecycle; // up and down: twice is once, half-way is not at all
 mod localhost; // what programs find at 127.0.0.1 and ::1
 mod logins; // logging in to slices by ssh
@@ -93,6 +94,7 @@ const MODULES: &[&[Test]] = &[
     names::TESTS,
     views::TESTS,
     contexts::TESTS,
+    isolation::TESTS,
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,

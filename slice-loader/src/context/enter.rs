@@ -96,6 +96,7 @@ pub fn run(
         Confinement {
             cgroup_procs,
             uid,
+            calls: super::calls::filter(),
             confined,
         },
     );

@@ -33,12 +33,13 @@ use nix::unistd::{Gid, Uid, pipe2, setgroups, sethostname, setresgid, setresuid,
 use serde::{Deserialize, Serialize};
 
 use super::account;
+use super::calls;
 use super::root::{self, Root};
 use super::running::{Running, Started};
 use super::userns;
 use crate::kernel::store::Store;
 use crate::sys::clone::{self, Side};
-use crate::sys::process;
+use crate::sys::{process, seccomp};
 
 /// How a slice's context is started, as policy says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -205,6 +206,7 @@ fn become_first(
     sethostname(&start.recipe.hostname).context("set the host name")?;
     limit(start.recipe.nested)?;
     setsid().context("begin a session")?;
+    seccomp::confine(&calls::filter()).context("refuse system calls")?;
     keep(&start.recipe.capabilities)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .context("unblock signals")?;

@@ -269,6 +269,18 @@ pub const FEATURES: &[Feature] = &[
         },
     },
     Feature {
+        slug: "seccomp",
+        what: "filters of system calls",
+        needed_by: "keeping keys and asynchronous I/O of the node from slices",
+        remedy: OTHER_KERNEL,
+        probe: || {
+            present(
+                Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
+                "the kernel has no seccomp filters",
+            )
+        },
+    },
+    Feature {
         slug: "reserved_ports",
         what: "net.ipv4.ip_local_reserved_ports",
         needed_by: "keeping the kernel from giving a slice's port to others",

@@ -9,4 +9,5 @@ pub mod process;
 pub mod quota;
 pub mod readable;
 pub mod readonly;
+pub mod seccomp;
 pub mod socket;

@@ -19,6 +19,8 @@ pub struct Confinement {
     pub cgroup_procs: File,
     /// The slice's first user id, and its group id.
     pub uid: u32,
+    /// System calls that it does not make.
+    pub calls: Vec<libc::sock_filter>,
     /// Written to when all is done, so that the parent can tell a failure of
     /// exec from a failure to confine.
     pub confined: OwnedFd,
@@ -29,6 +31,7 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
     let Confinement {
         cgroup_procs,
         uid,
+        calls,
         confined,
     } = confinement;
     let confined = File::from(confined);
@@ -59,6 +62,7 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
         }
         nix::sys::prctl::set_no_new_privs()?;
         leave_session_keyring()?;
+        super::seccomp::confine(&calls)?;
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         close_on_exec_from(3)?;

@@ -1,0 +1,193 @@
+//! System calls that no program of a slice makes: those that use up what the
+//! kernel keeps for all without a bound that could be a slice's, or that have
+//! the kernel run programs of the node for a slice.
+//!
+//! A seccomp filter, since the kernel has no other place to refuse them: there
+//! is no LSM hook where asynchronous I/O is set up, and keys are made in the
+//! name of each of a slice's 65,536 users, each with a quota of its own. The
+//! filter is for whole calls by their number, so nothing that another thread
+//! writes meanwhile matters; io_uring, which no filter sees, has none of them.
+
+use libc::sock_filter;
+
+/// One system call, by its number in each of the two ways to call a kernel for
+/// x86-64.
+struct Refused {
+    number: u32,
+    /// For programs of 32 bits: any program may call this way.
+    number_32: u32,
+    /// What the caller sees; programs know it of kernels that are built or set
+    /// up without the call.
+    errno: libc::c_int,
+}
+
+const REFUSED: [Refused; 5] = [
+    // Asynchronous I/O: `fs.aio-max-nr` is one number for the node.
+    Refused {
+        number: 206, // io_setup
+        number_32: 245,
+        errno: libc::ENOSYS,
+    },
+    // Keys: none of their memory is charged to a cgroup, and asking for one
+    // that is missing runs /sbin/request-key as the node's root.
+    Refused {
+        number: 248, // add_key
+        number_32: 286,
+        errno: libc::ENOSYS,
+    },
+    Refused {
+        number: 249, // request_key
+        number_32: 287,
+        errno: libc::ENOSYS,
+    },
+    Refused {
+        number: 250, // keyctl
+        number_32: 288,
+        errno: libc::ENOSYS,
+    },
+    // Counters of the processor: buffers are locked memory of each of a
+    // slice's users, and charged to no cgroup.
+    Refused {
+        number: 298, // perf_event_open
+        number_32: 336,
+        errno: libc::EACCES,
+    },
+];
+
+/// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_I386`.
+const NATIVE: u32 = 0xc000_003e;
+const COMPAT: u32 = 0x4000_0003;
+/// Numbers from here on are those of the x32 way, which has others.
+const X32: u32 = 0x4000_0000;
+
+/// Where `struct seccomp_data` has the number and the architecture.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+/// The filter: a list per architecture; what comes any other way is refused.
+#[must_use]
+pub fn filter() -> Vec<sock_filter> {
+    let list = |numbers: fn(&Refused) -> u32| {
+        REFUSED.iter().flat_map(move |call| {
+            // One not equal jumps over the refusal.
+            [equal(numbers(call), 0, 1), refuse(call.errno)]
+        })
+    };
+    let mut native = vec![load(NUMBER), at_least(X32, 0, 1), refuse(libc::ENOSYS)];
+    native.extend(list(|call| call.number));
+    native.push(ALLOW);
+    let mut compat = vec![load(NUMBER)];
+    compat.extend(list(|call| call.number_32));
+    compat.push(ALLOW);
+    // Far less than 256 instructions; a longer table would not pass the test.
+    let over = u8::try_from(native.len()).unwrap_or(u8::MAX);
+    let mut program = vec![load(ARCHITECTURE), equal(NATIVE, 0, over)];
+    program.extend(native);
+    program.extend([equal(COMPAT, 1, 0), refuse(libc::ENOSYS)]);
+    program.extend(compat);
+    program
+}
+
+/// Instructions of classic BPF, by the numbers of `linux/bpf_common.h`.
+const LOAD_WORD: u16 = 0x20;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+const ALLOW: sock_filter = instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
+
+const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+const fn load(offset: u32) -> sock_filter {
+    instruction(LOAD_WORD, 0, 0, offset)
+}
+
+const fn equal(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(JUMP_EQUAL, then, otherwise, value)
+}
+
+const fn at_least(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(JUMP_AT_LEAST, then, otherwise, value)
+}
+
+const fn refuse(errno: libc::c_int) -> sock_filter {
+    instruction(
+        RETURN,
+        0,
+        0,
+        libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the filter answers, as the kernel runs it.
+    fn run(architecture: u32, number: u32) -> u32 {
+        let program = filter();
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let instruction = program[at];
+            at += 1;
+            let taken = match instruction.code {
+                LOAD_WORD => {
+                    accumulator = if instruction.k == NUMBER {
+                        number
+                    } else {
+                        architecture
+                    };
+                    continue;
+                }
+                JUMP_EQUAL => accumulator == instruction.k,
+                JUMP_AT_LEAST => accumulator >= instruction.k,
+                _ => return instruction.k,
+            };
+            let (then, otherwise) = (usize::from(instruction.jt), usize::from(instruction.jf));
+            at += if taken { then } else { otherwise };
+        }
+    }
+
+    fn errno(errno: libc::c_int) -> u32 {
+        libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()
+    }
+
+    #[test]
+    fn what_the_filter_refuses_is_refused_in_both_ways_to_call_and_nothing_else_is() {
+        for (architecture, calls) in [
+            (NATIVE, [206, 248, 249, 250, 298]),
+            (COMPAT, [245, 286, 287, 288, 336]),
+        ] {
+            for number in 0..1000 {
+                let expected = match calls.iter().position(|call| *call == number) {
+                    None => libc::SECCOMP_RET_ALLOW,
+                    Some(4) => errno(libc::EACCES),
+                    Some(_) => errno(libc::ENOSYS),
+                };
+                assert_eq!(run(architecture, number), expected, "call {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_another_way_to_call_are_no_way_round() {
+        for number in [0, 206, 512, 543] {
+            assert_eq!(run(NATIVE, X32 | number), errno(libc::ENOSYS));
+            assert_eq!(run(0xc000_00b7, number), errno(libc::ENOSYS));
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_calls() {
+        let numbers = [
+            libc::SYS_io_setup,
+            libc::SYS_add_key,
+            libc::SYS_request_key,
+            libc::SYS_keyctl,
+            libc::SYS_perf_event_open,
+        ];
+        assert_eq!(numbers, REFUSED.map(|call| i64::from(call.number)));
+    }
+}
