@@ -147,7 +147,8 @@ fn namespaces_of_its_own_give_a_slice_no_more_of_the_node(node: &mut Node) -> Re
 
 fn keys_and_asynchronous_io_are_not_for_slices(node: &mut Node) -> Result<()> {
     let site = open(node)?;
-    // Where the node's owner lets everybody count.
+    // Where the node's owner lets everybody count, and read the kernel's log.
+    let _log = Sysctl::set("kernel.dmesg_restrict", "0")?;
     let _open = Sysctl::set("kernel.perf_event_paranoid", "2")?;
     hostile(&site, &[], SLICE, SHARED, &[])?;
     // And in a slice with the node's files.

@@ -1,6 +1,6 @@
 //! System calls that no program of a slice makes: those that use up what the
-//! kernel keeps for all without a bound that could be a slice's, or that have
-//! the kernel run programs of the node for a slice.
+//! kernel keeps for all without a bound that could be a slice's, that have the
+//! kernel run programs of the node for a slice, or that read the node's log.
 //!
 //! A seccomp filter, since the kernel has no other place to refuse them: there
 //! is no LSM hook where asynchronous I/O is set up, and keys are made in the
@@ -21,7 +21,14 @@ struct Refused {
     errno: libc::c_int,
 }
 
-const REFUSED: [Refused; 5] = [
+const REFUSED: [Refused; 6] = [
+    // The kernel's log, which tells of everybody; whether ordinary users may
+    // read it is a setting of the node (`kernel.dmesg_restrict`).
+    Refused {
+        number: 103, // syslog
+        number_32: 103,
+        errno: libc::EPERM,
+    },
     // Asynchronous I/O: `fs.aio-max-nr` is one number for the node.
     Refused {
         number: 206, // io_setup
@@ -157,13 +164,14 @@ mod tests {
     #[test]
     fn what_the_filter_refuses_is_refused_in_both_ways_to_call_and_nothing_else_is() {
         for (architecture, calls) in [
-            (NATIVE, [206, 248, 249, 250, 298]),
-            (COMPAT, [245, 286, 287, 288, 336]),
+            (NATIVE, [206, 248, 249, 250, 298, 103]),
+            (COMPAT, [245, 286, 287, 288, 336, 103]),
         ] {
             for number in 0..1000 {
                 let expected = match calls.iter().position(|call| *call == number) {
                     None => libc::SECCOMP_RET_ALLOW,
                     Some(4) => errno(libc::EACCES),
+                    Some(5) => errno(libc::EPERM),
                     Some(_) => errno(libc::ENOSYS),
                 };
                 assert_eq!(run(architecture, number), expected, "call {number}");
@@ -182,6 +190,7 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_the_calls() {
         let numbers = [
+            libc::SYS_syslog,
             libc::SYS_io_setup,
             libc::SYS_add_key,
             libc::SYS_request_key,

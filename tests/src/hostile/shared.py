@@ -14,6 +14,8 @@ attempt("ask for a key", lambda: call(249, ctypes.c_char_p(b"user"), ctypes.c_ch
 for words in ((0, -3, 1), (0, -4, 1), (1, None), (6, -4, None, 0), (22, -1, -2)):
     attempt(f"keyctl {words}", lambda: call(250, *words), "ENOSYS")
 attempt("io_setup", lambda: call(206, 1, ctypes.byref(context)), "ENOSYS")
+for kind in (3, 9, 10):
+    attempt(f"read the kernel's log {kind}", lambda: call(103, kind, event, 112), "EPERM")
 attempt("perf_event_open", lambda: call(298, event, 0, -1, -1, 0), "EACCES")
 for number in (0, 39, 206, 248, 250, 298, 543):
     attempt(f"call {number} as x32", lambda: call(0x40000000 | number, 0, 0, 0), "ENOSYS")
@@ -35,6 +37,7 @@ if os.waitpid(child, 0)[1] == 0:
         ("request_key", 287, 0, 0, errno.ENOSYS),
         ("keyctl", 288, 0, -3, errno.ENOSYS),
         ("perf_event_open", 336, 0, 0, errno.EACCES),
+        ("syslog", 103, 10, 0, errno.EPERM),
     ):
         got = old(number, first, second)
         expect(f"{name} by int 0x80: {got}", got == -refusal)
