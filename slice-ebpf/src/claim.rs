@@ -10,6 +10,7 @@ use policy::abi::{
     TAG_RUNNING, TCP, Tag, port_index,
 };
 use policy::decide::claim::debt;
+use policy::decide::create::one_more;
 use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
@@ -197,16 +198,35 @@ pub fn end(tag: *mut Tag, bit: u64, may_answer: bool, settings: &Settings) {
     }
     loopback::let_go(tag, who);
     connection::over(tag, who);
-    // What was taken over is counted where it was accepted.
-    let who = if old & TAG_ADOPTED != 0 {
-        SliceId::NODE
-    } else {
-        who
-    };
+    let who = counted_at(who, old);
     let_go(tag, who, settings);
     if let Some(state) = owner::state(who) {
         // SAFETY: the row lies in the array for good.
         atomic::fetch_sub(unsafe { &raw mut (*state).sockets_open }, 1);
+    }
+}
+
+/// A call that takes a descriptor was made on the socket. One that came by
+/// accept(2) has no `TAG_OPEN`: where TCP was brought to CLOSE under it by
+/// connect(2) to nowhere, it was given back, and from now on lives and counts
+/// again, until it is closed.
+#[inline(always)]
+pub fn revive(tag: *mut Tag, who: SliceId, most: u32) -> Verdict {
+    // SAFETY: as in `hold`.
+    let old = atomic::fetch_or(unsafe { &raw mut (*tag).flags }, TAG_OPEN);
+    if old & (TAG_OPEN | TAG_RUNNING) != 0 {
+        return Verdict::Allow;
+    }
+    one_more(begin(counted_at(who, old)), most)
+}
+
+/// With whom a socket is counted: what was taken over, where it was accepted.
+#[inline(always)]
+fn counted_at(who: SliceId, flags: u64) -> SliceId {
+    if flags & TAG_ADOPTED != 0 {
+        SliceId::NODE
+    } else {
+        who
     }
 }
 

@@ -32,6 +32,11 @@ pub const TESTS: &[Test] = &[
     .on_stage(),
     test("a_port_without_time_wait_is_free_at_once", at_once).on_stage(),
     test(
+        "a_connection_that_was_accepted_and_is_used_again_is_counted_again",
+        used_again,
+    )
+    .on_stage(),
+    test(
         "a_connection_without_bind_claims_no_port_and_is_a_flow",
         flow,
     )
@@ -315,6 +320,40 @@ fn udp_picked(node: &mut Node) -> Result<()> {
         refused(beta.socket(kind)?.bind(kind.any(other)), EADDRINUSE)?;
         socket.close();
         beta.server(kind, other)?;
+    }
+    Ok(())
+}
+
+/// connect(2) to nowhere brings TCP to CLOSE under a descriptor that stays open.
+fn used_again(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, outside) = (stage.slice("alpha")?, stage.outside()?);
+    for (address, nobody) in NODE.into_iter().zip(PEER) {
+        let listener = alpha.server(Kind::tcp_for(address), 8072)?;
+        let peer = outside.socket(Kind::tcp_for(address))?;
+        let before = stage.counters()?;
+        peer.connect(at(address, 8072))?;
+        let accepted = listener.accept()?;
+        for _ in 0..5 {
+            accepted.disconnect()?;
+            // Nobody answers; that it was tried is enough.
+            let _ = accepted.connect_within(at(nobody, 9), 0);
+        }
+        let change = stage.counters()?.since(&before);
+        ensure!(change.by("alpha", "sockets") == 1, "{change}");
+        accepted.disconnect()?;
+        // A port that it is bound to is free when it is closed.
+        accepted.bind(at(address, 8073))?;
+        let change = stage.counters()?.since(&before);
+        ensure!(change.by("alpha", "claims") == 1, "{change}");
+        accepted.close();
+        let change = stage.counters()?.since(&before);
+        ensure!(
+            change.by("alpha", "claims") == 0 && change.by("alpha", "sockets") == 0,
+            "{change}"
+        );
+        // Nor is a flow kept that its last packet, a reset, would have begun.
+        ensure!(change.by("alpha", "flows") == 0, "{change}");
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use policy::{Reason, SliceId, Verdict};
 use crate::atomic;
 use crate::ctx::{SockAddr, family, in_node};
 use crate::event::Denial;
-use crate::{loopback, owner, place, port};
+use crate::{claim, loopback, owner, place, port};
 
 /// Goes on, and CAP_NET_BIND_SERVICE is not asked for.
 const ALLOW_PRIVILEGED: i32 = 3;
@@ -55,7 +55,12 @@ fn bind(ctx: SockAddrContext, ipv4: bool) -> i32 {
     } else {
         Named::Elsewhere
     };
+    let revived = match owner::entry(who) {
+        Some(entry) => claim::revive(tag, who, entry.sockets_max),
+        None => Verdict::Allow,
+    };
     let verdict = match named {
+        _ if !revived.is_allow() => revived,
         Named::Elsewhere => verdict(&call, settings, who, ipv4, v6only, &address, protocol, port),
         Named::Mine(real) => private(&call, settings, tag, who, ipv4, &real, protocol, port),
         Named::Resolver | Named::Foreign => Verdict::Deny(Reason::AddressForeign),

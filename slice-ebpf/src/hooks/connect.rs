@@ -17,7 +17,7 @@ use super::lookup;
 use crate::atomic;
 use crate::ctx::{SockAddr, family, in_node};
 use crate::event::Denial;
-use crate::{connection, destination, loopback, owner};
+use crate::{claim, connection, destination, loopback, owner};
 
 /// `BPF_CGROUP_INET4_CONNECT`.
 #[cgroup_sock_addr(connect4)]
@@ -60,7 +60,12 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
     } else {
         Named::Elsewhere
     };
+    let revived = match entry {
+        Some(entry) => claim::revive(tag, who, entry.sockets_max),
+        None => Verdict::Allow,
+    };
     let verdict = match (entry, named) {
+        _ if !revived.is_allow() => revived,
         (None, _) => Verdict::Deny(Reason::NoPolicy),
         (Some(entry), Named::Elsewhere) => {
             outside(settings, tag, who, entry, &address, protocol, port)

@@ -24,6 +24,7 @@ use crate::passed;
 use crate::{loopback, place};
 
 const SOCK_RAW: u32 = 3;
+const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 
 /// `BPF_CGROUP_INET_EGRESS`, before fragmentation and the device's queue.
@@ -194,7 +195,8 @@ fn learn(skb: *mut __sk_buff, tag: *mut Tag, who: SliceId, entry: &SliceEntry, p
         }
         read_volatile(&raw const (*sk).state)
     };
-    if state != TCP_LISTEN {
+    // A reset that is sent when all is over begins no flow: nobody would forget it.
+    if state != TCP_LISTEN && state != TCP_CLOSE {
         claim::learn_flow(tag, who, entry.sockets_max);
     }
 }

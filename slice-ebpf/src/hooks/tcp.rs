@@ -95,6 +95,9 @@ fn hold_picked(call: *mut bpf_sock_ops, tag: *mut Tag, settings: &Settings) {
             atomic::load(&raw const (*tag).flags),
         )
     };
+    // listen(2) takes a descriptor. Nothing can be refused here: one too many
+    // is counted, and the next is refused.
+    let _ = claim::revive(tag, who, u32::MAX);
     let Some(index) = port_index(TCP, port) else {
         return;
     };
@@ -138,6 +141,10 @@ fn accepted(tag: *mut Tag) {
 #[inline(always)]
 fn closed(tag: *mut Tag, old: u32, settings: &Settings) {
     let time_wait = old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING;
+    // What becomes of it next is not known: not before a listener's first
+    // connection either.
+    // SAFETY: the storage lives as long as the socket that runs the hook.
+    atomic::fetch_clear(unsafe { &raw mut (*tag).flags }, TAG_CONNECTING);
     claim::forget_flow(tag);
     // SAFETY: as in `run`.
     let (who, flags) = unsafe { ((*tag).id, atomic::load(&raw const (*tag).flags)) };

@@ -40,13 +40,17 @@ pub fn open_session() -> anyhow::Result<()> {
     if !node.record().logins.contains_key(&name) {
         bail!("{name} is no slice that people log in to");
     }
+    let procs = node.cgroup(&name).join("login/cgroup.procs");
+    // First, so that a session that waits for the slice waits as part of it.
+    let sshd = nix::unistd::getppid();
+    if sshd.as_raw() <= 1 {
+        bail!("the session ended before it began");
+    }
+    fs::write(&procs, sshd.to_string())
+        .with_context(|| format!("put the session into slice {name}"))?;
     if !Running::of(&name).is_alive()? {
         bail!("slice {name} is stopped; ask the node's owner to start it");
     }
-    let procs = node.cgroup(&name).join("login/cgroup.procs");
-    let sshd = nix::unistd::getppid();
-    fs::write(&procs, sshd.to_string())
-        .with_context(|| format!("put the session into slice {name}"))?;
     // Who may not look into sshd (yama's ptrace_scope = 3) can still log in.
     if let Err(error) = adopt::connections(&node, &name, sshd) {
         eprintln!("slice: the connection stays the node's: {error:#}");

@@ -2,6 +2,7 @@
 //! with the socket at which the slice's first process listens. It is alive if
 //! somebody does: no process id is remembered that another process may have.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt,
     socket, sockopt,
@@ -39,6 +41,18 @@ pub struct Started {
     /// When, seconds since 1970.
     pub since: u64,
 }
+
+/// The first process of a slice is there and takes no connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoAnswer;
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the slice's first process takes no more connections")
+    }
+}
+
+impl std::error::Error for NoAnswer {}
 
 impl Running {
     /// Of the slice of this name.
@@ -94,23 +108,36 @@ impl Running {
     /// A connection to the first process; none where the slice does not run.
     ///
     /// # Errors
-    /// Whether it runs cannot be found out.
+    /// It runs and does not answer: a slice can let its first process stand
+    /// still, or take its socket; or whether it runs cannot be found out.
     pub fn connect(&self) -> anyhow::Result<Option<OwnedFd>> {
         let path = self.socket();
         let connection = packets()?;
+        // A slice that lets others wait at the socket must not keep the node.
+        let flags = OFlag::from_bits_retain(fcntl(&connection, FcntlArg::F_GETFL)?);
+        fcntl(&connection, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         match UnixAddr::new(&path).and_then(|at| connect(connection.as_raw_fd(), &at)) {
-            Ok(()) => Ok(Some(connection)),
-            Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(errno).with_context(|| format!("connect to {}", path.display())),
+            Ok(()) => {}
+            Err(Errno::ECONNREFUSED | Errno::ENOENT) => return Ok(None),
+            Err(Errno::EAGAIN) => return Err(NoAnswer.into()),
+            Err(errno) => {
+                return Err(errno).with_context(|| format!("connect to {}", path.display()));
+            }
         }
+        fcntl(&connection, FcntlArg::F_SETFL(flags))?;
+        Ok(Some(connection))
     }
 
-    /// Whether it runs.
+    /// Whether it runs, answering or not.
     ///
     /// # Errors
     /// That cannot be found out.
     pub fn is_alive(&self) -> anyhow::Result<bool> {
-        Ok(self.connect()?.is_some())
+        match self.connect() {
+            Ok(connection) => Ok(connection.is_some()),
+            Err(error) if error.is::<NoAnswer>() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Remembers what it was started with.

@@ -14,7 +14,7 @@ use crate::cli::exit::{Exit, Failure, unknown_slice};
 use crate::context::cgroup::SliceCgroup;
 use crate::context::image::Images;
 use crate::context::layer::Layer;
-use crate::context::running::Running;
+use crate::context::running::{NoAnswer, Running};
 use crate::context::start::{self, Recipe, Start};
 use crate::context::visit;
 
@@ -238,7 +238,12 @@ impl<'a> Slice<'a> {
         if self.cgroup.read("cgroup.freeze")? == "1" {
             self.cgroup.write("cgroup.freeze", "0")?;
         }
-        if let Some(connection) = self.running.connect()? {
+        // One that takes no connection is not asked, but ended.
+        let connection = match self.running.connect() {
+            Err(error) if error.is::<NoAnswer>() => None,
+            connection => connection?,
+        };
+        if let Some(connection) = connection {
             let patience = Duration::from_millis(u64::from(self.recipe.stop_after_ms)) + SLACK;
             visit::stop(&connection, self.recipe.stop_after_ms, patience)
                 .with_context(|| format!("stop slice {}", self.name))?;
