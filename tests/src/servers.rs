@@ -35,6 +35,11 @@ pub const TESTS: &[Test] = &[
         clients_in_slices_fetch_from_other_machines_and_from_each_other,
     )
     .on_stage(),
+    test(
+        "servers_of_two_contexts_have_the_same_ports_of_localhost",
+        servers_of_two_contexts_have_the_same_ports_of_localhost,
+    )
+    .on_stage(),
 ];
 
 /// Those that bring a node up themselves.
@@ -316,6 +321,63 @@ fn clients_in_slices_fetch_from_other_machines_and_from_each_other(node: &mut No
         ] {
             ensure!(change.by(slice, name) > 0, "{name} of {slice} did not move");
         }
+    }
+    Ok(())
+}
+
+/// Servers as their packages set them up, and one in Python, on localhost
+/// alone; `$1` is what the pages say. nginx passes on what Python serves.
+const LOCAL_SERVERS: &str = r#"
+mkdir -p /srv/www && echo "page of $1" > /srv/www/index.html
+cat > /etc/nginx/nginx.conf <<END
+worker_processes 1; error_log /run/nginx.err; pid /run/nginx.pid; events {}
+http { access_log off; server { listen 127.0.0.1:8080; listen [::1]:8080;
+location / { proxy_pass http://localhost:8090; } } }
+END
+mkdir -p /var/lib/nginx
+setsid python3 -m http.server 8090 --bind 127.0.0.1 -d /srv/www > /run/python.log 2>&1 &
+nginx
+"#;
+
+fn servers_of_two_contexts_have_the_same_ports_of_localhost(node: &mut Node) -> Result<()> {
+    let site = Site::on_stage(node)?;
+    let slices = ["delta", "epsilon"];
+    site.must(&["start", slices[0], slices[1]])?;
+    for slice in slices {
+        site.must(&["exec", slice, "--", "sh", "-c", LOCAL_SERVERS, "sh", slice])?;
+    }
+    let fetch = |slice: &str, url: &str| {
+        site.slice(&["exec", slice, "--", "curl", "-sS", "--max-time", "20", url])
+    };
+    for slice in slices {
+        until("its servers serve", || {
+            Ok(fetch(slice, "http://127.0.0.1:8090/")?.status == 0)
+        })?;
+        for url in [
+            "http://localhost:8090/",
+            "http://localhost:8080/",
+            "http://127.0.0.1:8080/",
+            "http://[::1]:8080/",
+        ] {
+            let fetched = fetch(slice, url)?;
+            ensure!(
+                fetched.stdout == format!("page of {slice}\n"),
+                "{slice} fetched {:?} from {url}: {}",
+                fetched.stdout,
+                fetched.stderr
+            );
+        }
+    }
+    // The node has nothing there, nor has a slice without servers.
+    for output in [
+        node.run("curl", &["-sS", "http://127.0.0.1:8080/"])?,
+        site.run_in("alpha", &["curl", "-sS", "http://127.0.0.1:8080/"])?,
+    ] {
+        // Its status where nobody listens.
+        ensure!(output.status == 7, "fetched {}", output.stdout);
+    }
+    for slice in slices {
+        site.must(&["destroy", "--yes", slice])?;
     }
     Ok(())
 }
