@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
+use crate::image;
 use crate::inventory::Inventory;
 use crate::node::Node;
 use crate::runner::{Test, test};
@@ -24,6 +25,12 @@ pub const TESTS: &[Test] = &[
         ten_thousand_slices_live_on_one_node,
     )
     .within(500)
+    .long(),
+    test(
+        "a_thousand_slices_run_at_once",
+        a_thousand_slices_run_at_once,
+    )
+    .within(600)
     .long(),
     test(
         "as_many_refused_prefixes_as_fit_and_not_one_more",
@@ -88,23 +95,17 @@ fn ten_thousand_slices_live_on_one_node(node: &mut Node) -> Result<()> {
         )?;
     }
     let before = Inventory::take(node)?;
-    let mut times = Vec::new();
-    let mut timed = |what: &str, act: &mut dyn FnMut() -> Result<()>| -> Result<()> {
-        let start = Instant::now();
-        act()?;
-        times.push(format!("{what} {:.1} s", start.elapsed().as_secs_f32()));
-        Ok(())
-    };
-    timed("check", &mut || site.must(&["check", "-q"]).map(drop))?;
-    timed("up", &mut || site.must(&["up"]).map(drop))?;
-    timed("status", &mut || {
+    let mut times = Times::default();
+    times.of("check", || site.must(&["check", "-q"]))?;
+    times.of("up", || site.must(&["up"]))?;
+    times.of("status", || {
         let rows = site.json(&["status"])?["rows"]
             .as_array()
             .map_or(0, Vec::len);
         ensure!(rows == MANY as usize + 2, "status has {rows} rows");
         Ok(())
     })?;
-    timed("ports", &mut || {
+    times.of("ports", || {
         let ports = site.json(&["ports"])?["ports"].take();
         let reserved = ports
             .as_array()
@@ -115,7 +116,7 @@ fn ten_thousand_slices_live_on_one_node(node: &mut Node) -> Result<()> {
         ensure!(reserved == MANY as usize, "{reserved} ports are reserved");
         Ok(())
     })?;
-    timed("run in the last", &mut || {
+    times.of("run in the last", || {
         let run = site.run_in(
             &format!("s{}", MANY - 1),
             &["python3", "-c", &bind(20_000 + MANY - 1)],
@@ -129,18 +130,94 @@ fn ten_thousand_slices_live_on_one_node(node: &mut Node) -> Result<()> {
         );
         Ok(())
     })?;
-    timed("reload of one", &mut || {
+    times.of("reload of one", || {
         site.write("slices/s7.toml", "processes = 9\n")?;
         let did = site.json(&["reload"])?;
         ensure!(did["changed"] == serde_json::json!(["s7"]), "it says {did}");
         Ok(())
     })?;
-    timed("down", &mut || site.must(&["down"]).map(drop))?;
-    println!("{MANY} slices: {}", times.join(", "));
+    times.of("down", || site.must(&["down"]))?;
+    println!("{MANY} slices: {}", times.0.join(", "));
     ensure!(!Path::new("/sys/fs/bpf/slice").exists(), "pins are left");
     before.again(node)?;
     fs::remove_dir_all(site.policy())?;
     Ok(())
+}
+
+/// Slices with contexts.
+const RUNNING: usize = 1_000;
+
+fn a_thousand_slices_run_at_once(node: &mut Node) -> Result<()> {
+    let files = [("node.toml", &*format!("[node]\nmax_slices = {RUNNING}\n"))];
+    let site = Site::new(node, &files)?;
+    for number in 0..RUNNING {
+        site.write(
+            &format!("slices/s{number}.toml"),
+            "processes = 16\n[context]\nimage = \"debian\"\nstop_after = \"0 s\"\n",
+        )?;
+    }
+    image::debian(node)?;
+    let before = Inventory::take(node)?;
+    let free = available()?;
+    let mut times = Times::default();
+    let up = times.of("up", || site.must(&["up"]))?;
+    ensure!(!up.contains("not started"), "slice up says {up}");
+    let used = free.saturating_sub(available()?) / RUNNING as u64;
+    times.of("status", || {
+        let rows = site.json(&["status"])?["rows"].take();
+        let running = rows
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|row| row["processes"]["usage"].as_u64() == Some(1))
+            .count();
+        ensure!(running == RUNNING, "{running} run: {rows}");
+        Ok(())
+    })?;
+    times.of("enter 20", || {
+        for number in (0..RUNNING).step_by(RUNNING / 20) {
+            let name = format!("s{number}");
+            let said = site.must(&["exec", &name, "--", "hostname"])?;
+            ensure!(said == format!("{name}\n"), "in {name}: {said:?}");
+        }
+        Ok(())
+    })?;
+    times.of("stop", || site.must(&["stop", "--all", "-q"]))?;
+    times.of("start one", || site.must(&["start", "s7", "-q"]))?;
+    times.of("destroy", || {
+        site.must(&["destroy", "--all", "--yes", "-q"])
+    })?;
+    times.of("down", || site.must(&["down"]))?;
+    println!(
+        "{RUNNING} running slices, {used} KiB each: {}",
+        times.0.join(", ")
+    );
+    before.again(node)?;
+    Ok(())
+}
+
+/// How long steps took, for the log.
+#[derive(Default)]
+struct Times(Vec<String>);
+
+impl Times {
+    fn of<T>(&mut self, what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let done = act()?;
+        self.0
+            .push(format!("{what} {:.1} s", start.elapsed().as_secs_f32()));
+        Ok(done)
+    }
+}
+
+/// Memory that programs could have, KiB.
+fn available() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .context("no MemAvailable")?;
+    Ok(line.trim_end_matches("kB").trim().parse()?)
 }
 
 fn bind(port: u32) -> String {

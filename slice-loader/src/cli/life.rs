@@ -1,5 +1,5 @@
-//! `slice start`, `stop`, `restart`, `freeze`, `thaw`, `destroy`: one after the
-//! other for each slice named.
+//! `slice start`, `stop`, `restart`, `freeze`, `thaw`, `destroy`: for each slice
+//! named, some at a time.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,7 +10,12 @@ use super::exit::{self, Exit, Failure};
 use super::screen::Screen;
 use super::{DestroyArgs, LifeArgs};
 use crate::node::Node;
-use crate::node::contexts::{self, State};
+use crate::node::contexts::{self, State, States};
+
+/// So many slices are worked on with the node's state read once and the lock
+/// held, which others wait for; of those that are stopped each takes a
+/// descriptor.
+const AT_A_TIME: usize = 32;
 
 /// What is to become of a slice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,14 +29,14 @@ pub(super) enum Life {
 }
 
 impl Life {
-    fn of(self, name: &str) -> anyhow::Result<State> {
+    fn of(self, names: &[String]) -> anyhow::Result<States> {
         match self {
-            Self::Start => contexts::start(name),
-            Self::Stop => contexts::stop(name),
-            Self::Restart => contexts::restart(name),
-            Self::Freeze => contexts::freeze(name, true),
-            Self::Thaw => contexts::freeze(name, false),
-            Self::Destroy => contexts::destroy(name),
+            Self::Start => contexts::start(names),
+            Self::Stop => contexts::stop(names),
+            Self::Restart => contexts::restart(names),
+            Self::Freeze => contexts::freeze(names, true),
+            Self::Thaw => contexts::freeze(names, false),
+            Self::Destroy => contexts::destroy(names),
         }
     }
 }
@@ -68,25 +73,27 @@ pub(super) fn run(life: Life, args: &LifeArgs, screen: &Screen) -> anyhow::Resul
         args.slices.clone()
     };
     let mut worst = Exit::Ok;
-    for name in &names {
-        match life.of(name) {
-            Ok(did) if screen.json() => screen.print_json(&Did { slice: name, did })?,
-            Ok(did) if !screen.quiet() => {
-                let word = match did {
-                    State::Started => "started",
-                    State::Stopped => "stopped",
-                    State::Frozen => "frozen",
-                    State::Thawed => "goes on",
-                    State::Destroyed => "destroyed",
-                    State::Already => "nothing to do",
-                };
-                writeln!(screen.out(), "{name}: {word}")?;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let exit = exit::report(&error, screen);
-                if worst == Exit::Ok {
-                    worst = exit;
+    for names in names.chunks(AT_A_TIME) {
+        for (name, state) in names.iter().zip(life.of(names)?) {
+            match state {
+                Ok(did) if screen.json() => screen.print_json(&Did { slice: name, did })?,
+                Ok(did) if !screen.quiet() => {
+                    let word = match did {
+                        State::Started => "started",
+                        State::Stopped => "stopped",
+                        State::Frozen => "frozen",
+                        State::Thawed => "goes on",
+                        State::Destroyed => "destroyed",
+                        State::Already => "nothing to do",
+                    };
+                    writeln!(screen.out(), "{name}: {word}")?;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let exit = exit::report(&error, screen);
+                    if worst == Exit::Ok {
+                        worst = exit;
+                    }
                 }
             }
         }

@@ -130,6 +130,8 @@ impl Trash {
         let directory = match openat2(&self.at, name, how) {
             Ok(directory) => directory,
             Err(Errno::EXDEV) => bail!(mount_point(&self.path_of(name))),
+            // Another process empties it too.
+            Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         };
         // Reading on while names go is allowed to miss some.
@@ -152,7 +154,7 @@ impl Trash {
             gone += 1;
             if entry.file_type() != Some(Type::Directory) {
                 match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
-                    Ok(()) => continue,
+                    Ok(()) | Err(Errno::ENOENT) => continue,
                     // A file system that does not tell the kind.
                     Err(Errno::EISDIR) => {}
                     Err(Errno::EBUSY) => bail!(mount_point(&self.path_of(name))),
@@ -160,7 +162,7 @@ impl Trash {
                 }
             }
             match unlinkat(directory, name, UnlinkatFlags::RemoveDir) {
-                Ok(()) => {}
+                Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::ENOTEMPTY | Errno::EEXIST) => self.take_up(directory, name)?,
                 Err(Errno::EBUSY) => bail!(mount_point(&self.path_of(name))),
                 Err(errno) => return Err(errno.into()),
@@ -173,7 +175,7 @@ impl Trash {
         loop {
             let no_replace = RenameFlags::RENAME_NOREPLACE;
             match renameat2(directory, name, &self.at, fresh().as_c_str(), no_replace) {
-                Ok(()) => return Ok(()),
+                Ok(()) | Err(Errno::ENOENT) => return Ok(()),
                 Err(Errno::EEXIST) => {}
                 Err(Errno::EBUSY) => bail!(mount_point(&self.path_of(name))),
                 Err(errno) => return Err(errno.into()),

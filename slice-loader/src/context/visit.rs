@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::errno::Errno;
@@ -99,24 +99,43 @@ pub fn visit(
     Ok(visited)
 }
 
-/// Asks the slice's processes to end within so many milliseconds, and waits for
-/// the answer, but not longer than `patience`, whatever the slice does.
-///
-/// # Errors
-/// The connection cannot be used.
-pub fn stop(connection: &OwnedFd, milliseconds: u32, patience: Duration) -> anyhow::Result<()> {
-    let request = Request {
-        run: Run::Stop(milliseconds),
-        user: b"root".to_vec(),
-        environment: Vec::new(),
-        terminal: None,
-        stdio: [Stdio::Null; 3],
-    };
-    tell(connection, &request, &[])?;
-    let mut ready = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
-    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    poll(&mut ready, patience).context("wait for the slice to stop")?;
-    Ok(())
+/// A slice whose processes were asked to end.
+#[derive(Debug)]
+pub struct Asked {
+    connection: OwnedFd,
+    until: Instant,
+}
+
+impl Asked {
+    /// Asks them to end within so many milliseconds; the answer is waited for
+    /// not longer than `patience`, whatever the slice does.
+    ///
+    /// # Errors
+    /// The connection cannot be used.
+    pub fn new(connection: OwnedFd, milliseconds: u32, patience: Duration) -> anyhow::Result<Self> {
+        let request = Request {
+            run: Run::Stop(milliseconds),
+            user: b"root".to_vec(),
+            environment: Vec::new(),
+            terminal: None,
+            stdio: [Stdio::Null; 3],
+        };
+        tell(&connection, &request, &[])?;
+        let until = Instant::now() + patience;
+        Ok(Self { connection, until })
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// The connection cannot be used.
+    pub fn wait(self) -> anyhow::Result<()> {
+        let mut ready = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
+        let left = self.until.saturating_duration_since(Instant::now());
+        let patience = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        poll(&mut ready, patience).context("wait for the slice to stop")?;
+        Ok(())
+    }
 }
 
 fn tell(connection: &OwnedFd, request: &Request, passed: &[RawFd]) -> anyhow::Result<()> {

@@ -9,14 +9,14 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::record::{Record, SliceRecord};
-use super::{Node, locked};
+use super::{Node, crew, locked};
 use crate::cli::exit::{Exit, Failure, unknown_slice};
 use crate::context::cgroup::SliceCgroup;
 use crate::context::image::Images;
 use crate::context::layer::Layer;
 use crate::context::running::{NoAnswer, Running};
 use crate::context::start::{self, Recipe, Start};
-use crate::context::visit;
+use crate::context::visit::Asked;
 
 /// What has become of a slice's context.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -43,12 +43,16 @@ pub type Contexts = BTreeMap<String, Recipe>;
 /// processes were given.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// Starts a slice's context.
+/// What has become of each of some slices.
+pub type States = Vec<anyhow::Result<State>>;
+
+/// Starts slices' contexts.
 ///
 /// # Errors
-/// The slice has none or its image is missing; or what the start meets.
-pub fn start(name: &str) -> anyhow::Result<State> {
-    locked(|node| {
+/// For all: the node is not up. For one: the slice has no context or its image
+/// is missing; or what the start meets.
+pub fn start(names: &[String]) -> anyhow::Result<States> {
+    each(names, |node, name| {
         let slice = node.slice(name)?;
         if slice.running.is_alive()? {
             return Ok(State::Already);
@@ -58,38 +62,41 @@ pub fn start(name: &str) -> anyhow::Result<State> {
     })
 }
 
-/// Ends everything that runs in a slice: asks first, as long as policy says.
+/// Ends everything that runs in slices: asks first, as long as policy says.
 ///
 /// # Errors
-/// A process does not end.
-pub fn stop(name: &str) -> anyhow::Result<State> {
-    // The slice gets its time without the lock: others need not wait for it.
+/// For one: a process does not end.
+pub fn stop(names: &[String]) -> anyhow::Result<States> {
+    // The slices get their time without the lock, and all at once: nobody need
+    // wait for them, and they not for each other.
     let node = Node::open()?;
-    let slice = node.slice(name)?;
-    let was = slice.cgroup.populated()?;
-    slice.ask()?;
-    locked(|node| {
-        let slice = node.slice(name)?;
-        slice.end()?;
+    let slices = names.iter().map(|name| node.slice(name).map(Some));
+    let asked = ask(slices.collect());
+    end(names, asked, |node, name, was| {
+        node.slice(name)?.end()?;
         Ok(if was { State::Stopped } else { State::Already })
     })
 }
 
-/// Stops a slice and starts it again.
+/// Stops slices and starts them again.
 ///
 /// # Errors
 /// As [`stop()`] and [`start()`].
-pub fn restart(name: &str) -> anyhow::Result<State> {
-    stop(name)?;
-    start(name)
+pub fn restart(names: &[String]) -> anyhow::Result<States> {
+    let stopped = stop(names)?;
+    let started = start(names)?;
+    let both = stopped.into_iter().zip(started);
+    Ok(both
+        .map(|(stopped, started)| stopped.and(started))
+        .collect())
 }
 
-/// Lets a slice's processes stand still, or go on.
+/// Lets slices' processes stand still, or go on.
 ///
 /// # Errors
-/// The kernel refuses.
-pub fn freeze(name: &str, frozen: bool) -> anyhow::Result<State> {
-    locked(|node| {
+/// For one: the kernel refuses.
+pub fn freeze(names: &[String], frozen: bool) -> anyhow::Result<States> {
+    each(names, |node, name| {
         let slice = node.slice(name)?;
         // Nothing is there to stand still; and a start would wait for a process
         // that begins frozen.
@@ -105,24 +112,28 @@ pub fn freeze(name: &str, frozen: bool) -> anyhow::Result<State> {
     })
 }
 
-/// Ends a slice and removes all that it has on disk. It is as new when it is
-/// started again.
+/// Ends slices and removes all that they have on disk. They are as new when
+/// they are started again.
 ///
 /// # Errors
 /// As [`stop()`]; or something cannot be removed.
-pub fn destroy(name: &str) -> anyhow::Result<State> {
+pub fn destroy(names: &[String]) -> anyhow::Result<States> {
     let node = Node::open()?;
-    // What a slice that is no more, or has no context any more, left behind goes
-    // likewise.
-    let layer = Layer::of(name);
-    let has_context = |node: &Node| node.record().contexts.contains_key(name);
-    if has_context(&node) || !layer.exists() {
-        node.slice(name)?.ask()?;
-    }
-    locked(|node| {
-        if has_context(node) {
+    let has_context = |node: &Node, name: &str| node.record().contexts.contains_key(name);
+    let slices = names.iter().map(|name| {
+        // What a slice that is no more, or has no context any more, left behind
+        // goes likewise.
+        if !has_context(&node, name) && Layer::of(name).exists() {
+            return Ok(None);
+        }
+        node.slice(name).map(Some)
+    });
+    let asked = ask(slices.collect());
+    end(names, asked, |node, name, _| {
+        if has_context(node, name) {
             node.slice(name)?.end()?;
         }
+        let layer = Layer::of(name);
         if !layer.exists() {
             return Ok(State::Already);
         }
@@ -131,28 +142,80 @@ pub fn destroy(name: &str) -> anyhow::Result<State> {
     })
 }
 
+fn each(
+    names: &[String],
+    act: impl Fn(&Node, &str) -> anyhow::Result<State>,
+) -> anyhow::Result<States> {
+    locked(|node| Ok(names.iter().map(|name| act(node, name)).collect()))
+}
+
+/// Asks the processes of slices to end, all at once, and waits until they have
+/// or their time is over; whether there were any.
+fn ask(slices: Vec<anyhow::Result<Option<Slice<'_>>>>) -> Vec<anyhow::Result<bool>> {
+    let asked: Vec<anyhow::Result<_>> = slices
+        .into_iter()
+        .map(|slice| {
+            let Some(slice) = slice? else {
+                return Ok((None, false));
+            };
+            let was = slice.cgroup.populated()?;
+            Ok((slice.ask()?, was))
+        })
+        .collect();
+    let waited = asked.into_iter().map(|asked| {
+        let (asked, was) = asked?;
+        asked.map_or(Ok(()), Asked::wait)?;
+        Ok(was)
+    });
+    waited.collect()
+}
+
+/// Does the rest for each slice whose processes were asked to end.
+fn end(
+    names: &[String],
+    asked: Vec<anyhow::Result<bool>>,
+    act: impl Fn(&Node, &str, bool) -> anyhow::Result<State>,
+) -> anyhow::Result<States> {
+    locked(|node| {
+        // The kernel ends them side by side.
+        for (name, asked) in names.iter().zip(&asked) {
+            if asked.is_ok()
+                && let Ok(slice) = node.slice(name)
+            {
+                slice.cgroup.begin_kill()?;
+            }
+        }
+        let ended = names.iter().zip(asked);
+        Ok(ended.map(|(name, was)| act(node, name, was?)).collect())
+    })
+}
+
 /// Starts those of these slices that start with the node; what could not be
 /// started, for the owner.
 pub fn autostart(record: &Record, names: &[String]) -> Vec<String> {
-    let mut complaints = Vec::new();
-    for name in names {
-        let Some((recipe, slice)) = record.contexts.get(name).zip(record.slices.get(name)) else {
-            continue;
-        };
-        if !recipe.autostart {
-            continue;
-        }
-        let slice = Slice::of(record, name, slice, recipe);
+    let starting: Vec<Slice<'_>> = names
+        .iter()
+        .filter_map(|name| {
+            let (recipe, slice) = record.contexts.get(name).zip(record.slices.get(name))?;
+            recipe
+                .autostart
+                .then(|| Slice::of(record, name, slice, recipe))
+        })
+        .collect();
+    let complaints = crew::share(&starting, |slice| {
         let started = match slice.running.is_alive() {
             Ok(true) => Ok(()),
             Ok(false) => slice.start(record),
             Err(error) => Err(error),
         };
-        if let Err(error) = started {
-            complaints.push(format!("slice {name} was not started: {error:#}"));
-        }
-    }
-    complaints
+        let error = started.err()?;
+        Some(format!("slice {} was not started: {error:#}", slice.name))
+    });
+    complaints.unwrap_or_else(|error| {
+        vec![format!(
+            "some slices were not started: {error:#}; run `slice start --all`"
+        )]
+    })
 }
 
 /// A slice that has a context.
@@ -234,7 +297,7 @@ impl<'a> Slice<'a> {
 
     /// Asks its processes to end, if it runs; it may be frozen, and then they
     /// could not.
-    fn ask(&self) -> anyhow::Result<()> {
+    fn ask(&self) -> anyhow::Result<Option<Asked>> {
         if self.cgroup.read("cgroup.freeze")? == "1" {
             self.cgroup.write("cgroup.freeze", "0")?;
         }
@@ -243,12 +306,14 @@ impl<'a> Slice<'a> {
             Err(error) if error.is::<NoAnswer>() => None,
             connection => connection?,
         };
-        if let Some(connection) = connection {
-            let patience = Duration::from_millis(u64::from(self.recipe.stop_after_ms)) + SLACK;
-            visit::stop(&connection, self.recipe.stop_after_ms, patience)
-                .with_context(|| format!("stop slice {}", self.name))?;
-        }
-        Ok(())
+        let Some(connection) = connection else {
+            return Ok(None);
+        };
+        let milliseconds = self.recipe.stop_after_ms;
+        let patience = Duration::from_millis(u64::from(milliseconds)) + SLACK;
+        Asked::new(connection, milliseconds, patience)
+            .with_context(|| format!("stop slice {}", self.name))
+            .map(Some)
     }
 
     /// Ends what still runs, and forgets the context.

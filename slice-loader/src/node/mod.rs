@@ -4,6 +4,7 @@
 mod addresses;
 pub mod autobind;
 pub mod contexts;
+mod crew;
 mod difference;
 mod facts;
 mod found;
