@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use policy::abi::{Address, REFUSES_DESTINATIONS, RefusedPorts, Settings, refused_row};
 use policy::decide::destination::refused;
-use policy::{SliceId, Verdict};
+use policy::{Reason, SliceId, Verdict};
 
 use crate::maps::REFUSED;
 
@@ -29,11 +29,39 @@ pub fn verdict(
     if settings.flags & REFUSES_DESTINATIONS == 0 {
         return Verdict::Allow;
     }
-    let own = refused(look_up(who.index(), destination), protocol, port);
-    if !own.is_allow() {
-        return own;
+    let protocol = protocol as u32;
+    let (port, has_port) = match port {
+        Some(port) => (port as u32, 1),
+        None => (0, 0),
+    };
+    let mut refused = destination_refused(who.index(), destination, protocol, port, has_port);
+    if refused == 0 {
+        refused = destination_refused(ALL_SLICES, destination, protocol, port, has_port);
     }
-    refused(look_up(ALL_SLICES, destination), protocol, port)
+    Verdict::allow_if(refused == 0, Reason::Destination)
+}
+
+/// Not 0 where a rule of the row refuses it; `port` counts where `has_port` is
+/// not 0.
+///
+/// A global function: the verifier looks at the rules' rounds once for each
+/// program, not once for each way in which a program can come here and go on.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn destination_refused(
+    row: u32,
+    destination: *const Address,
+    protocol: u32,
+    port: u32,
+    has_port: u32,
+) -> u32 {
+    // SAFETY: the callers hand over a reference; the verifier, which does not
+    // know, wants to see the comparison with null.
+    let Some(destination) = (unsafe { destination.as_ref() }) else {
+        return 1;
+    };
+    let port = (has_port != 0).then_some(port as u16);
+    !refused(look_up(row, destination), protocol as u8, port).is_allow() as u32
 }
 
 #[inline(always)]

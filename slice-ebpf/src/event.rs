@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_set_retval};
 use policy::abi::{Address, Event, Moment, SliceState};
+use policy::verdict::REASON_ROWS;
 use policy::{Reason, SliceId};
 
 use crate::atomic;
@@ -93,28 +94,8 @@ impl Denial {
 
     #[inline(always)]
     fn tell(&self, pid: u32, command: [u8; 16]) {
-        if let Some(row) = DENIALS.get_ptr_mut(self.who.index()) {
-            // SAFETY: a reason's number is below REASON_ROWS, by a test.
-            let word = unsafe {
-                (&raw mut (*row).counts)
-                    .cast::<u64>()
-                    .add(self.reason as usize)
-            };
-            atomic::fetch_add(word, 1);
-        }
-        let Some(state) = owner::state(self.who) else {
-            return;
-        };
-        let now = now_ns();
-        // SAFETY: the row lies in the array for good.
-        let suppressed = unsafe { &raw mut (*state).events_suppressed };
-        let most = owner::entry(self.who).map_or(1, |entry| entry.events_per_second);
-        if !within_rate(state, now / NS_PER_SECOND, most) {
-            atomic::fetch_add(suppressed, 1);
-            return;
-        }
-        let event = Event {
-            time_ns: now,
+        let mut event = Event {
+            time_ns: 0,
             id: self.who,
             pid,
             reason: self.reason as u8,
@@ -126,12 +107,53 @@ impl Denial {
             local: self.local,
             peer: self.peer,
             command,
-            suppressed: atomic::load(suppressed),
+            suppressed: 0,
         };
-        if EVENTS.output(event, 0).is_err() {
-            atomic::fetch_add(suppressed, 1);
-        }
+        event_tell(&raw mut event);
     }
+}
+
+/// Counts a denial and tells of it, unless its slice was denied too much in
+/// this second; the time and what was suppressed are put in here. What is
+/// returned says nothing.
+///
+/// A global function: the verifier looks at it once for each program, not once
+/// for each reason to deny.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn event_tell(event: *mut Event) -> u32 {
+    // SAFETY: the caller hands over its own event; the verifier, which does
+    // not know, wants to see the comparison with null.
+    let Some(event) = (unsafe { event.as_mut() }) else {
+        return 0;
+    };
+    if let Some(row) = DENIALS.get_ptr_mut(event.id.index())
+        && (event.reason as u32) < REASON_ROWS
+    {
+        // SAFETY: the row is in the array, the reason's number was compared.
+        let word = unsafe {
+            (&raw mut (*row).counts)
+                .cast::<u64>()
+                .add(event.reason as usize)
+        };
+        atomic::fetch_add(word, 1);
+    }
+    let Some(state) = owner::state(event.id) else {
+        return 0;
+    };
+    event.time_ns = now_ns();
+    // SAFETY: the row lies in the array for good.
+    let suppressed = unsafe { &raw mut (*state).events_suppressed };
+    let most = owner::entry(event.id).map_or(1, |entry| entry.events_per_second);
+    if !within_rate(state, event.time_ns / NS_PER_SECOND, most) {
+        atomic::fetch_add(suppressed, 1);
+        return 0;
+    }
+    event.suppressed = atomic::load(suppressed);
+    if EVENTS.output(event, 0).is_err() {
+        atomic::fetch_add(suppressed, 1);
+    }
+    0
 }
 
 /// At most `most` events of a slice in a second of the clock.

@@ -35,55 +35,64 @@ fn word_of(who: SliceId, number: usize) -> Option<*mut u64> {
     }
 }
 
-/// `number` as the verifier knows nothing of: it would follow what comes after
-/// a loop once for each round in which the loop can end.
-#[inline(always)]
-fn any(number: usize, unknown: u64) -> usize {
-    let mut number = number;
-    // SAFETY: two registers; the second operation undoes the first.
-    unsafe {
-        core::arch::asm!(
-            "{0} ^= {1}",
-            "{0} ^= {1}",
-            inout(reg) number,
-            in(reg) unknown,
-        );
-    }
-    number & (LOOPBACK_SLOTS - 1)
-}
-
 /// The slot of a port; with `live`, only where sockets hold it.
 #[inline(always)]
 fn find(who: SliceId, protocol: u8, port: u16, live: bool) -> Option<usize> {
-    let row = LOOPBACK.get_ptr_mut(who.index())?;
+    let number = loopback_find(who.index(), protocol as u32, port as u32, live as u32) as usize;
+    (number < LOOPBACK_SLOTS).then_some(number)
+}
+
+/// The first slot that is the port's, with `live` not 0 one that sockets hold;
+/// `LOOPBACK_SLOTS` where there is none.
+///
+/// A global function: the verifier looks at its rounds once for each program,
+/// not once for each way in which a program can come here and go on.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn loopback_find(row: u32, protocol: u32, port: u32, live: u32) -> u32 {
+    let Some(row) = LOOPBACK.get_ptr_mut(row) else {
+        return LOOPBACK_SLOTS as u32;
+    };
     let mut number = 0;
     while number < LOOPBACK_SLOTS {
         // SAFETY: as in `word_of`.
         let word = atomic::load(unsafe { (&raw const (*row).slots).cast::<u64>().add(number) });
-        if slot::is_of(word, protocol, port) && !(live && slot::sockets(word) == 0) {
-            return Some(any(number, word));
+        if slot::is_of(word, protocol as u8, port as u16)
+            && !(live != 0 && slot::sockets(word) == 0)
+        {
+            return number as u32;
         }
         number += 1;
     }
-    None
+    LOOPBACK_SLOTS as u32
 }
 
 /// A slot without sockets.
 #[inline(always)]
 fn find_free(who: SliceId, protocol: u8, port: u16) -> Option<usize> {
-    let row = LOOPBACK.get_ptr_mut(who.index())?;
-    let first = slot::first(protocol, port);
+    let step = loopback_free(who.index(), slot::first(protocol, port) as u32) as usize;
+    (step < LOOPBACK_SLOTS).then_some(step)
+}
+
+/// The first slot without sockets from this one on, round about;
+/// `LOOPBACK_SLOTS` where there is none. A global function as `loopback_find`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn loopback_free(row: u32, first: u32) -> u32 {
+    let Some(row) = LOOPBACK.get_ptr_mut(row) else {
+        return LOOPBACK_SLOTS as u32;
+    };
     let mut step = 0;
     while step < LOOPBACK_SLOTS {
-        let number = (first + step) & (LOOPBACK_SLOTS - 1);
+        let number = (first as usize + step) & (LOOPBACK_SLOTS - 1);
         // SAFETY: as in `word_of`.
         let word = atomic::load(unsafe { (&raw const (*row).slots).cast::<u64>().add(number) });
         if slot::sockets(word) == 0 {
-            return Some(number);
+            return number as u32;
         }
         step += 1;
     }
-    None
+    LOOPBACK_SLOTS as u32
 }
 
 /// Counts one more socket on a port; the offset of the kernel's port.
