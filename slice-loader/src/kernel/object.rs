@@ -6,11 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use anyhow::{Context, ensure};
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
+use aya_obj::btf::{BtfType, Func, FuncLinkage};
 
 use super::attach::{Function, PROGRAMS};
 use super::layout;
 use super::store::Store;
 use crate::cli::exit::{Exit, Failure};
+use crate::sys::btf::KernelTypes;
 
 /// The bytes, as `SLICE_EBPF_OBJECT` named them when this program was built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slice-ebpf.o"));
@@ -91,7 +93,7 @@ impl Object {
                 program.prog_type()
             );
         }
-        let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
+        let btf = functions()?;
         for attachment in PROGRAMS {
             let name = attachment.program;
             let program = ebpf
@@ -133,6 +135,32 @@ impl Object {
             })
             .collect()
     }
+}
+
+/// What aya asks of the kernel's types when it loads a program: the functions
+/// that ours are attached to, at their numbers. With all of its types, which
+/// aya has parsed once already and keeps to itself, it would take four times as
+/// long.
+fn functions() -> anyhow::Result<Btf> {
+    let types = KernelTypes::running().context("read the kernel's BTF")?;
+    let mut functions = BTreeMap::new();
+    for function in PROGRAMS.iter().filter_map(|program| program.function) {
+        let name = function.name();
+        let number = types
+            .function(&name)
+            .with_context(|| format!("find function {name} in the kernel's BTF"))?;
+        functions.insert(number, name);
+    }
+    let mut btf = Btf::new();
+    let mut next = 1;
+    for (number, name) in functions {
+        for _ in next..number {
+            btf.add_type(BtfType::Unknown);
+        }
+        let name = btf.add_string(&name);
+        next = btf.add_type(BtfType::Func(Func::new(name, 0, FuncLinkage::Static))) + 1;
+    }
+    Ok(btf)
 }
 
 /// aya has a loading method per type.

@@ -339,14 +339,14 @@ fn present(is: bool, else_detail: &str) -> Found {
 }
 
 fn probe_functions() -> Found {
-    let types = match KernelTypes::load() {
+    let types = match KernelTypes::running() {
         Ok(types) => types,
         Err(error) => return Found::Missing(format!("read the kernel's BTF: {error}")),
     };
     let needed = PROGRAMS.iter().filter_map(|program| program.function);
     let missing: BTreeSet<_> = needed
         .map(Function::name)
-        .filter(|name| !types.has_function(name))
+        .filter(|name| types.function(name).is_none())
         .collect();
     let missing: Vec<_> = missing.into_iter().collect();
     present(

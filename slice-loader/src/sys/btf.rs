@@ -1,9 +1,11 @@
 //! The running kernel's type information: where the fields of its structures
 //! are. aya 0.14 reads it too and keeps the members to itself.
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use libbpf_sys as libbpf;
 
@@ -21,9 +23,28 @@ struct Member {
 /// Unnamed structures nest no deeper than this.
 const DEEPEST: u32 = 8;
 
+thread_local! {
+    /// They are some megabytes to read and stay what they are.
+    static RUNNING: OnceCell<Rc<KernelTypes>> = const { OnceCell::new() };
+}
+
 impl KernelTypes {
+    /// The types of the running kernel, read once.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn running() -> io::Result<Rc<KernelTypes>> {
+        RUNNING.with(|running| {
+            if let Some(types) = running.get() {
+                return Ok(Rc::clone(types));
+            }
+            let types = Rc::new(KernelTypes::load()?);
+            Ok(Rc::clone(running.get_or_init(|| types)))
+        })
+    }
+
     /// Reads /sys/kernel/btf/vmlinux, or what stands in for it.
-    pub fn load() -> io::Result<KernelTypes> {
+    fn load() -> io::Result<KernelTypes> {
         // SAFETY: takes nothing; null or a new object that is ours to free.
         let types = unsafe { libbpf::btf__load_vmlinux_btf() };
         NonNull::new(types)
@@ -31,10 +52,17 @@ impl KernelTypes {
             .ok_or_else(io::Error::last_os_error)
     }
 
-    /// Whether the kernel has a function of this name that programs can be
-    /// attached to.
-    pub fn has_function(&self, name: &str) -> bool {
-        self.find(name, libbpf::BTF_KIND_FUNC).is_some()
+    /// The number of the kernel's function of this name; programs are attached
+    /// to functions by it.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.find(name, libbpf::BTF_KIND_FUNC)
+    }
+
+    /// The number of the structure of this name.
+    #[must_use]
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.find(name, libbpf::BTF_KIND_STRUCT)
     }
 
     /// The type of this name and kind.
@@ -45,11 +73,11 @@ impl KernelTypes {
         u32::try_from(found).ok().filter(|id| *id != 0)
     }
 
-    /// Where a field is in its structure, in bytes; `path` is the names of
-    /// members, joined by dots. `None` where there is none of that name, or it
-    /// does not begin at a byte.
-    pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
-        let mut inside = self.find(structure, libbpf::BTF_KIND_STRUCT)?;
+    /// Where a field is in the structure of this number, in bytes; `path` is
+    /// the names of members, joined by dots. `None` where there is none of that
+    /// name, or it does not begin at a byte.
+    pub fn offset(&self, structure: u32, path: &str) -> Option<u32> {
+        let mut inside = structure;
         let mut bits = 0;
         for name in path.split('.') {
             let (offset, type_id) = self.member(inside, name, DEEPEST)?;
