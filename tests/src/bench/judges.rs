@@ -77,6 +77,7 @@ struct Court {
     rules: Rules,
     idle: [(OwnedFd, u32); 2],
     root: File,
+    slices: File,
 }
 
 /// Measures each case under each judge by turns.
@@ -106,6 +107,7 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
             (socket::idle(kinds[1])?, kinds[1]),
         ],
         root: File::open(cgroups::ROOT)?,
+        slices: File::open(Path::new(cgroups::ROOT).join(cgroups::PARENT))?,
     };
     traffic::stay_on_one_cpu();
     // In the last slice from here on.
@@ -174,7 +176,7 @@ impl Court {
     fn under(&self, judge: Judge, act: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.counted(judge)?;
         let links = match judge {
-            Judge::Ours => self.loaded.attach(self.root.as_fd())?,
+            Judge::Ours => self.loaded.attach(self.root.as_fd(), self.slices.as_fd())?,
             Judge::Idle => {
                 let attach = |(program, kind): &(OwnedFd, u32)| {
                     bpf::attach(program.as_fd(), self.root.as_fd(), *kind)

@@ -111,13 +111,22 @@ const ROOT: &[(&str, u32)] = &[
     ("ingress", libbpf::BPF_CGROUP_INET_INGRESS),
 ];
 
+/// Those attached at the slices' parent that have a part in what is sent here:
+/// the slice's localhost is an address of its own.
+const SLICES: &[(&str, u32)] = &[
+    ("connect4", libbpf::BPF_CGROUP_INET4_CONNECT),
+    ("connect6", libbpf::BPF_CGROUP_INET6_CONNECT),
+    ("getsockname4", libbpf::BPF_CGROUP_INET4_GETSOCKNAME),
+    ("getsockname6", libbpf::BPF_CGROUP_INET6_GETSOCKNAME),
+];
+
 impl Place {
     /// Without cgroups nothing is attached, and only packets are tried.
-    fn programs(&self) -> &'static [(&'static str, u32)] {
+    fn programs(&self) -> impl Iterator<Item = &'static (&'static str, u32)> {
         if self.cgroups.is_empty() {
-            PACKETS
+            PACKETS.iter().chain(&[])
         } else {
-            ROOT
+            ROOT.iter().chain(SLICES)
         }
     }
 }
@@ -201,6 +210,8 @@ impl Loaded {
                     flags: LIVE | CLAIM,
                     sockets_max: 100_000,
                     claims_max: 1_000,
+                    connections_max: 100_000,
+                    connections_per_second: 100_000,
                     ..SliceEntry::new_zeroed()
                 };
                 (row, entry)
@@ -258,16 +269,18 @@ impl Loaded {
         self.set("CLAIMS", &claims)
     }
 
-    /// Attaches the programs to the root of the cgroups until the links are
-    /// dropped.
-    pub fn attach(&self, root: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
-        ROOT.iter()
-            .map(|(name, kind)| {
+    /// Attaches the programs to the root of the cgroups and to the slices'
+    /// parent until the links are dropped.
+    pub fn attach(&self, root: BorrowedFd<'_>, slices: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+        let places = ROOT.iter().map(|program| (root, program));
+        places
+            .chain(SLICES.iter().map(|program| (slices, program)))
+            .map(|(place, (name, kind))| {
                 let program = self
                     .ebpf
                     .program(name)
                     .with_context(|| format!("find {name}"))?;
-                bpf::attach(program.fd()?.as_fd(), root, *kind)
+                bpf::attach(program.fd()?.as_fd(), place, *kind)
                     .with_context(|| format!("attach {name}"))
             })
             .collect()
