@@ -149,7 +149,7 @@ fn an_up_that_cannot_attach_its_last_programs_puts_everything_back(node: &mut No
     // Another tool that wants the hook for itself alone: the kernel lets
     // nobody beside it. Our own program plays its part.
     let _ = fs::remove_file(TAKEN);
-    let ingress = *programs(node)?
+    let ingress = *programs()?
         .get("/sys/fs/bpf/slice/links/ingress")
         .context("no link ingress")?;
     node.must(

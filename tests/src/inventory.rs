@@ -1,12 +1,14 @@
 //! Everything of the machine that a slice node may touch, listed line by line,
 //! so that two lists tell what was left behind or taken away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use aya::maps::loaded_maps;
+use aya::programs::{loaded_links, loaded_programs};
 
 use crate::node::Node;
 use crate::site::{setting, until};
@@ -48,12 +50,7 @@ impl Inventory {
                 line.split_whitespace().next().unwrap_or_default()
             ));
         }
-        // Of systemd's own programs units come and go; ours have our names.
-        for kind in ["prog", "map", "link"] {
-            for name in bpf_objects(node, kind)? {
-                lines.insert(format!("bpf {kind} {name}"));
-            }
-        }
+        bpf_objects(&mut lines)?;
         sysctls(Path::new("/proc/sys/net"), &mut lines)?;
         for command in [
             &["ip", "-o", "link"][..],
@@ -165,19 +162,49 @@ fn processes(lines: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Names of programs, maps or links.
-fn bpf_objects(node: &Node, kind: &str) -> Result<Vec<String>> {
-    let listed = node.must("bpftool", &["-j", kind, "list"])?.stdout;
-    let listed: Value = serde_json::from_str(&listed)?;
-    let objects = listed.as_array().context("bpftool lists no objects")?;
-    Ok(objects
-        .iter()
-        .map(|object| match object["name"].as_str() {
-            Some(name) => name.to_owned(),
-            None => format!("{} {}", object["type"], object["attach_type"]),
-        })
-        .filter(|name| !name.starts_with("sd_") && name != "libbpf_global")
-        .collect())
+/// Programs, maps, and links by their programs. Asked of the kernel and not of
+/// bpftool, which takes a second to say it.
+fn bpf_objects(lines: &mut BTreeSet<String>) -> Result<()> {
+    // Of systemd's own programs units come and go, and aya has a map by which it
+    // asks what the kernel can; ours have our names.
+    let mut add = |kind: &str, name: &str| {
+        if !name.starts_with("sd_") && !name.starts_with("aya_") {
+            lines.insert(format!("bpf {kind} {name}"));
+        }
+    };
+    let mut programs = BTreeMap::new();
+    for program in loaded_programs() {
+        if let Some(program) = still_there(program)? {
+            let name = program.name_as_str().unwrap_or_default().to_owned();
+            add("prog", &name);
+            programs.insert(program.id(), name);
+        }
+    }
+    for map in loaded_maps() {
+        if let Some(map) = still_there(map)? {
+            add("map", map.name_as_str().unwrap_or_default());
+        }
+    }
+    for link in loaded_links() {
+        if let Some(link) = still_there(link)? {
+            let name = programs.get(&link.program_id());
+            add("link", name.map_or("of no program", String::as_str));
+        }
+    }
+    Ok(())
+}
+
+/// What is gone since it was listed is not there.
+fn still_there<T, E: Into<anyhow::Error>>(asked: Result<T, E>) -> Result<Option<T>> {
+    let error = match asked {
+        Ok(there) => return Ok(Some(there)),
+        Err(error) => error.into(),
+    };
+    let gone = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::NotFound);
+    if gone { Ok(None) } else { Err(error) }
 }
 
 /// Every network setting that can be read and stands still.

@@ -63,7 +63,7 @@ fn up_twice_is_once(node: &mut Node) -> Result<()> {
         "{}",
         denied.stderr
     );
-    let (before, counters, running) = (site.standing()?, site.counters()?, programs(node)?);
+    let (before, counters, running) = (site.standing()?, site.counters()?, programs()?);
     let server = site.start(
         "server",
         site.in_slice("alpha", &["python3", "-m", "http.server", "80"]),
@@ -80,7 +80,7 @@ fn up_twice_is_once(node: &mut Node) -> Result<()> {
         site.json(&["up"])?["did"] == "already",
         "as JSON it says something else"
     );
-    ensure!(programs(node)? == running, "programs were replaced");
+    ensure!(programs()? == running, "programs were replaced");
     ensure!(
         site.counters()?.get("alpha", "denials.port_reserved")? == 1,
         "the counters were cleared"
@@ -277,7 +277,7 @@ fn two_commands_at_once_wait_for_each_other(node: &mut Node) -> Result<()> {
     let site = Site::new(node, POLICY)?;
     let before = Inventory::take(node)?;
     for _ in 0..2 {
-        let mut both = ["up", "up", "down", "up"].map(|argument| {
+        let both = ["up", "up", "down", "up"].map(|argument| {
             let mut command = Command::new("slice");
             command
                 .arg(argument)
@@ -287,12 +287,17 @@ fn two_commands_at_once_wait_for_each_other(node: &mut Node) -> Result<()> {
                 .stderr(Stdio::piped());
             command.spawn()
         });
-        for child in &mut both {
+        for child in both {
             let Ok(child) = child else {
                 bail!("slice cannot be started")
             };
-            let status = child.wait()?;
-            ensure!(status.success(), "one of them ended with {status}");
+            let output = child.wait_with_output()?;
+            ensure!(
+                output.status.success(),
+                "one of them ended with {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         // Whichever came last, the node is wholly up or wholly down.
         let status = site.slice(&["status"])?.status;

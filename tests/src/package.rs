@@ -98,11 +98,11 @@ fn a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices(node: &mut Node
     until("the tenant runs", || {
         Ok(!fs::read_to_string(format!("{SLICES}/alpha/payload/cgroup.procs"))?.is_empty())
     })?;
-    let running = programs(node)?;
+    let running = programs()?;
 
     owner.systemctl(&["restart", "slice"])?;
     ensure!(tenant.ended()?.is_none(), "the restart ended a process");
-    ensure!(programs(node)? == running, "the restart replaced programs");
+    ensure!(programs()? == running, "the restart replaced programs");
     ensure!(
         owner.daemon()? != daemon,
         "the daemon of before the restart runs"
@@ -178,7 +178,7 @@ fn an_upgrade_that_cannot_take_over_changes_nothing(node: &mut Node) -> Result<(
     until("the tenant runs", || {
         Ok(!fs::read_to_string(format!("{SLICES}/alpha/payload/cgroup.procs"))?.is_empty())
     })?;
-    let (running, state) = (programs(node)?, owner.state()?);
+    let (running, state) = (programs()?, owner.state()?);
     ensure!(state.ends_with(" installed"), "it is {state}");
 
     let refused = owner.try_dpkg(&["--install", other_layout])?;
@@ -189,7 +189,7 @@ fn an_upgrade_that_cannot_take_over_changes_nothing(node: &mut Node) -> Result<(
         refused.stderr
     );
     ensure!(owner.state()? == state, "it is {}", owner.state()?);
-    ensure!(programs(node)? == running, "programs were replaced");
+    ensure!(programs()? == running, "programs were replaced");
     ensure!(owner.daemon()? == daemon, "the daemon is another");
     site.must(&["status"])?;
 
@@ -205,7 +205,7 @@ fn an_upgrade_that_cannot_take_over_changes_nothing(node: &mut Node) -> Result<(
         "{}",
         owner.state()?
     );
-    ensure!(programs(node)? == running, "programs were replaced");
+    ensure!(programs()? == running, "programs were replaced");
     site.write("slices/beta.toml", "")?;
     let said = site.must(&["up"])?;
     ensure!(said.contains("were replaced"), "it says {said}");
@@ -302,10 +302,10 @@ fn a_package_lives_upgrades_under_load_and_leaves_nothing_while_ssh_goes_on(
 
     let mut siege = ground.siege_of(Site::installed(node))?;
     siege.endure(A_WHILE)?;
-    let running = programs(node)?;
+    let running = programs()?;
     let said = owner.dpkg(&["--install", newer])?;
     ensure!(said.contains("were replaced by those"), "it says {said}");
-    let after = programs(node)?;
+    let after = programs()?;
     ensure!(
         after.keys().eq(running.keys()) && after.iter().all(|(name, id)| running[name] != *id),
         "programs of {running:?} still run in {after:?}"

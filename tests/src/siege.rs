@@ -58,11 +58,6 @@ impl<'n> Ground<'n> {
         &self.beyond
     }
 
-    /// The machine under test.
-    pub fn node(&self) -> &'n Node {
-        self.node
-    }
-
     /// Brings the node up and begins.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::links::{FdLink, PinnedLink};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -214,24 +215,17 @@ fn a_daemon_that_is_asked_to_end_leaves_the_rules(node: &mut Node) -> Result<()>
 }
 
 /// The program that each pinned link runs, by the link's name.
-pub fn programs(node: &Node) -> Result<BTreeMap<String, u64>> {
+pub fn programs() -> Result<BTreeMap<String, u32>> {
     let mut programs = BTreeMap::new();
     let links = fs::read_dir("/sys/fs/bpf/slice/links")?;
     for entry in links.chain(fs::read_dir("/sys/fs/bpf/slice/views")?) {
         let path = entry?.path();
+        let link = PinnedLink::from_pin(&path)
+            .map(FdLink::from)
+            .and_then(|link| link.info())
+            .with_context(|| format!("ask about link {}", path.display()))?;
         let path = path.to_str().context("a path in UTF-8")?;
-        // bpftool 7.5 shows it and ends with 255 all the same.
-        let shown = node
-            .run("bpftool", &["-j", "link", "show", "pinned", path])?
-            .stdout;
-        let shown: Value =
-            serde_json::from_str(&shown).with_context(|| format!("show link {path}"))?;
-        programs.insert(
-            path.to_owned(),
-            shown["prog_id"]
-                .as_u64()
-                .context("a link runs no program")?,
-        );
+        programs.insert(path.to_owned(), link.program_id());
     }
     ensure!(!programs.is_empty(), "no links are pinned");
     Ok(programs)
@@ -256,11 +250,11 @@ fn programs_are_replaced_under_load_and_nothing_gets_through(node: &mut Node) ->
     siege.endure(A_WHILE)?;
     let standing = ports(&siege.site)?;
     for _ in 0..3 {
-        let before = programs(ground.node())?;
+        let before = programs()?;
         pretend_other_programs()?;
         let said = siege.site.must(&["up"])?;
         ensure!(said.contains("were replaced"), "it says {said}");
-        let after = programs(ground.node())?;
+        let after = programs()?;
         ensure!(after.keys().eq(before.keys()), "other links: {after:?}");
         let kept = after
             .iter()
@@ -283,7 +277,7 @@ fn programs_are_replaced_under_load_and_nothing_gets_through(node: &mut Node) ->
 fn an_upgrade_to_another_layout_is_refused(node: &mut Node) -> Result<()> {
     const SETTINGS: &str = "/sys/fs/bpf/slice/maps/SETTINGS";
     let site = Site::up(node, crate::siege::POLICY)?;
-    let running = programs(node)?;
+    let running = programs()?;
     let value = node.must(
         "bpftool",
         &[
@@ -316,7 +310,7 @@ fn an_upgrade_to_another_layout_is_refused(node: &mut Node) -> Result<()> {
             output.stderr
         );
     }
-    ensure!(programs(node)? == running, "programs were replaced");
+    ensure!(programs()? == running, "programs were replaced");
     // What runs is still ruled, and there is a way out.
     site.must(&["down"])?;
     site.must(&["up"])?;
