@@ -18,6 +18,10 @@
 //! | `ADDRESSES` | hash | [`Address`] | [`AddressEntry`] | loader | programs |
 //! | `REFUSED` | LPM trie | [`RefusedKey`] | [`RefusedPorts`] | loader | programs |
 //! | `FLOWS` | hash | [`FlowKey`] | [`SliceId`] | programs | programs, loader |
+//! | `STARTED` | hash | [`FlowKey`] | [`StartedFlow`] | programs | programs, loader |
+//! | `STARTED_RING` | hash | [`StartedAt`] | [`FlowKey`] | programs | programs, loader |
+//! | `DEVICES` | hash | number of a device (u32) | [`ArmedDevice`] | loader | programs |
+//! | `RAW_OUT`, `NODE_OUT`, `RAW_IN`, `CAPTURE` | program array | 0 | program | loader | kernel |
 //! | `LOOPBACK` | array | row | [`LoopbackPorts`] | programs (loader zeroes) | programs |
 //! | `TAGS` | socket storage | socket | [`Tag`] | programs, loader | programs |
 //! | `EVENTS` | ring buffer | | [`Event`] | programs | loader |
@@ -94,7 +98,7 @@ layouts! {
         /// Raised whenever `ADDRESSES`, `REFUSED` or an own address changes:
         /// what sockets remember of earlier checks is void then.
         pub generation @ 16: u32,
-        /// [`REFUSES_DESTINATIONS`], [`ADDRESSES_APART`].
+        /// [`REFUSES_DESTINATIONS`], [`ADDRESSES_APART`], [`RAW_SLICES`].
         pub flags @ 20: u32,
         /// First port of the range kept for loopback translation.
         pub loopback_low @ 24: u16,
@@ -118,7 +122,7 @@ layouts! {
         /// The slice in this row; an id of another generation is a destroyed
         /// slice.
         pub id @ 0: SliceId,
-        /// [`LIVE`], [`CLAIM`], [`OWN_IPV4`], [`OWN_IPV6`].
+        /// [`LIVE`], [`CLAIM`], [`OWN_IPV4`], [`OWN_IPV6`], [`RAW`].
         pub flags @ 4: u32,
         /// Most sockets open at once.
         pub sockets_max @ 8: u32,
@@ -138,7 +142,7 @@ layouts! {
 
     /// What the programs keep of one slice. Gauges go up and down, counters
     /// only up; all are changed by atomic adds.
-    pub struct SliceState [88] {
+    pub struct SliceState [96] {
         /// Sockets made since the slice was created (counter).
         pub sockets_opened @ 0: u64,
         /// Sockets that live (gauge).
@@ -164,6 +168,8 @@ layouts! {
         /// Until when connections have been paid for; see
         /// [`crate::decide::connection`].
         pub connections_paid_ns @ 80: u64,
+        /// Flows put into `STARTED` (counter).
+        pub started @ 88: u64,
     }
 
     /// Packets and bytes of one slice on one CPU, counted at the IP layer: the
@@ -206,7 +212,7 @@ layouts! {
 
     /// Who holds a port of the shared addresses because of its sockets.
     pub struct Claim [24] {
-        /// `owner << 32 | named << 31 | sockets`: one word, so that taking and
+        /// `owner << 32 | named << 31 | raw << 30 | sockets`: one word, so that taking and
         /// leaving a port is one compare-and-swap. `named`: a program asked for
         /// the port; else the kernel picked it.
         pub holder @ 0: u64,
@@ -274,6 +280,34 @@ layouts! {
         pub local @ 8: Address,
         /// Address of the peer.
         pub peer @ 24: Address,
+    }
+
+    /// Whose a flow is that no socket of the kernel's holds: what raw sockets
+    /// send, and echo requests, whose port is the identifier.
+    pub struct StartedFlow [16] {
+        /// The slice that sent from it.
+        pub owner @ 0: SliceId,
+        /// Zero.
+        pub reserved @ 4: u32,
+        /// Until when it stays the owner's, monotonic clock, nanoseconds.
+        pub until_ns @ 8: u64,
+    }
+
+    /// A place in a slice's ring of started flows: the next one that is put there
+    /// throws out the one that is there.
+    pub struct StartedAt [8] {
+        /// Row of the slice.
+        pub row @ 0: u32,
+        /// Below [`STARTED_PER_SLICE`].
+        pub position @ 4: u32,
+    }
+
+    /// A device on whose way out the frames of packet sockets are looked at.
+    pub struct ArmedDevice [8] {
+        /// Its Ethernet address.
+        pub address @ 0: [u8; 6],
+        /// Zero.
+        pub reserved @ 6: u16,
     }
 
     /// The ports that a slice has bound on its private loopback.
@@ -371,6 +405,10 @@ pub const fn refused_row_of(bytes: [u8; 4]) -> u32 {
 /// Ports that a slice can have bound on its private loopback at once.
 pub const LOOPBACK_SLOTS: usize = 64;
 
+/// Flows in `STARTED` that are a slice's at once; a further one takes the place
+/// of the oldest.
+pub const STARTED_PER_SLICE: u32 = 256;
+
 /// Rules that one prefix can carry.
 pub const REFUSED_RANGES: usize = 16;
 
@@ -381,6 +419,10 @@ pub const REFUSES_DESTINATIONS: u32 = 1;
 /// slice's own, or excluded by policy.
 pub const ADDRESSES_APART: u32 = 2;
 
+/// In [`Settings::flags`]: some slice has raw sockets, so that it is looked at
+/// whose the flows are that it could listen to.
+pub const RAW_SLICES: u32 = 4;
+
 /// In [`SliceEntry::flags`]: the row is in use.
 pub const LIVE: u32 = 1;
 /// The slice may bind ports that are nobody's.
@@ -389,6 +431,9 @@ pub const CLAIM: u32 = 2;
 pub const OWN_IPV4: u32 = 4;
 /// The slice has an IPv6 address of its own and uses no other.
 pub const OWN_IPV6: u32 = 8;
+
+/// Raw and packet sockets are made for the slice by its broker.
+pub const RAW: u32 = 16;
 
 /// In [`Reserved::kind`]: nobody's.
 pub const RESERVED_NOBODY: u32 = 0;
@@ -409,6 +454,10 @@ pub const ADDRESS_OWN: u32 = 2;
 /// port that the kernel picked is refused to those who name it, but no reason to
 /// drop packets of another socket to which the kernel gave it later.
 pub const CLAIM_NAMED: u64 = 1 << 31;
+
+/// In [`Claim::holder`]: a raw socket has the port, on which a program speaks
+/// TCP or UDP itself: the kernel does not answer for it.
+pub const CLAIM_RAW: u64 = 1 << 30;
 
 /// In [`Tag::flags`]: a descriptor of the socket is open.
 pub const TAG_OPEN: u64 = 1;
@@ -451,6 +500,13 @@ pub const fn adopted(flags: u64) -> bool {
 /// Counted in [`SliceState::connections`].
 pub const TAG_CONNECTION: u64 = 8192;
 
+/// A raw socket: what it sends was written by the program, headers too.
+pub const TAG_RAW: u64 = 16384;
+
+/// A raw socket that claimed a port for a program that speaks the protocol
+/// itself; it is counted on the port as bound ones are.
+pub const TAG_RAW_PORT: u64 = 32768;
+
 /// The moment of a socket's or packet's life at which a verdict was given.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -473,6 +529,8 @@ pub enum Moment {
     Open = 8,
     /// A packet on its way in, before the kernel looks for its socket.
     Lookup = 9,
+    /// A frame that a packet socket sends.
+    Frame = 10,
 }
 
 impl Moment {
@@ -488,6 +546,7 @@ impl Moment {
             7 => Moment::Ingress,
             8 => Moment::Open,
             9 => Moment::Lookup,
+            10 => Moment::Frame,
             _ => return None,
         })
     }
@@ -504,6 +563,7 @@ impl Moment {
             Moment::Ingress => "ingress",
             Moment::Open => "open",
             Moment::Lookup => "lookup",
+            Moment::Frame => "frame",
         }
     }
 }
@@ -529,8 +589,14 @@ impl Claim {
     #[inline(always)]
     pub const fn sockets(self) -> u32 {
         #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-        let sockets = (self.holder & (CLAIM_NAMED - 1)) as u32;
+        let sockets = (self.holder & (CLAIM_RAW - 1)) as u32;
         sockets
+    }
+
+    /// Whether a program of the owner speaks the protocol itself there.
+    #[inline(always)]
+    pub const fn raw(self) -> bool {
+        self.holder & CLAIM_RAW != 0 && self.sockets() > 0
     }
 
     /// Whether a program named the port.

@@ -8,12 +8,12 @@ use zerocopy::FromZeros;
 
 use crate::abi::{
     ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, Address, AddressEntry, CLAIM, LIVE,
-    OWN_IPV4, OWN_IPV6, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE, RESERVED_SLICE,
-    RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP, UDP, mapped, port_index,
-    refused_row, refused_row_of,
+    OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
+    RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP, UDP, mapped,
+    port_index, refused_row, refused_row_of,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
-use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Slice};
+use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Raw, Slice};
 use crate::ids::SliceId;
 
 mod cgroups;
@@ -91,12 +91,14 @@ fn settings(
     let (node, facts) = (&admitted.config().node, admitted.facts());
     let apart =
         !node.exclude.is_empty() || addresses.values().any(|entry| entry.kind == ADDRESS_OWN);
+    let raw = admitted.slices().any(|(_, slice)| slice.raw == Raw::Safe);
     Settings {
         abi_version: ABI_VERSION,
         slices_level: facts.slices_level,
         node_netns: facts.node_netns,
         flags: if refuses { REFUSES_DESTINATIONS } else { 0 }
-            | if apart { ADDRESSES_APART } else { 0 },
+            | if apart { ADDRESSES_APART } else { 0 }
+            | if raw { RAW_SLICES } else { 0 },
         loopback_low: LOOPBACK_PORTS.low(),
         loopback_high: LOOPBACK_PORTS.high(),
         ephemeral_low: facts.ephemeral.low(),
@@ -135,7 +137,8 @@ fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
         flags: LIVE
             | flag(slice.ports.claim, CLAIM)
             | flag(ipv4.is_some(), OWN_IPV4)
-            | flag(ipv6.is_some(), OWN_IPV6),
+            | flag(ipv6.is_some(), OWN_IPV6)
+            | flag(slice.raw == Raw::Safe, RAW),
         sockets_max: slice.sockets,
         claims_max: slice.ports.claims,
         connections_max: slice.connections.unwrap_or(slice.sockets),

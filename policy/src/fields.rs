@@ -58,6 +58,9 @@ fields! {
     SockNet           "sock_common"        "skc_net.net";
     RequestListener   "sock_common"        "skc_listener";
     SockCgroup        "sock"               "sk_cgrp_data.cgroup";
+    MessageName       "msghdr"             "msg_name";
+    MessageNameLength "msghdr"             "msg_namelen";
+    PacketDevice      "packet_sock"        "ifindex";
     SockProtocol      "sock"               "sk_protocol";
     SockType          "sock"               "sk_type";
     SockSocket        "sock"               "sk_socket";

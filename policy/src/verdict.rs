@@ -7,12 +7,15 @@
 pub mod errno {
     #![allow(missing_docs, reason = "the names are those of errno(3)")]
     pub const EPERM: i32 = 1;
+    pub const ENOENT: i32 = 2;
     pub const EACCES: i32 = 13;
+    pub const EINVAL: i32 = 22;
     pub const ENOPROTOOPT: i32 = 92;
     pub const EPROTONOSUPPORT: i32 = 93;
     pub const EAFNOSUPPORT: i32 = 97;
     pub const EADDRINUSE: i32 = 98;
     pub const EADDRNOTAVAIL: i32 = 99;
+    pub const ENETDOWN: i32 = 100;
     pub const ENOBUFS: i32 = 105;
     pub const ECONNREFUSED: i32 = 111;
 }
@@ -113,6 +116,10 @@ reasons! {
     24 LoopbackLimit    EADDRINUSE      "loopback_limit"     "The slice has bound as many loopback ports as there are.";
     25 ConnectionLimit EADDRNOTAVAIL   "connection_limit"   "The slice has started as many connections that are not over as its policy allows.";
     26 ConnectionRate  EADDRNOTAVAIL   "connection_rate"    "The slice starts connections faster than its policy allows.";
+    27 IcmpType        EPERM           "icmp_type"          "Slices send echo, timestamp, information and address mask messages of ICMP only, not errors and redirects.";
+    28 EchoForeign     EPERM           "echo_foreign"       "The ICMP identifier is another owner's towards this peer.";
+    29 Frame           EPERM           "frame"              "The frame is not IPv4 or IPv6 from the device's own address.";
+    30 Device          ENETDOWN        "device"             "Packet sockets send on devices only whose frames are looked at.";
 }
 
 /// Rows of the drop counters per slice. More than there are reasons, so that

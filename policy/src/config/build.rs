@@ -7,8 +7,8 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{
-    Context, Cpu, Disk, Give, Io, Login, Memory, Node, OwnAddress, Ports, Refusal, RefusedProtocol,
-    Role, Slice, SlicePorts, capability,
+    Context, Cpu, Disk, Give, Io, Login, Memory, Node, OwnAddress, Ports, Raw, Refusal,
+    RefusedProtocol, Role, Slice, SlicePorts, capability,
 };
 
 /// `node.toml`.
@@ -97,7 +97,21 @@ pub(super) fn slice(
             .then(|| context(&fields.table("context"), &stem, complaints))
             .flatten(),
         login: login(fields, complaints),
+        raw: raw(fields, complaints),
     }
+}
+
+/// `raw`, which needs a first process that the calls of the others come from.
+fn raw(fields: &Fields, complaints: &mut Vec<Complaint>) -> Raw {
+    let Some(word) = fields.word("raw").filter(|word| word.value == "safe") else {
+        return Raw::None;
+    };
+    if !fields.has("context") {
+        let message = "`raw = \"safe\"` without [context]: nobody makes the sockets";
+        let help = "add [context] with an `image`, or remove `raw`";
+        complaints.push(Complaint::maybe_at(word.at, message, help));
+    }
+    Raw::Safe
 }
 
 /// `[login]`, which needs somewhere to log in to.

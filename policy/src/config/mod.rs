@@ -131,6 +131,18 @@ pub struct Slice {
     pub context: Option<Context>,
     /// Who logs in; needs a context.
     pub login: Login,
+    /// Whether it has raw and packet sockets; needs a context.
+    pub raw: Raw,
+}
+
+/// Raw and packet sockets of a slice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Raw {
+    /// None.
+    #[default]
+    None,
+    /// Those that send and see the slice's own packets only.
+    Safe,
 }
 
 /// A slice's own root, namespaces and credentials.

@@ -15,7 +15,8 @@ pub const AF_PACKET: i32 = 17;
 
 const SOCK_STREAM: i32 = 1;
 const SOCK_DGRAM: i32 = 2;
-const SOCK_RAW: i32 = 3;
+/// `SOCK_RAW`.
+pub const SOCK_RAW: i32 = 3;
 const SOCK_PACKET: i32 = 10;
 
 const ICMP: i32 = 1;
@@ -34,16 +35,19 @@ const NETLINK_GENERIC: i32 = 16;
 ///
 /// An allow-list: UDP-Lite does not reach the connect hook, SCTP reaches none
 /// but the packet hooks, MPTCP opens subflows of its own, vsock and the like
-/// have no owner; each would go round the rules for ports.
+/// have no owner; each would go round the rules for ports. `raw` says whether
+/// policy gives the slice raw and packet sockets: its programs have no right to
+/// make them, its broker does.
 #[inline(always)]
-pub fn socket(family: i32, kind: i32, protocol: i32) -> Verdict {
+pub fn socket(family: i32, kind: i32, protocol: i32, raw: bool) -> Verdict {
     match family {
         AF_UNIX => Verdict::Allow,
         AF_INET | AF_INET6 => match (kind, protocol) {
             (SOCK_STREAM, 0 | TCP) | (SOCK_DGRAM, 0 | UDP) => Verdict::Allow,
             (SOCK_DGRAM, ICMP) => Verdict::allow_if(family == AF_INET, Reason::Protocol),
             (SOCK_DGRAM, ICMPV6) => Verdict::allow_if(family == AF_INET6, Reason::Protocol),
-            (SOCK_RAW | SOCK_PACKET, _) => Verdict::Deny(Reason::RawSocket),
+            (SOCK_RAW, _) => Verdict::allow_if(raw, Reason::RawSocket),
+            (SOCK_PACKET, _) => Verdict::Deny(Reason::RawSocket),
             _ => Verdict::Deny(Reason::Protocol),
         },
         AF_NETLINK => Verdict::allow_if(
@@ -53,7 +57,10 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> Verdict {
             ),
             Reason::Netlink,
         ),
-        AF_PACKET => Verdict::Deny(Reason::RawSocket),
+        AF_PACKET => Verdict::allow_if(
+            raw && matches!(kind, SOCK_RAW | SOCK_DGRAM),
+            Reason::RawSocket,
+        ),
         _ => Verdict::Deny(Reason::Family),
     }
 }
@@ -80,7 +87,7 @@ mod tests {
             (AF_NETLINK, SOCK_RAW, NETLINK_ROUTE),
         ] {
             assert_eq!(
-                socket(family, kind, protocol),
+                socket(family, kind, protocol, false),
                 Verdict::Allow,
                 "{family} {kind} {protocol}"
             );
@@ -119,10 +126,26 @@ mod tests {
             (-1, 0, 0, Reason::Family),
         ] {
             assert_eq!(
-                socket(family, kind, protocol),
+                socket(family, kind, protocol, false),
                 Verdict::Deny(reason),
                 "{family} {kind} {protocol}"
             );
+        }
+    }
+
+    #[test]
+    fn raw_and_packet_sockets_are_made_where_policy_gives_them() {
+        for (family, kind, protocol, made) in [
+            (AF_INET, SOCK_RAW, 1, true),
+            (AF_INET6, SOCK_RAW, 255, true),
+            (AF_PACKET, SOCK_RAW, 3, true),
+            (AF_PACKET, SOCK_DGRAM, 0, true),
+            (AF_PACKET, SOCK_PACKET, 3, false),
+            (AF_INET, SOCK_PACKET, 3, false),
+            (44, SOCK_RAW, 0, false), // XDP
+        ] {
+            let verdict = socket(family, kind, protocol, true);
+            assert_eq!(verdict.is_allow(), made, "{family} {kind} {protocol}");
         }
     }
 

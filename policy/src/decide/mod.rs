@@ -10,4 +10,5 @@ pub mod create;
 pub mod destination;
 pub mod loopback;
 pub mod option;
+pub mod raw;
 pub mod sight;

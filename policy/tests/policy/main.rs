@@ -23,6 +23,7 @@ mod plans;
 mod changes;
 mod judge;
 mod laws;
+mod numbers;
 mod refusals;
 mod robust;
 

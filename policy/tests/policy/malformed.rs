@@ -529,32 +529,41 @@ error: `link` needs the link scheduler, which this build does not have
 }
 
 #[test]
+fn raw_sockets_without_a_context() {
+    refused(
+        "",
+        &[("a", "raw = \"safe\"\n")],
+        r#"
+error: `raw = "safe"` without [context]: nobody makes the sockets
+  --> slices/a.toml:1:7
+  |
+1 | raw = "safe"
+  |       ^^^^^^
+  help: add [context] with an `image`, or remove `raw`
+"#,
+    );
+}
+
+#[test]
 fn knobs_of_later_builds_in_a_slice() {
     refused(
         "",
         &[(
             "a",
-            "raw = \"safe\"\nrole = \"management\"\n\n[link]\nfloor = \"1 Mbit/s\"\n",
+            "role = \"management\"\n\n[link]\nfloor = \"1 Mbit/s\"\n",
         )],
         r#"
-error: `raw` needs safe raw sockets, which this build does not have
-  --> slices/a.toml:1:1
-  |
-1 | raw = "safe"
-  | ^^^
-  help: remove it: until then the slice has no raw or packet sockets
-
 error: `role = "management"` needs the status hooks, which this build does not have
-  --> slices/a.toml:2:8
+  --> slices/a.toml:1:8
   |
-2 | role = "management"
+1 | role = "management"
   |        ^^^^^^^^^^^^
   help: write `"slice"`
 
 error: `link` needs the link scheduler, which this build does not have
-  --> slices/a.toml:4:2
+  --> slices/a.toml:3:2
   |
-4 | [link]
+3 | [link]
   |  ^^^^
   help: remove it: until then the slice shares every link unshaped
 "#,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::judge::judge;
+use crate::numbers::Numbers;
 
 fn corpus() -> Vec<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/policy");
@@ -13,18 +14,6 @@ fn corpus() -> Vec<Vec<u8>> {
         .collect();
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
-}
-
-/// A small generator of numbers, the same in every run (Marsaglia's xorshift64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % most.max(1)
-    }
 }
 
 /// What tends to break parsers of text.

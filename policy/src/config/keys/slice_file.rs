@@ -123,10 +123,15 @@ pub static SLICE_FILE: TableDef = TableDef {
             "the link scheduler",
             "the slice shares every link unshaped",
         ),
-        later(
+        key(
             "raw",
-            "safe raw sockets",
-            "the slice has no raw or packet sockets",
+            Takes::Word {
+                words: &["none", "safe"],
+                later: &[],
+            },
+            "",
+            "\"safe\"",
+            "Whether the slice has raw and packet sockets, which send and see its own packets only: for ping, traceroute and tcpdump. The slice has a context.",
         ),
         key(
             "context",
