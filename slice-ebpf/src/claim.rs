@@ -6,8 +6,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use policy::abi::{
-    CLAIM_NAMED, Claim, FlowKey, Settings, TAG_ADOPTED, TAG_FLOW, TAG_LEARNED, TAG_OPEN,
-    TAG_RUNNING, TCP, Tag, port_index,
+    CLAIM_NAMED, CLAIM_RAW, Claim, FlowKey, Settings, TAG_ADOPTED, TAG_FLOW, TAG_LEARNED, TAG_OPEN,
+    TAG_RAW_PORT, TAG_RUNNING, TCP, Tag, port_index,
 };
 use policy::decide::claim::debt;
 use policy::decide::create::one_more;
@@ -49,6 +49,12 @@ pub fn read(index: u32) -> Claim {
     }
 }
 
+/// Who holds a port of TCP or UDP.
+#[inline(always)]
+pub fn of_port(protocol: u8, port: u16) -> Claim {
+    read(port_index(protocol, port).unwrap_or(0))
+}
+
 /// Counts one more socket of `who` on the port: the one step that decides a
 /// race. Denies where another owner holds it. `named`: a program asked for this
 /// port, the kernel did not pick it.
@@ -68,6 +74,9 @@ pub fn take(index: u32, who: SliceId, named: bool) -> Verdict {
         let mut new = Claim::holder(who, sockets.wrapping_add(1));
         if !(named || sockets > 0 && old.named()) {
             new &= !CLAIM_NAMED;
+        }
+        if old.raw() {
+            new |= CLAIM_RAW;
         }
         // SAFETY: as in `read`.
         let word = unsafe { &raw mut (*row).holder };
@@ -155,6 +164,55 @@ pub fn hold(tag: *mut Tag, who: SliceId, index: u32, named: bool, settings: &Set
     verdict
 }
 
+/// Takes the port for a raw socket, on which a program speaks the protocol
+/// itself. One socket does.
+#[inline(always)]
+pub fn hold_raw(tag: *mut Tag, who: SliceId, index: u32, settings: &Settings) -> Verdict {
+    if read(index).raw() {
+        return Verdict::Deny(Reason::PortClaimed);
+    }
+    let verdict = hold(tag, who, index, true, settings);
+    if verdict.is_allow()
+        && let Some(row) = CLAIMS.get_ptr_mut(index)
+    {
+        // SAFETY: as in `read` and `hold`. This socket is counted there now.
+        unsafe {
+            atomic::fetch_or(&raw mut (*tag).flags, TAG_RAW_PORT);
+            atomic::fetch_or(&raw mut (*row).holder, CLAIM_RAW);
+        }
+    }
+    verdict
+}
+
+/// The kernel answers again for the port of a raw socket, which is counted
+/// there still.
+#[inline(always)]
+fn end_raw(tag: *mut Tag) {
+    if let Some(index) = holds(tag)
+        && let Some(row) = CLAIMS.get_ptr_mut(index)
+    {
+        // SAFETY: as in `read`.
+        atomic::fetch_clear(unsafe { &raw mut (*row).holder }, CLAIM_RAW);
+    }
+}
+
+/// The port becomes or stays its sender's for a while without a socket: a raw
+/// socket sends from it.
+#[inline(always)]
+pub fn lease(index: u32, who: SliceId, settings: &Settings) -> Verdict {
+    let claim = read(index);
+    let enough = now_ns().saturating_add(settings.linger_ns / 2);
+    if claim.owner().0 == who.0 && (claim.sockets() > 0 || claim.linger_until_ns > enough) {
+        return Verdict::Allow;
+    }
+    let verdict = take(index, who, false);
+    if verdict.is_allow() {
+        linger(index, settings);
+        leave(index, who, settings);
+    }
+    verdict
+}
+
 /// Leaves the port that the socket with this tag holds, if any.
 #[inline(always)]
 pub fn let_go(tag: *mut Tag, who: SliceId, settings: &Settings) {
@@ -195,6 +253,9 @@ pub fn end(tag: *mut Tag, bit: u64, may_answer: bool, settings: &Settings) {
     let old = atomic::fetch_clear(word, bit);
     if old & bit == 0 || old & (TAG_OPEN | TAG_RUNNING) & !bit != 0 {
         return;
+    }
+    if old & TAG_RAW_PORT != 0 {
+        end_raw(tag);
     }
     loopback::let_go(tag, who);
     connection::over(tag, who);

@@ -181,6 +181,13 @@ impl SockAddr {
 pub struct Sock(pub *mut bpf_sock);
 
 impl Sock {
+    /// The type (`SOCK_*`).
+    #[inline(always)]
+    pub fn kind(&self) -> u32 {
+        // SAFETY: as in `protocol`.
+        unsafe { read_volatile(&raw const (*self.0).type_) }
+    }
+
     /// The IP protocol.
     #[inline(always)]
     pub fn protocol(&self) -> u8 {

@@ -3,6 +3,9 @@
 use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_set_retval};
 use policy::abi::{Address, Event, Moment, SliceState};
+use policy::decide::address::is_ipv4;
+use policy::decide::create::{AF_INET, AF_INET6};
+use policy::decide::raw::Sent;
 use policy::verdict::REASON_ROWS;
 use policy::{Reason, SliceId};
 
@@ -56,6 +59,22 @@ impl Denial {
             denial.local = packet.source;
             denial.peer = packet.destination;
         }
+        denial
+    }
+
+    /// A packet that a program wrote itself and that may not leave.
+    #[inline(always)]
+    pub fn of_written(who: SliceId, reason: Reason, packet: &Sent) -> Denial {
+        let family = if is_ipv4(&packet.source) {
+            AF_INET
+        } else {
+            AF_INET6
+        };
+        let mut denial = Denial::new(who, reason, Moment::Egress, family as u8, packet.protocol);
+        denial.local_port = packet.port;
+        denial.peer_port = packet.peer_port;
+        denial.local = packet.source;
+        denial.peer = packet.destination;
         denial
     }
 

@@ -20,9 +20,11 @@ mod connection; // connections that a slice starts
 mod ctx; // reading the contexts that the kernel hands over
 mod destination; // what the node's owner refuses
 mod event; // counting a denial and telling of it
+mod flow; // flows that no socket of the kernel's holds
 mod kernel; // reading the kernel's own structures
 mod loopback; // the ports of a slice's private loopback
 mod maps; // every map
+mod octets; // a packet's octets, wherever they are
 mod owner; // whose a task, socket or packet is
 mod packet; // the headers of a packet
 mod passed; // what a socket remembers of the checks its packets passed
@@ -35,13 +37,18 @@ mod hooks {
     mod bound; // bind(2), after the kernel gave the port
     mod connect; // connect(2)
     mod create; // socket(2)
+    mod device; // bind(2) and sendmsg(2) of packet sockets
     mod egress; // a packet leaves a socket
+    mod frame; // a packet socket sends a frame, and is shown frames
     mod ingress; // a packet reaches a socket
     mod lookup; // the kernel looks for a packet's socket
     mod name; // getsockname(2), getpeername(2), accept(2)
     mod netlink; // socket diagnostics
+    mod node; // a packet leaves a socket of the node, or of the kernel itself
     mod open; // open(2) of /proc/net's files
     mod option; // setsockopt(2), getsockopt(2)
+    mod raw; // what raw sockets send and receive
+    mod raw_port; // a raw socket claims a port
     mod receive; // recvfrom(2), recvmsg(2)
     mod release; // the last close(2)
     mod send; // sendto(2), sendmsg(2) with an address

@@ -2,17 +2,20 @@
 //! The loader sets the sizes of those with a row per slice.
 
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use policy::SliceId;
 use policy::abi::{
-    Address, AddressEntry, Claim, Denials, Event, FlowKey, LoopbackPorts, PORT_ROWS, RefusedPorts,
-    Reserved, Settings, SliceEntry, SliceState, Tag, Traffic,
+    Address, AddressEntry, ArmedDevice, Claim, Denials, Event, FlowKey, LoopbackPorts, PORT_ROWS,
+    RefusedPorts, Reserved, STARTED_PER_SLICE, Settings, SliceEntry, SliceState, StartedAt,
+    StartedFlow, Tag, Traffic,
 };
 
 /// Rows where the loader does not say otherwise.
 const ROWS: usize = 1026;
 const NO_PREALLOC: usize = 1;
+/// Started flows where the loader does not say otherwise.
+const STARTS: usize = ROWS * STARTED_PER_SLICE as usize;
 
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
@@ -38,6 +41,25 @@ pub static REFUSED: LpmTrie<[u8; 20], RefusedPorts, 65536> = LpmTrie::new();
 pub static FLOWS: HashMap<FlowKey, SliceId, 262144, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static LOOPBACK: Array<LoopbackPorts, ROWS> = Array::new();
+#[btf_map]
+pub static STARTED: HashMap<FlowKey, StartedFlow, STARTS, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static STARTED_RING: HashMap<StartedAt, FlowKey, STARTS, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static DEVICES: HashMap<u32, ArmedDevice, 4096> = HashMap::new();
+/// The program for packets that raw sockets send, at 0.
+#[btf_map]
+pub static RAW_OUT: ProgramArray<1> = ProgramArray::new();
+/// The program for packets that the node's sockets send where slices have raw
+/// sockets, at 0.
+#[btf_map]
+pub static NODE_OUT: ProgramArray<1> = ProgramArray::new();
+/// The program for packets that raw sockets receive, at 0.
+#[btf_map]
+pub static RAW_IN: ProgramArray<1> = ProgramArray::new();
+/// The program for frames that packet sockets receive, at 0.
+#[btf_map]
+pub static CAPTURE: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
 #[btf_map]

@@ -4,11 +4,13 @@
 use aya_ebpf::bindings::__sk_buff;
 use core::ptr::read_volatile;
 use policy::SliceId;
-use policy::abi::{Address, TCP, UDP, mapped};
+use policy::abi::{Address, FlowKey, TCP, UDP, mapped};
 use policy::decide::create::{AF_INET, AF_INET6};
+use policy::decide::raw::{FRAME_HEADER as HEADER, Octets};
 
 use crate::atomic;
 use crate::maps::TRAFFIC;
+use crate::octets;
 
 /// The number of the device lo in every network namespace.
 pub const LOOPBACK_DEVICE: u32 = 1;
@@ -46,6 +48,33 @@ impl Packet {
     #[inline(always)]
     pub fn destination_port(&self) -> u16 {
         u16::from_be_bytes([self.ports[2], self.ports[3]])
+    }
+
+    /// The flow it belongs to on its way out. ICMP's has the identifier for a
+    /// port; `None` where the packet has none.
+    #[inline(always)]
+    pub fn flow(&self, skb: *mut __sk_buff) -> Option<FlowKey> {
+        let local_port = if self.has_ports() {
+            self.source_port()
+        } else {
+            let header = if self.version == 4 { 20 } else { 40 };
+            u16::from_be_bytes(octets::Packet(skb).at(header + 4)?)
+        };
+        Some(FlowKey {
+            protocol: self.protocol,
+            reserved: 0,
+            local_port,
+            peer_port: self.destination_port(),
+            reserved_2: 0,
+            local: self.source,
+            peer: self.destination,
+        })
+    }
+
+    /// TCP or UDP.
+    #[inline(always)]
+    pub fn has_ports(&self) -> bool {
+        self.protocol == TCP || self.protocol == UDP
     }
 }
 
@@ -140,12 +169,23 @@ pub fn is_loopback(skb: *mut __sk_buff) -> bool {
 /// Counts a packet of `who` that was let through.
 #[inline(always)]
 pub fn count(skb: *mut __sk_buff, who: SliceId, sent: bool) {
+    count_behind(skb, who, sent, 0);
+}
+
+/// Counts a frame of `who` that was let through, without its header.
+#[inline(always)]
+pub fn count_frame(skb: *mut __sk_buff, who: SliceId) {
+    count_behind(skb, who, true, HEADER);
+}
+
+#[inline(always)]
+fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) {
     let Some(row) = TRAFFIC.get_ptr_mut(who.index()) else {
         return;
     };
     // SAFETY: as in `bounds`; the row is this CPU's.
     unsafe {
-        let bytes = read_volatile(&raw const (*skb).len) as u64;
+        let bytes = read_volatile(&raw const (*skb).len).wrapping_sub(header) as u64;
         let segments = read_volatile(&raw const (*skb).gso_segs) as u64;
         let packets = if segments == 0 { 1 } else { segments };
         // Atomic although the row is this CPU's: a task that sends can be

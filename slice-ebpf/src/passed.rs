@@ -33,6 +33,10 @@ pub fn before(tag: *mut Tag, generation: u32, packet: &Packet) -> bool {
 /// `generation` is the policy's as it was before the checks.
 #[inline(always)]
 pub fn remember(tag: *mut Tag, generation: u32, packet: &Packet) {
+    // Identifiers of ICMP are looked at each time.
+    if !packet.has_ports() {
+        return;
+    }
     // SAFETY: as in `before`; the swap lets one writer in.
     unsafe {
         let sequence = atomic::load(&raw const (*tag).sequence);

@@ -3,8 +3,8 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{cgroup_sock, lsm_cgroup};
 use aya_ebpf::programs::{LsmContext, SockContext};
-use policy::abi::{Moment, TAG_ELSEWHERE, TAG_OPEN};
-use policy::decide::create::{one_more, socket};
+use policy::abi::{Moment, RAW, TAG_ELSEWHERE, TAG_OPEN, TAG_RAW};
+use policy::decide::create::{SOCK_RAW, one_more, socket};
 use policy::{Reason, Verdict};
 
 use crate::claim;
@@ -27,7 +27,8 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     // The program runs for the slices' cgroups only: one that is nobody's is
     // not the node's, but of a slice that is not known yet or any more.
     let verdict = if who.is_slice() {
-        socket(family, kind, protocol)
+        let raw = owner::entry(who).is_some_and(|entry| entry.flags & RAW != 0);
+        socket(family, kind, protocol, raw)
     } else {
         Verdict::Deny(Reason::NoPolicy)
     };
@@ -50,9 +51,14 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     } else {
         TAG_ELSEWHERE
     };
+    let raw = if Sock(ctx.sock).kind() == SOCK_RAW as u32 {
+        TAG_RAW
+    } else {
+        0
+    };
     let verdict = match owner::entry(who) {
         None => Verdict::Deny(Reason::NoPolicy),
-        Some(_) if owner::tag_new(ctx.as_ptr(), who, TAG_OPEN | elsewhere).is_none() => {
+        Some(_) if owner::tag_new(ctx.as_ptr(), who, TAG_OPEN | elsewhere | raw).is_none() => {
             Verdict::Deny(Reason::SocketLimit)
         }
         // Counted first, so that two CPUs cannot both take the last place.

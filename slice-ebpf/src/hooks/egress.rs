@@ -6,18 +6,21 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    FlowKey, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TCP, Tag, UDP, adopted, port_index,
+    RAW, RAW_SLICES, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TAG_RAW, TCP, Tag, UDP,
+    adopted, port_index,
 };
 use policy::decide::address::{Place, by_itself, is_ipv4, source};
 use policy::decide::claim::send;
-use policy::decide::loopback::{self as private, is_echo, node_sends};
+use policy::decide::loopback::{self as private, is_echo};
 use policy::{Reason, SliceId, Verdict};
 
+use super::node;
 use crate::atomic;
 use crate::claim;
 use crate::destination;
 use crate::event::Denial;
-use crate::maps::SLICES;
+use crate::flow;
+use crate::maps::{NODE_OUT, RAW_OUT};
 use crate::owner;
 use crate::packet::{self, Packet};
 use crate::passed;
@@ -43,23 +46,17 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
         return 1;
     }
     if !who.is_slice() || adopted(flags) {
-        let who = if flags & TAG_KERNEL != 0 {
-            of_packet(skb)
-        } else {
-            owner::counted_for(who, flags)
-        };
-        // The kernel's own answers, to a closed port for one, pass.
-        if flags & TAG_KERNEL == 0 && packet::is_loopback(skb) {
-            let packet = packet::read(skb);
-            if let Some(headers) = &packet
-                && let Verdict::Deny(reason) =
-                    node_sends(&headers.source, headers.source_port(), &headers.destination)
-            {
-                return Denial::of_sent(who, reason, &packet).drop();
-            }
+        if settings.flags & RAW_SLICES != 0 {
+            // SAFETY: nothing is left open.
+            unsafe { NODE_OUT.tail_call(&ctx, 0) };
         }
-        packet::count(skb, who, true);
-        return 1;
+        return node::send(skb, who, flags);
+    }
+    if flags & TAG_RAW != 0 {
+        // SAFETY: nothing is left open. Where the program is not there the
+        // packet is dropped.
+        unsafe { RAW_OUT.tail_call(&ctx, 0) };
+        return 0;
     }
     let packet = packet::read(skb);
     // Read before the checks: what changes meanwhile voids their answer.
@@ -75,8 +72,16 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
             packet::count(skb, who, true);
             1
         }
-        Verdict::Deny(reason) => Denial::of_sent(who, reason, &packet).drop(),
+        Verdict::Deny(reason) => drop(who, reason, &packet),
     }
+}
+
+/// Counts a denial and tells of it: a function of its own, as the stack of the
+/// hook has no room for both.
+#[inline(never)]
+pub fn drop(who: SliceId, reason: Reason, packet: &Option<Packet>) -> i32 {
+    Denial::of_sent(who, reason, packet).drop();
+    0
 }
 
 /// The first packet of a flow, or the first after a change of policy.
@@ -124,7 +129,7 @@ fn verdict(
         }
         // What a slice sends to itself is refused by nobody.
         if let Place::Private(_) = place {
-            return held(settings, tag, who, from, packet);
+            return held(skb, settings, tag, who, entry, from, packet);
         }
     }
     let port = peer_port(tag, packet);
@@ -132,19 +137,48 @@ fn verdict(
     if !verdict.is_allow() {
         return verdict;
     }
-    held(settings, tag, who, from, packet)
+    held(skb, settings, tag, who, entry, from, packet)
 }
 
 /// Whether the port that the packet is from is the socket's to send from.
 #[inline(always)]
-fn held(settings: &Settings, tag: *mut Tag, who: SliceId, from: Place, packet: &Packet) -> Verdict {
+fn held(
+    skb: *mut __sk_buff,
+    settings: &Settings,
+    tag: *mut Tag,
+    who: SliceId,
+    entry: &SliceEntry,
+    from: Place,
+    packet: &Packet,
+) -> Verdict {
+    let raw = settings.flags & RAW_SLICES != 0;
+    if raw && !packet.has_ports() {
+        return match packet.flow(skb) {
+            // The kernel gave the socket its identifier.
+            Some(key) => flow::start(&key, who, true),
+            None => Verdict::Deny(Reason::Header),
+        };
+    }
     // Ports of a slice's own address need no claim, nor do those that it bound
     // by name on its loopback.
     let own = matches!(from, Place::Own(_)) || loopback::holds(tag, packet.source_port(), settings);
     if packet.protocol != UDP || own {
         return Verdict::Allow;
     }
-    hold_picked(settings, tag, who, packet)
+    let verdict = hold_picked(settings, tag, who, packet);
+    if raw
+        && verdict.is_allow()
+        && let Some(key) = packet.flow(skb)
+    {
+        // Who has raw sockets may listen to its own; others only keep away
+        // those who could listen to it.
+        if entry.flags & RAW == 0 {
+            flow::taken(&key, who);
+        } else if !claim::of_port(UDP, key.local_port).named() {
+            let _ = flow::start(&key, who, true);
+        }
+    }
+    verdict
 }
 
 /// A UDP socket that was not bound has the port that the kernel picked from
@@ -204,7 +238,7 @@ fn learn(skb: *mut __sk_buff, tag: *mut Tag, who: SliceId, entry: &SliceEntry, p
 /// The tag of the sending socket; one without is older than the programs, or
 /// the kernel's own.
 #[inline(always)]
-fn tag(skb: *mut __sk_buff, settings: &Settings) -> Option<*mut Tag> {
+pub fn tag(skb: *mut __sk_buff, settings: &Settings) -> Option<*mut Tag> {
     // SAFETY: the pointers are the kernel's; each is compared with null.
     unsafe {
         let sk = read_volatile(&raw const (*skb).__bindgen_anon_2.sk);
@@ -224,25 +258,5 @@ fn tag(skb: *mut __sk_buff, settings: &Settings) -> Option<*mut Tag> {
             return owner::tag_new(full.cast(), who, TAG_KERNEL);
         }
         owner::tag_counted(full.cast(), who, 0)
-    }
-}
-
-/// Whose a packet of the kernel's own sockets is.
-#[inline(always)]
-fn of_packet(skb: *mut __sk_buff) -> SliceId {
-    match packet::read(skb) {
-        Some(packet) if let Some(Place::Private(row)) = by_itself(&packet.source) => SLICES
-            .get(row)
-            .map_or(SliceId::UNATTRIBUTED, |entry| entry.id),
-        Some(packet) => claim::owner_of(&FlowKey {
-            protocol: packet.protocol,
-            reserved: 0,
-            local_port: packet.source_port(),
-            peer_port: packet.destination_port(),
-            reserved_2: 0,
-            local: packet.source,
-            peer: packet.destination,
-        }),
-        None => SliceId::UNATTRIBUTED,
     }
 }

@@ -5,7 +5,8 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    ADDRESSES_APART, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, Tag, UDP, adopted, port_index,
+    ADDRESSES_APART, Settings, SliceEntry, TAG_ELSEWHERE, TAG_FLOW, TAG_RAW, Tag, UDP, adopted,
+    port_index,
 };
 use policy::decide::address::{Place, is_ipv4, receive};
 use policy::decide::claim::receive as receive_port;
@@ -15,6 +16,7 @@ use policy::{Reason, SliceId, Verdict};
 use crate::atomic;
 use crate::claim;
 use crate::event::Denial;
+use crate::maps::RAW_IN;
 use crate::owner;
 use crate::packet::{self, Packet};
 use crate::place;
@@ -33,6 +35,12 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
     }
     if !who.is_slice() || adopted(flags) {
         return of_node(skb, owner::counted_for(who, flags));
+    }
+    if flags & TAG_RAW != 0 {
+        // SAFETY: nothing is left open. Where the program is not there the
+        // packet is not shown.
+        unsafe { RAW_IN.tail_call(&ctx, 0) };
+        return 0;
     }
     let packet = packet::read(skb);
     let verdict = match (&packet, owner::entry(who)) {

@@ -4,11 +4,12 @@ use aya_ebpf::macros::lsm_cgroup;
 use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 use policy::abi::{Moment, Settings};
-use policy::decide::create::AF_NETLINK;
+use policy::decide::create::{AF_NETLINK, AF_PACKET};
 use policy::decide::sight::{netlink_groups, netlink_request};
 use policy::fields::Field;
 use policy::{SliceId, Verdict};
 
+use super::device;
 use crate::ctx::allow;
 use crate::event::Denial;
 use crate::kernel;
@@ -46,6 +47,9 @@ pub fn socket_bind(ctx: LsmContext) -> i32 {
     };
     let sock = kernel::pointer(socket as u64, Field::SocketSock);
     let family: u16 = kernel::field(sock, Field::SockFamily);
+    if family == AF_PACKET as u16 {
+        return device::bind(sock, address as u64, length, settings);
+    }
     if family != AF_NETLINK as u16 || length < ADDRESS {
         return allow();
     }

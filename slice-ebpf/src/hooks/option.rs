@@ -2,16 +2,22 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sockopt};
+use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
 use core::ptr::{read_volatile, write_volatile};
-use policy::Verdict;
-use policy::abi::{Moment, TAG_BOUND, TAG_ELSEWHERE, TAG_REUSE, TAG_V6ONLY, TCP, Tag};
-use policy::decide::create::{AF_INET, AF_INET6, AF_NETLINK};
-use policy::decide::option::{OptionRule, SO_REUSEADDR, SOL_SOCKET, rule, verdict};
+use policy::abi::{
+    Moment, Settings, TAG_BOUND, TAG_ELSEWHERE, TAG_RAW, TAG_REUSE, TAG_V6ONLY, TCP, Tag,
+};
+use policy::decide::create::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET};
+use policy::decide::option::{
+    OptionRule, PacketOption, RAW_PORT, SO_REUSEADDR, SOL_SLICE, SOL_SOCKET, packet_option, ring,
+    rule, verdict,
+};
 use policy::decide::sight::{NETLINK_SOCK_DIAG, netlink_option};
+use policy::{Reason, Verdict};
 
-use super::netlink;
+use super::{netlink, raw_port};
 use crate::atomic;
 use crate::ctx::in_node;
 use crate::event::Denial;
@@ -40,6 +46,18 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         // SAFETY: as above, writable here.
         unsafe { write_volatile(&raw mut (*call).optlen, 0) };
     }
+    if level == SOL_SLICE && name == RAW_PORT {
+        return match owner::settings() {
+            Some(settings) => raw_port::claim(call, settings),
+            None => 1,
+        };
+    }
+    if family_of(sk) == AF_PACKET
+        && let Some(settings) = owner::settings()
+        && in_node(ctx.as_ptr(), settings)
+    {
+        return packet(call, settings, level, name, length);
+    }
     if let Verdict::Deny(reason) = diagnostics(sk, level, name)
         && let Some(settings) = owner::settings()
         && in_node(ctx.as_ptr(), settings)
@@ -60,10 +78,24 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         let who = unsafe { (*tag).id };
         return Denial::new(who, reason, Moment::Option, family as u8, 0).refuse();
     }
+    // SAFETY: the storage lives as long as the socket that runs the hook.
+    let raw = unsafe { atomic::load(&raw const (*tag).flags) } & TAG_RAW != 0;
     let bit = match rule {
+        OptionRule::AtBind | OptionRule::V6Only if length > PAGE => {
+            // What is remembered must be what the kernel reads, which of a longer
+            // value another thread may change meanwhile.
+            // SAFETY: as above.
+            let who = unsafe { (*tag).id };
+            return Denial::new(who, Reason::Option, Moment::Option, family as u8, 0).refuse();
+        }
         OptionRule::AtBind => TAG_REUSE,
         OptionRule::V6Only => TAG_V6ONLY,
-        OptionRule::Pass | OptionRule::Refuse => return 1,
+        OptionRule::Errors if raw => {
+            // SAFETY: as above, writable here.
+            unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
+            return 1;
+        }
+        OptionRule::Pass | OptionRule::Refuse | OptionRule::Errors => return 1,
     };
     // SAFETY: as above; the two pointers bound the value.
     let value = unsafe {
@@ -89,6 +121,59 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
     }
     1
+}
+
+/// An option of a packet socket.
+#[inline(always)]
+fn packet(call: *mut bpf_sockopt, settings: &Settings, level: i32, name: i32, length: i32) -> i32 {
+    let verdict = match packet_option(level, name) {
+        PacketOption::Pass => return 1,
+        PacketOption::Nothing => {
+            // SAFETY: as in `setsockopt`, writable here.
+            unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
+            return 1;
+        }
+        PacketOption::Answer(errno) => {
+            // SAFETY: the value is an error number, as the helper wants.
+            unsafe { bpf_set_retval(-errno) };
+            return 0;
+        }
+        // Of a longer value the kernel reads what another thread may have put
+        // there meanwhile.
+        PacketOption::Ring if length > PAGE => Verdict::Deny(Reason::Option),
+        PacketOption::Ring => ring_of(call),
+        PacketOption::Refuse => Verdict::Deny(Reason::Option),
+    };
+    let Verdict::Deny(reason) = verdict else {
+        return 1;
+    };
+    let who = owner::of_task(settings);
+    Denial::new(who, reason, Moment::Option, AF_PACKET as u8, 0).refuse()
+}
+
+/// May there be a ring as the value wants it (`struct tpacket_req`)?
+#[inline(always)]
+fn ring_of(call: *mut bpf_sockopt) -> Verdict {
+    // SAFETY: as in `setsockopt`; the two pointers bound the value.
+    unsafe {
+        let start = read_volatile(&raw const (*call).__bindgen_anon_2.optval);
+        let end = read_volatile(&raw const (*call).__bindgen_anon_3.optval_end);
+        if start as usize + 8 > end as usize {
+            return Verdict::Deny(Reason::Option);
+        }
+        let numbers = *start.cast::<[u32; 2]>();
+        ring(numbers[0], numbers[1])
+    }
+}
+
+/// The socket's family; 0 where there is no socket.
+#[inline(always)]
+fn family_of(sk: *mut bpf_sock) -> i32 {
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: as in `ruled`.
+    unsafe { read_volatile(&raw const (*sk).family) as i32 }
 }
 
 /// `BPF_CGROUP_GETSOCKOPT`: SO_REUSEADDR reads as it was set.
