@@ -1,3 +1,19 @@
-//! Raw and packet sockets for slices without CAP_NET_RAW: the broker and its client library.
+//! Raw and packet sockets for programs that have no right to make them.
 //!
-//! The broker arrives with its own milestone; until then a slice has no raw sockets at all.
+//! An unmodified program calls `socket()`. A seccomp filter ([`filter`]) hands
+//! the calls for raw and packet sockets, by their scalar arguments alone, to a
+//! [`broker`] of the slice's own: a process in the slice's cgroup, outside its
+//! namespaces, with the one right that is needed. It makes the socket, dresses
+//! a packet socket with a filter that is locked, and puts the descriptor into
+//! the caller. What the socket may send and is shown the programs in the kernel
+//! decide, packet by packet.
+//!
+//! A broker serves one slice. What it uses is the slice's, so that one that is
+//! starved or stopped hurts nobody else; it does not need the daemon.
+
+pub mod broker;
+mod caller;
+pub mod filter;
+mod packets;
+pub mod port;
+pub mod sys;
