@@ -12,9 +12,9 @@ use super::exit::{Exit, Failure};
 use super::run::OWN_FAILURE;
 use crate::context::request::Run;
 use crate::context::visit::{self, Visited};
-use crate::context::{init, login};
+use crate::context::{broker, init, login};
 use crate::node::Node;
-use crate::sys::process::third;
+use crate::sys::process::inherited;
 
 /// Runs a command in a slice; its status becomes ours.
 pub(super) fn exec(
@@ -68,9 +68,15 @@ fn visit(
 
 /// The first process of a slice; started by `slice start`.
 pub(super) fn init() -> anyhow::Result<ExitCode> {
-    let listener = third().context("find the socket to listen at")?;
+    let [listener] = inherited().context("find the socket to listen at")?;
     init::run(&listener)?;
     Ok(ExitCode::from(OWN_FAILURE))
+}
+
+/// Makes raw sockets for a slice; started by `slice start`.
+pub(super) fn broker(userns: Option<u64>) -> anyhow::Result<ExitCode> {
+    broker::run(userns)?;
+    Ok(Exit::Ok.into())
 }
 
 /// Puts a session of sshd into its slice. What goes wrong is told on standard

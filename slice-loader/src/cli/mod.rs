@@ -193,6 +193,12 @@ enum Command {
     /// Be the first process of a slice. For `slice start`.
     #[command(hide = true)]
     Init,
+    /// Make raw sockets for a slice. For `slice start`.
+    #[command(hide = true)]
+    Broker {
+        /// Number of the slice's user namespace, where it may make others.
+        userns: Option<u64>,
+    },
     /// Put the session that PAM opens into its slice. For pam_exec(8).
     #[command(hide = true)]
     LoginOpen,
@@ -361,6 +367,7 @@ impl Cli {
             Command::Man { directory } => manual::pages(directory, screen),
             Command::Layer { slice, remove } => layer::run(slice, *remove),
             Command::Init => exec::init(),
+            Command::Broker { userns } => exec::broker(*userns),
             Command::LoginOpen => exec::login_open(),
             Command::Hold { leaf } => run::hold(leaf),
         }

@@ -147,10 +147,11 @@ impl SliceCgroup {
     /// # Errors
     /// One of them does not end.
     pub fn end_payload(&self) -> anyhow::Result<()> {
-        Self {
-            path: self.path.join("payload"),
+        for leaf in ["payload", "broker"] {
+            let path = self.path.join(leaf);
+            Self { path }.kill()?;
         }
-        .kill()
+        Ok(())
     }
 
     /// Ends all processes in it and waits until they are gone.

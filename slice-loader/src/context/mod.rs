@@ -3,6 +3,7 @@
 
 pub mod account; // the accounts that slices have on the node
 mod adopt; // the connection that a login came by
+pub mod broker; // who makes raw sockets for a slice
 pub mod calls; // system calls that a slice does not make
 pub mod cgroup; // a slice's cgroups
 pub mod disk; // the file system of images and layers

@@ -26,13 +26,15 @@ use caps::{CapSet, Capability};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Uid, pipe2, setgroups, sethostname, setresgid, setresuid, setsid};
+use policy::SliceId;
 use serde::{Deserialize, Serialize};
 
 use super::account;
+use super::broker;
 use super::calls;
 use super::root::{self, Root};
 use super::running::{Running, Started};
@@ -56,6 +58,9 @@ pub struct Recipe {
     pub stop_after_ms: u32,
     /// Capabilities inside, by name.
     pub capabilities: Vec<String>,
+    /// Whether a broker makes raw and packet sockets for it.
+    #[serde(default)]
+    pub raw: bool,
 }
 
 /// Everything that a start needs.
@@ -63,6 +68,8 @@ pub struct Recipe {
 pub struct Start<'a> {
     /// The slice.
     pub name: &'a str,
+    /// Its id.
+    pub id: SliceId,
     /// Its first id on the node.
     pub uid: u32,
     /// How many ids it has.
@@ -129,6 +136,7 @@ fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Res
         File::open(&payload).with_context(|| format!("open cgroup {}", payload.display()))?;
     let program = File::open("/proc/self/exe").context("open this program")?;
     let (read, write) = pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
+    let calls = start.recipe.raw.then(broker::calls).transpose()?;
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     let side = clone::fork(namespaces, Some(cgroup.as_fd()))
         .with_context(|| format!("make a process in {}", payload.display()))?;
@@ -136,7 +144,16 @@ fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Res
         Side::Parent(child) => child,
         Side::Child => {
             drop(read);
-            let error = match become_first(start, running, &userns, program.into(), &listener) {
+            let calls = calls.map(|(to_broker, _)| to_broker);
+            let first = become_first(
+                start,
+                running,
+                &userns,
+                program.into(),
+                &listener,
+                calls.as_ref(),
+            );
+            let error = match first {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
@@ -146,6 +163,14 @@ fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Res
     };
     // The other end is in the child, and closed by exec.
     drop((write, listener));
+    // Before any program of the slice runs, whose calls it is to answer.
+    let brokered = match calls {
+        Some((to_broker, from_first)) => {
+            drop(to_broker);
+            broker::start(start, &from_first, &userns)
+        }
+        None => Ok(()),
+    };
     let mut report = String::new();
     File::from(read)
         .take(REPORT)
@@ -154,6 +179,11 @@ fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Res
     if !report.is_empty() {
         let _ = waitpid(child.pid, None);
         bail!("{report}");
+    }
+    if let Err(error) = brokered {
+        let _ = kill(child.pid, Signal::SIGKILL);
+        let _ = waitpid(child.pid, None);
+        return Err(error);
     }
     running.remember(&Started {
         image: start.recipe.image.clone(),
@@ -171,6 +201,7 @@ fn become_first(
     userns: &File,
     program: OwnedFd,
     listener: &OwnedFd,
+    calls: Option<&OwnedFd>,
 ) -> anyhow::Result<std::convert::Infallible> {
     // Modes are given, not left over.
     umask(Mode::empty());
@@ -180,6 +211,7 @@ fn become_first(
     process::reset_scheduling().context("take the ordinary priority")?;
     process::leave_session_keyring().context("leave the node's keys")?;
     limit_processes()?;
+    spread_process_ids(start.id);
     let resolver = resolver();
     // Its root is the cgroup that this process was born in.
     unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
@@ -207,7 +239,10 @@ fn become_first(
     limit(start.recipe.nested)?;
     setsid().context("begin a session")?;
     seccomp::confine(&calls::filter()).context("refuse system calls")?;
-    keep(&start.recipe.capabilities)?;
+    if let Some(calls) = calls {
+        broker::hand_over_calls(calls)?;
+    }
+    keep(&start.recipe.capabilities, start.recipe.raw)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .context("unblock signals")?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -223,7 +258,7 @@ fn become_first(
     let path = CString::new(format!("PATH={}", super::session::SEARCH_PATH))?;
     process::become_program(
         &program,
-        listener,
+        &[listener],
         &[c"slice", c"init"],
         &[path.as_c_str(), c"container=slice"],
     )
@@ -237,6 +272,20 @@ fn resolver() -> Vec<u8> {
         .iter()
         .find_map(|path| fs::read(path).ok())
         .unwrap_or_default()
+}
+
+/// Begins to count process ids at another number in each slice. Programs make
+/// ICMP identifiers and source ports of theirs: those of two slices would be the
+/// same ones again and again, and ports below 1024.
+fn spread_process_ids(id: SliceId) {
+    const FIRST: u32 = 1024;
+    /// Ids are given from FIRST to here, far enough below the least that
+    /// `kernel.pid_max` is on any node.
+    const LAST: u32 = 28_000;
+    // A stride that has no divisor in common with the range.
+    let number = FIRST + id.index().wrapping_mul(4001) % (LAST - FIRST);
+    // A kernel without it counts from 1.
+    let _ = fs::write("/proc/sys/kernel/ns_last_pid", number.to_string());
 }
 
 /// What each process of the slice may use, whoever started it may use more or
@@ -278,7 +327,9 @@ fn limit(nested: bool) -> anyhow::Result<()> {
 
 /// Takes every capability out of what programs can ever have but these; those
 /// that only a newer kernel knows, too.
-fn keep(capabilities: &[String]) -> anyhow::Result<()> {
+/// With raw sockets the one that programs ask themselves for: it means nothing
+/// outside the slice's user namespace, and the broker looks for it.
+fn keep(capabilities: &[String], raw: bool) -> anyhow::Result<()> {
     const LAST: &str = "/proc/sys/kernel/cap_last_cap";
     let last: u8 = fs::read_to_string(LAST)
         .with_context(|| format!("read {LAST}"))?
@@ -292,6 +343,7 @@ fn keep(capabilities: &[String]) -> anyhow::Result<()> {
                 .parse::<Capability>()
                 .ok()
         })
+        .chain(raw.then_some(Capability::CAP_NET_RAW))
         .map(|capability| capability.index())
         .collect();
     for number in (0..=last).filter(|number| !kept.contains(number)) {

@@ -7,13 +7,14 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Context;
 use libbpf_sys as libbpf;
 
+use super::devices;
 use super::object::Object;
 use super::store::Store;
 use crate::sys::bpf;
@@ -30,6 +31,10 @@ pub enum Place {
     View,
     /// The node's network namespace.
     Network,
+    /// A table of programs, from which others jump to it.
+    Jump(&'static str),
+    /// The way out of devices; see [`super::devices`].
+    Devices,
 }
 
 /// One program of the object and where it belongs.
@@ -95,7 +100,7 @@ const fn view(program: &'static str, kind: &'static str) -> Attachment {
     }
 }
 
-use Place::{Network, Root, Slices};
+use Place::{Devices, Jump, Network, Root, Slices};
 
 /// Every program, in the order in which they are attached: those that learn
 /// whose a socket is before those that judge by it.
@@ -111,6 +116,7 @@ pub const PROGRAMS: &[Attachment] = &[
     at(Root, "ingress", libbpf::BPF_CGROUP_INET_INGRESS),
     lsm("socket_create"),
     lsm("socket_bind"),
+    lsm("socket_sendmsg"),
     lsm("netlink_send"),
     lsm("unix_stream_connect"),
     lsm("unix_may_send"),
@@ -133,6 +139,11 @@ pub const PROGRAMS: &[Attachment] = &[
     view("view_udp", "udp"),
     view("view_udp6", "udp"),
     view("view_unix", "unix"),
+    at(Jump("RAW_OUT"), "raw_out", libbpf::BPF_CGROUP_INET_EGRESS),
+    at(Jump("NODE_OUT"), "node_out", libbpf::BPF_CGROUP_INET_EGRESS),
+    at(Jump("RAW_IN"), "raw_in", libbpf::BPF_CGROUP_INET_INGRESS),
+    at(Jump("CAPTURE"), "capture", 0),
+    at(Devices, devices::PROGRAM, libbpf::BPF_TCX_EGRESS),
 ];
 
 /// The network namespace of this process, which is the node's: what the sockets
@@ -170,6 +181,9 @@ impl Targets {
             Place::Slices => self.slices.as_fd(),
             Place::Network => self.network.as_fd(),
             Place::View => return bpf::iterator_link_create(program),
+            Place::Jump(_) | Place::Devices => {
+                return Err(io::Error::other("the program has no link"));
+            }
         };
         bpf::link_create(program, target, attachment.attach_type)
     }
@@ -180,6 +194,7 @@ impl Targets {
 pub struct Undo {
     made: Vec<&'static str>,
     updated: Vec<(&'static str, u32)>,
+    jumps: Vec<(&'static str, u32)>,
 }
 
 /// Attaches every program of the object: where a link is pinned, its program
@@ -197,6 +212,20 @@ pub fn attach(
     for attachment in PROGRAMS {
         let name = attachment.program;
         let program = object.program(name)?;
+        match attachment.place {
+            Place::Jump(table) => {
+                let former = jump(store, table, program)
+                    .with_context(|| format!("put program {name} into {table}"))?;
+                undo.jumps.extend(former.map(|former| (table, former)));
+                continue;
+            }
+            Place::Devices => {
+                devices::pin(store, program)?;
+                devices::replace(store)?;
+                continue;
+            }
+            _ => {}
+        }
         let path = store.link(name);
         if path.exists() {
             let link =
@@ -230,12 +259,23 @@ pub fn attach(
     Ok(())
 }
 
+/// Sets the program of a table of one; the id of the former, if there was one.
+fn jump(store: &Store, table: &str, program: BorrowedFd<'_>) -> anyhow::Result<Option<u32>> {
+    let table = bpf::object_get(&store.map(table)).and_then(bpf::Map::from_fd)?;
+    let mut former = [0; 4];
+    let was = table.lookup(&[0; 4], &mut former)?;
+    table.update(&[0; 4], &program.as_raw_fd().to_ne_bytes())?;
+    Ok(was.then(|| u32::from_ne_bytes(former)))
+}
+
 /// Whether every program of the table is attached.
 #[must_use]
 pub fn all_there(store: &Store) -> bool {
-    PROGRAMS
-        .iter()
-        .all(|attachment| store.link(attachment.program).exists())
+    PROGRAMS.iter().all(|attachment| match attachment.place {
+        Place::Jump(table) => store.map(table).exists(),
+        Place::Devices => store.frame_program().exists(),
+        _ => store.link(attachment.program).exists(),
+    })
 }
 
 /// Removes pinned links of programs that are in the table no more.
@@ -270,6 +310,16 @@ impl Undo {
         for (name, id) in self.updated {
             result = result.and(former.restore(store, name, id));
         }
+        for (table, id) in self.jumps {
+            let back = former
+                .program(id)
+                .and_then(|program| jump(store, table, program));
+            result = result.and(back.map(|_| ()).with_context(|| format!("restore {table}")));
+        }
+        if let Some(frame) = &former.frame {
+            result = result.and(devices::pin(store, frame.as_fd()));
+            result = result.and(devices::replace(store));
+        }
         result
     }
 }
@@ -278,6 +328,7 @@ impl Undo {
 #[derive(Debug)]
 pub struct Former {
     programs: Vec<(u32, OwnedFd)>,
+    frame: Option<OwnedFd>,
 }
 
 impl Former {
@@ -293,17 +344,37 @@ impl Former {
                 .and_then(|id| bpf::program_by_id(id).map(|program| (id, program)));
             programs.push(held.with_context(|| format!("hold the program of link {name}"))?);
         }
-        Ok(Self { programs })
+        for attachment in PROGRAMS {
+            let Place::Jump(table) = attachment.place else {
+                continue;
+            };
+            // A node of an earlier version has no such table.
+            if let Ok(table) = bpf::object_get(&store.map(table)).and_then(bpf::Map::from_fd) {
+                let mut id = [0; 4];
+                if table.lookup(&[0; 4], &mut id)? {
+                    let id = u32::from_ne_bytes(id);
+                    let program = bpf::program_by_id(id)?;
+                    programs.push((id, program));
+                }
+            }
+        }
+        let frame = bpf::object_get(&store.frame_program()).ok();
+        Ok(Self { programs, frame })
+    }
+
+    fn program(&self, id: u32) -> anyhow::Result<BorrowedFd<'_>> {
+        let program = self.programs.iter().find(|(held, _)| *held == id);
+        let (_, program) = program.context("the former program is gone")?;
+        Ok(program.as_fd())
     }
 
     fn restore(&self, store: &Store, name: &str, id: u32) -> anyhow::Result<()> {
-        let program = self.programs.iter().find(|(held, _)| *held == id);
-        let (_, program) =
-            program.with_context(|| format!("put program {name} back: it is gone"))?;
+        let program = self
+            .program(id)
+            .with_context(|| format!("put program {name} back"))?;
         let link =
             bpf::object_get(&store.link(name)).with_context(|| format!("open link {name}"))?;
-        bpf::link_update(link.as_fd(), program.as_fd())
-            .with_context(|| format!("put program {name} back"))
+        bpf::link_update(link.as_fd(), program).with_context(|| format!("put program {name} back"))
     }
 }
 

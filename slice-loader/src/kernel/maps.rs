@@ -7,8 +7,8 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, ensure};
 use policy::abi::{
-    ABI_VERSION, Address, AddressEntry, Claim, Denials, FlowKey, LoopbackPorts, RefusedKey,
-    RefusedPorts, Reserved, Settings, SliceEntry, SliceState, Tag, Traffic,
+    ABI_VERSION, Address, AddressEntry, ArmedDevice, Claim, Denials, FlowKey, LoopbackPorts,
+    RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, SliceState, Tag, Traffic,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -248,6 +248,7 @@ pub struct Maps {
     pub flows: Table<FlowKey, SliceId>,
     pub loopback: Table<u32, LoopbackPorts>,
     pub tags: Table<RawFd, Tag>,
+    pub devices: Table<u32, ArmedDevice>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -290,6 +291,7 @@ impl Maps {
             flows: Table::open(store, "FLOWS")?,
             loopback: Table::open(store, "LOOPBACK")?,
             tags: Table::open(store, "TAGS")?,
+            devices: Table::open(store, "DEVICES")?,
         })
     }
 

@@ -2,6 +2,8 @@
 //! them, and keep everything below one directory of bpffs.
 
 pub mod attach;
+pub mod capture;
+pub mod devices;
 pub mod events;
 pub mod layout;
 pub mod loopback;

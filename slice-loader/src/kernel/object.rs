@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::btf::{BtfType, Func, FuncLinkage};
+use policy::abi::STARTED_PER_SLICE;
 
 use super::attach::{Function, PROGRAMS};
 use super::layout;
@@ -30,6 +31,13 @@ const MAPS: &[&str] = &[
     "ADDRESSES",
     "REFUSED",
     "FLOWS",
+    "STARTED",
+    "STARTED_RING",
+    "DEVICES",
+    "RAW_OUT",
+    "NODE_OUT",
+    "RAW_IN",
+    "CAPTURE",
     "LOOPBACK",
     "TAGS",
     "EVENTS",
@@ -83,6 +91,9 @@ impl Object {
         loader.map_max_entries("CGROUPS", rows);
         for name in PER_SLICE {
             loader.map_max_entries(name, rows);
+        }
+        for name in ["STARTED", "STARTED_RING"] {
+            loader.map_max_entries(name, rows.saturating_mul(STARTED_PER_SLICE));
         }
         let mut ebpf = loader.load(OBJECT).context("load the programs' maps")?;
         for (name, program) in ebpf.programs() {
@@ -174,6 +185,8 @@ fn load(program: &mut Program, function: Option<Function>, btf: &Btf) -> Result<
         (Program::LsmCgroup(program), Some(Function::Lsm(hook))) => program.load(hook, btf),
         (Program::Iter(program), Some(Function::Iterator(kind))) => program.load(kind, btf),
         (Program::SkLookup(program), None) => program.load(),
+        (Program::SchedClassifier(program), None) => program.load(),
+        (Program::SocketFilter(program), None) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

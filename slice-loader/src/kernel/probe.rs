@@ -209,6 +209,16 @@ pub const FEATURES: &[Feature] = &[
         "programs on looking for a packet's socket",
         libbpf::BPF_PROG_TYPE_SK_LOOKUP,
     ),
+    program_type(
+        "sched_cls",
+        "programs on what leaves a device",
+        libbpf::BPF_PROG_TYPE_SCHED_CLS,
+    ),
+    program_type(
+        "socket_filter",
+        "programs on what a packet socket is shown",
+        libbpf::BPF_PROG_TYPE_SOCKET_FILTER,
+    ),
     Feature {
         slug: "sk_storage",
         what: "storage on sockets",
@@ -319,7 +329,7 @@ const fn program_type(slug: &'static str, what: &'static str, program_type: u32)
     let probe: fn() -> Found = probe!(
         BPF_PROG_TYPE_CGROUP_SOCK BPF_PROG_TYPE_CGROUP_SOCK_ADDR BPF_PROG_TYPE_CGROUP_SKB
         BPF_PROG_TYPE_CGROUP_SOCKOPT BPF_PROG_TYPE_SOCK_OPS BPF_PROG_TYPE_LSM BPF_PROG_TYPE_TRACING
-        BPF_PROG_TYPE_SK_LOOKUP
+        BPF_PROG_TYPE_SK_LOOKUP BPF_PROG_TYPE_SCHED_CLS BPF_PROG_TYPE_SOCKET_FILTER
     );
     Feature {
         slug,

@@ -283,6 +283,7 @@ impl<'a> Slice<'a> {
         self.cgroup.write("cgroup.freeze", "0")?;
         start::start(&Start {
             name: self.name,
+            id: self.record.id(),
             uid: self.record.uid,
             uids: record.uids_per_slice,
             cgroup: self.cgroup.path(),

@@ -24,6 +24,7 @@ use crate::context::account;
 use crate::context::cgroup::SliceCgroup;
 use crate::context::holder::{CGROUPFS, Holder};
 use crate::kernel::attach::{self, Former, Targets};
+use crate::kernel::devices;
 use crate::kernel::loopback;
 use crate::kernel::maps::{self, Maps, OtherAbi};
 use crate::kernel::object::{self, Object};
@@ -154,6 +155,7 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     loopback::set(&rows(&record.slices))?;
     let targets = Targets::open(Path::new(CGROUPFS), &slices)?;
     attach::attach(&object, &store, &targets, &mut attach::Undo::default())?;
+    devices::refresh(&store, &maps, has_raw(&record))?;
     state::note_found(&maps)?;
     place.make_cgroups(&record.slices)?;
     holder.refuse_without_io(&changes.cgroups)?;
@@ -169,6 +171,7 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
     let store = Store::of_node();
     refuse_other_abi(maps::check_abi(&store))?;
     refuse_lost_cgroups(&record)?;
+    store.create()?;
     // Somebody may have set the device lo down and up.
     loopback::set(&rows(&record.slices))?;
     if record.object == object::digest() && attach::all_there(&store) {
@@ -261,6 +264,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         place.write_attributes(&changes.cgroups)?;
         place.write_disk(&changes.disk)?;
         place.write_maps(&changes)?;
+        devices::refresh(&store, &maps, has_raw(&next) || has_raw(&record))?;
         account::write_all(&next.accounts())?;
         // Written whole or not at all: a full /run undoes the rest too.
         next.save()
@@ -287,6 +291,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     // What cannot be undone comes last.
     place.destroy(&removed)?;
     loopback::set(&rows(&wanted.slices))?;
+    devices::refresh(&store, &maps, has_raw(&next))?;
     contexts::forget(removed.keys().map(String::as_str))?;
     reloaded.warnings = wanted.warnings;
     reloaded
@@ -334,6 +339,7 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     // The slices' processes first, and under the rules.
     SliceCgroup::all(&holder.slices()).kill()?;
     let mut result = SliceCgroup::all(&holder.slices()).remove();
+    result = result.and(devices::remove_all(&Store::of_node()));
     result = result.and(Store::of_node().remove());
     result = result.and(loopback::set(&BTreeSet::new()));
     if let Some(record) = record {
@@ -346,6 +352,11 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     }
     result?;
     Record::remove()
+}
+
+/// Whether some slice has packet sockets.
+pub(super) fn has_raw(record: &Record) -> bool {
+    record.contexts.values().any(|recipe| recipe.raw)
 }
 
 /// The rows of slices.

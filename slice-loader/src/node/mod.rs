@@ -34,6 +34,7 @@ pub use record::{DIRECTORY, Phase, Record, SliceRecord};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
+use crate::kernel::devices;
 use crate::kernel::events::Events;
 use crate::kernel::maps::{Maps, Table};
 use crate::kernel::store::Store;
@@ -280,7 +281,11 @@ impl Node {
     /// # Errors
     /// The addresses cannot be listed or written.
     pub fn refresh_addresses(&self) -> anyhow::Result<bool> {
-        locked(|node| addresses::refresh(&node.maps, &node.record))
+        locked(|node| {
+            let raw = lifecycle::has_raw(&node.record);
+            let devices = devices::refresh(&Store::of_node(), &node.maps, raw)?;
+            Ok(addresses::refresh(&node.maps, &node.record)? || devices)
+        })
     }
 
     /// Frees the ports that sockets older than the programs held and hold no

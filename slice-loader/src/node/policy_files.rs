@@ -110,7 +110,7 @@ pub fn want(
 
 /// How the slices that have a context are started.
 fn contexts(config: &Config) -> BTreeMap<String, Recipe> {
-    let recipe = |context: &config::Context| Recipe {
+    let recipe = |context: &config::Context, raw: bool| Recipe {
         image: context.image.value.to_string(),
         hostname: context.hostname.clone(),
         autostart: context.autostart,
@@ -121,10 +121,12 @@ fn contexts(config: &Config) -> BTreeMap<String, Recipe> {
             .iter()
             .map(|name| (*name).to_owned())
             .collect(),
+        raw,
     };
     let with = |slice: &config::Slice| {
         let context = slice.context.as_ref()?;
-        Some((slice.name.value.to_string(), recipe(context)))
+        let raw = slice.raw == config::Raw::Safe;
+        Some((slice.name.value.to_string(), recipe(context, raw)))
     };
     config.slices.iter().filter_map(with).collect()
 }

@@ -106,6 +106,144 @@ pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     owned(unsafe { libbpf::bpf_prog_get_fd_by_id(id) })
 }
 
+/// A socket filter that puts `word` into the control block and jumps to the
+/// program at 0 of `programs`. Where there is none, nothing passes.
+pub fn filter_of(programs: &OwnedFd, word: u32) -> io::Result<OwnedFd> {
+    const CONTEXT: u8 = 1;
+    const KEPT: u8 = 6;
+    /// `cb` of `struct __sk_buff` (linux/bpf.h).
+    const CONTROL_BLOCK: i16 = 48;
+    let map = programs.as_raw_fd();
+    let program = [
+        // The context survives the calls in register 6.
+        instruction(
+            libbpf::BPF_ALU64 | libbpf::BPF_MOV | libbpf::BPF_X,
+            KEPT,
+            CONTEXT,
+            0,
+            0,
+        ),
+        instruction(
+            libbpf::BPF_ALU64 | libbpf::BPF_MOV | libbpf::BPF_K,
+            2,
+            0,
+            0,
+            word.cast_signed(),
+        ),
+        instruction(
+            libbpf::BPF_STX | libbpf::BPF_MEM | libbpf::BPF_W,
+            KEPT,
+            2,
+            CONTROL_BLOCK,
+            0,
+        ),
+        instruction(
+            libbpf::BPF_ALU64 | libbpf::BPF_MOV | libbpf::BPF_X,
+            1,
+            KEPT,
+            0,
+            0,
+        ),
+        // Of two words, the second is the upper half.
+        instruction(
+            libbpf::BPF_LD | libbpf::BPF_IMM | libbpf::BPF_DW,
+            2,
+            u8::try_from(libbpf::BPF_PSEUDO_MAP_FD).map_err(io::Error::other)?,
+            0,
+            map,
+        ),
+        instruction(0, 0, 0, 0, 0),
+        instruction(
+            libbpf::BPF_ALU64 | libbpf::BPF_MOV | libbpf::BPF_K,
+            3,
+            0,
+            0,
+            0,
+        ),
+        instruction(
+            libbpf::BPF_JMP | libbpf::BPF_CALL,
+            0,
+            0,
+            0,
+            libbpf::BPF_FUNC_tail_call.cast_signed(),
+        ),
+        instruction(
+            libbpf::BPF_ALU64 | libbpf::BPF_MOV | libbpf::BPF_K,
+            0,
+            0,
+            0,
+            0,
+        ),
+        instruction(libbpf::BPF_JMP | libbpf::BPF_EXIT, 0, 0, 0, 0),
+    ];
+    // SAFETY: the strings end in zeros, the instructions are as many as is
+    // said; all live through the call, which copies them; no options are
+    // passed.
+    owned(unsafe {
+        libbpf::bpf_prog_load(
+            libbpf::BPF_PROG_TYPE_SOCKET_FILTER,
+            c"slice_capture".as_ptr(),
+            c"Dual MIT/GPL".as_ptr(),
+            program.as_ptr(),
+            libbpf::size_t::try_from(program.len()).map_err(io::Error::other)?,
+            std::ptr::null_mut(),
+        )
+    })
+}
+
+fn instruction(code: u32, to: u8, from: u8, off: i16, imm: i32) -> libbpf::bpf_insn {
+    let mut instruction = libbpf::bpf_insn {
+        // All codes are below 256.
+        code: u8::try_from(code).unwrap_or(0),
+        off,
+        imm,
+        ..Default::default()
+    };
+    instruction.set_dst_reg(to);
+    instruction.set_src_reg(from);
+    instruction
+}
+
+/// Attaches a program to the way out of a device by a link.
+pub fn device_link_create(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    let device = i32::try_from(device).map_err(io::Error::other)?;
+    // Before all others: one of them may let a packet out by itself.
+    let options = libbpf::bpf_link_create_opts {
+        sz: libbpf::size_t::try_from(size_of::<libbpf::bpf_link_create_opts>())
+            .map_err(io::Error::other)?,
+        flags: libbpf::BPF_F_BEFORE,
+        ..Default::default()
+    };
+    // SAFETY: the options are a whole structure that lives through the call; the
+    // descriptor is borrowed for it; the target of this type is the number of a
+    // device.
+    owned(unsafe {
+        libbpf::bpf_link_create(
+            program.as_raw_fd(),
+            device,
+            libbpf::BPF_TCX_EGRESS,
+            &raw const options,
+        )
+    })
+}
+
+/// The number of the device that such a link is attached to; 0 where the device
+/// is gone.
+pub fn link_device(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = libbpf::bpf_link_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+    // SAFETY: as in `link_program_id`; of the union the member is read that
+    // links of this type have.
+    unsafe {
+        result(libbpf::bpf_link_get_info_by_fd(
+            link.as_raw_fd(),
+            &raw mut info,
+            &raw mut length,
+        ))?;
+        Ok(info.__bindgen_anon_1.tcx.ifindex)
+    }
+}
+
 /// What the kernel says of a program.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramInfo {

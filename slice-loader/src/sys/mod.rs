@@ -11,3 +11,4 @@ pub mod readable;
 pub mod readonly;
 pub mod seccomp;
 pub mod socket;
+pub mod tc;

@@ -118,30 +118,34 @@ pub fn in_new_session(
     unsafe { command.pre_exec(enter) }
 }
 
-/// Becomes another program, of which the open file is the executable; `third`
-/// becomes its descriptor 3, and all others but the first three are closed.
+/// Becomes another program, of which the open file is the executable; those of
+/// `inherited` become its descriptors from 3 on, and all others but the first
+/// three are closed.
 ///
 /// # Errors
 /// The kernel refuses; then this process is as it was, but for its descriptors.
 pub fn become_program(
     file: &OwnedFd,
-    third: &OwnedFd,
+    inherited: &[&OwnedFd],
     words: &[&CStr],
     environment: &[&CStr],
 ) -> io::Result<std::convert::Infallible> {
     close_on_exec_from(3)?;
-    // It may be in the place that `third` is to have.
-    let file = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(4))?;
-    let file = owned(file);
-    if third.as_raw_fd() == 3 {
-        nix::fcntl::fcntl(
-            third,
-            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-        )?;
-    } else {
-        // SAFETY: whatever had the number 3 belongs to this process, which is
+    // They may be in places that others are to have.
+    let above = 3 + RawFd::try_from(inherited.len()).map_err(io::Error::other)?;
+    let away = |descriptor: &OwnedFd| {
+        let above = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(above);
+        nix::fcntl::fcntl(descriptor, above).map(owned)
+    };
+    let file = away(file)?;
+    let inherited: Vec<OwnedFd> = inherited
+        .iter()
+        .map(|descriptor| away(descriptor))
+        .collect::<Result<_, _>>()?;
+    for (descriptor, place) in inherited.iter().zip(3..) {
+        // SAFETY: whatever had the number belongs to this process, which is
         // about to be replaced; the new one is not owned by anything here.
-        if unsafe { libc::dup2(third.as_raw_fd(), 3) } < 0 {
+        if unsafe { libc::dup2(descriptor.as_raw_fd(), place) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
@@ -185,21 +189,28 @@ pub fn owned(descriptor: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-/// The descriptor that the starter of this process left at number 3; once.
+/// The descriptors that the starter of this process left from number 3 on; once.
 ///
 /// # Errors
-/// There is none, or it was taken before.
-pub fn third() -> io::Result<OwnedFd> {
+/// They are not there, or were taken before.
+pub fn inherited<const N: usize>() -> io::Result<[OwnedFd; N]> {
     static TAKEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-    nix::fcntl::fcntl(
-        // SAFETY: only asks about the number, which may be no descriptor.
-        unsafe { std::os::fd::BorrowedFd::borrow_raw(3) },
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-    )?;
-    if TAKEN.swap(true, std::sync::atomic::Ordering::SeqCst) {
-        return Err(io::Error::other("descriptor 3 was taken before"));
+    let mut number = 3;
+    let numbers = [(); N].map(|()| {
+        number += 1;
+        number - 1
+    });
+    for number in numbers {
+        nix::fcntl::fcntl(
+            // SAFETY: only asks about the number, which may be no descriptor.
+            unsafe { std::os::fd::BorrowedFd::borrow_raw(number) },
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+        )?;
     }
-    Ok(owned(3))
+    if TAKEN.swap(true, std::sync::atomic::Ordering::SeqCst) {
+        return Err(io::Error::other("what was inherited was taken before"));
+    }
+    Ok(numbers.map(owned))
 }
 
 /// Back to the ordinary class and priority, of the processor and of disks.
