@@ -55,6 +55,7 @@ mod owners; // whose a socket is, wherever it goes
 mod package; // the Debian package, from its installation until nothing is left of it
 mod ports; // whose a port is: the table of bind, row by row
 mod race; // two slices, two CPUs, one port
+mod raw; // raw and packet sockets that neither spoof nor eavesdrop
 mod reload; // a change of policy is applied as a whole or not at all
 mod scale; // many slices
 mod servers; // real servers and clients in slices
@@ -95,6 +96,7 @@ const MODULES: &[&[Test]] = &[
     views::TESTS,
     contexts::TESTS,
     isolation::TESTS,
+    raw::TESTS,
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,

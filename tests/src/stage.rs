@@ -147,6 +147,14 @@ const FILES: &[(&str, &str)] = &[
         "disk.cap = \"24 MiB\"\ndisk.inodes = 600\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
     ),
     (
+        "slices/eta.toml",
+        "raw = \"safe\"\nports.tcp = [8200]\nports.udp = [8200]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
+    ),
+    (
+        "slices/theta.toml",
+        "raw = \"safe\"\nports.tcp = [8300]\nports.udp = [8300]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\nnested = true\n",
+    ),
+    (
         "slices/zeta.toml",
         "[context]\nimage = \"debian\"\nautostart = false\nnested = true\n",
     ),

@@ -74,6 +74,8 @@ fn load(name: &str, program: &mut Program, types: &Btf) -> Result<()> {
         Program::CgroupSockAddr(program) => program.load()?,
         Program::CgroupSockopt(program) => program.load()?,
         Program::SkLookup(program) => program.load()?,
+        Program::SchedClassifier(program) => program.load()?,
+        Program::SocketFilter(program) => program.load()?,
         Program::SockOps(program) => program.load()?,
         // The programs are named for their hooks.
         Program::LsmCgroup(program) => program.load(name, types)?,
