@@ -4,8 +4,10 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use policy::Reason;
 use serde_json::Value;
 
+use crate::counters::Change;
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
@@ -237,13 +239,14 @@ fn no_forgery_leaves_the_node(node: &mut Node) -> Result<()> {
     ensure!(heard["honest"] == said["honest"], "{heard} of {said}");
     ensure!(said["forged"].as_i64() >= Some(200), "only so many: {said}");
     let expected = said["expected"].as_object().context("no counts")?;
-    for (reason, count) in expected {
-        let counted = change.by(SLICE, &format!("denials.{reason}"));
-        ensure!(
-            Some(counted) == count.as_i64(),
-            "{reason}: {counted}, not {count}"
-        );
-    }
+    let expected = expected.iter().map(|(slug, count)| {
+        let reason = Reason::ALL.iter().find(|reason| reason.slug() == slug);
+        let reason = reason.with_context(|| format!("no reason {slug}"))?;
+        Ok((SLICE, *reason, count.as_i64().context("no number")?))
+    });
+    let expected: Vec<_> = expected.collect::<Result<_>>()?;
+    let expected = Change::of_denials(&expected);
+    ensure!(change.denials() == expected, "{change}, not {expected}");
     Ok(())
 }
 
@@ -363,7 +366,8 @@ fn an_identifier_is_one_slices_towards_one_peer(node: &mut Node) -> Result<()> {
         let refused = ask(OTHER, peer)?;
         ensure!(refused.trim() == "1", "the second got {refused}");
         let change = site.counters()?.since(&before);
-        ensure!(change.by(OTHER, "denials.echo_foreign") == 1, "not counted");
+        let expected = Change::of_denials(&[(OTHER, Reason::EchoForeign, 1)]);
+        ensure!(change.denials() == expected, "{change}, not {expected}");
     }
     Ok(())
 }
@@ -519,7 +523,9 @@ for act in (lambda: sock.bind(('fresh0', 0x300)), lambda: sock.sendto(frame, ('f
     except OSError as error:
         print(error.errno, end=' ')
 ";
+    let counters = site.counters()?;
     let tried = python(&site, SLICE, TRY);
+    let change = site.counters()?.since(&counters);
     let before = sent(node)?;
     // The daemon does: soon it is open.
     let daemon = site.daemon()?;
@@ -531,6 +537,8 @@ for act in (lambda: sock.bind(('fresh0', 0x300)), lambda: sock.sendto(frame, ('f
     opened?;
     let tried = tried?;
     ensure!(tried.trim() == "100 100 0 100", "at first: {tried}");
+    let expected = Change::of_denials(&[(SLICE, Reason::Device, 3)]);
+    ensure!(change.denials() == expected, "{change}, not {expected}");
     ensure!(before == 0, "{before} frames left");
     Ok(())
 }
