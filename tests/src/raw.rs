@@ -350,24 +350,39 @@ fn an_identifier_is_one_slices_towards_one_peer(node: &mut Node) -> Result<()> {
         ("AF_INET", PEER[0], crate::stage::FLEETING[0]),
         ("AF_INET6", PEER[1], crate::stage::FLEETING[1]),
     ] {
-        let ask = |slice: &str, peer: std::net::IpAddr| {
+        // The first one asks again and again: its identifier does not age.
+        let again = format!(
+            "while True:\n    print(ask(socket.{family}, '{peer}', 4711), flush=True)\n    time.sleep(0.3)"
+        );
+        let mut command = Command::new("slice");
+        command.args(["exec", SLICE, "--", "python3", "-c"]);
+        command.arg(program(&[WIRE, ECHO, &again]));
+        let first = site.start("first", command)?;
+        until("the first is answered", || {
+            Ok(first.output().contains("(True, [])"))
+        })?;
+        let ask = |peer: std::net::IpAddr| {
             let ask = format!(
                 "try:\n    print(ask(socket.{family}, '{peer}', 4711))\nexcept OSError as error:\n    print(error.errno)"
             );
-            python(&site, slice, &program(&[WIRE, ECHO, &ask]))
+            python(&site, OTHER, &program(&[WIRE, ECHO, &ask]))
         };
         let before = site.counters()?;
-        let mine = ask(SLICE, peer)?;
-        ensure!(mine.trim() == "(True, [])", "the first got {mine}");
         // Another peer, the same identifier: kept apart.
-        let theirs = ask(OTHER, other)?;
+        let theirs = ask(other)?;
         ensure!(theirs.trim() == "(True, [])", "towards another: {theirs}");
         // The same peer: the first one's.
-        let refused = ask(OTHER, peer)?;
+        let refused = ask(peer)?;
         ensure!(refused.trim() == "1", "the second got {refused}");
         let change = site.counters()?.since(&before);
         let expected = Change::of_denials(&[(OTHER, Reason::EchoForeign, 1)]);
         ensure!(change.denials() == expected, "{change}, not {expected}");
+        let heard = first.output();
+        ensure!(
+            heard.lines().all(|line| line == "(True, [])"),
+            "the first heard: {heard}"
+        );
+        first.kill()?;
     }
     Ok(())
 }
