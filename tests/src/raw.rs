@@ -8,6 +8,7 @@ use policy::Reason;
 use serde_json::Value;
 
 use crate::counters::Change;
+use crate::inventory::Inventory;
 use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
@@ -74,6 +75,10 @@ pub const TESTS: &[Test] = &[
         the_queue_of_errors_tells_a_raw_socket_nothing,
     )
     .on_stage(),
+    test(
+        "devices_are_as_they_were_when_no_slice_has_packet_sockets",
+        devices_are_as_they_were,
+    ),
     test(
         "raw_sockets_that_policy_takes_away_send_and_see_nothing_more",
         raw_sockets_that_policy_takes_away,
@@ -876,4 +881,31 @@ for line in sys.stdin:
     ensure!(again == "0 0 105 0", "given back: {again}");
     keeper.kill()?;
     Ok(())
+}
+
+fn devices_are_as_they_were(node: &mut Node) -> Result<()> {
+    const RAW: &str = "raw = \"safe\"\n[context]\nimage = \"debian\"\nautostart = false\n";
+    let site = Site::new(node, &[("node.toml", ""), ("slices/rho.toml", RAW)])?;
+    let before = Inventory::take(node)?;
+    site.must(&["up"])?;
+    let programs = || -> Result<usize> {
+        // By links, and by filters below clsact.
+        let shown = node.must("bpftool", &["net"])?.stdout;
+        Ok(shown.lines().filter(|line| line.contains("frame")).count())
+    };
+    let armed = programs()?;
+    ensure!(armed >= 2, "only {armed} devices have the program");
+    // Again and again, as the daemon does: nothing is put there twice.
+    site.must(&["reload"])?;
+    ensure!(
+        programs()? == armed,
+        "another number of devices after a reload"
+    );
+    site.write("slices/rho.toml", "")?;
+    site.must(&["reload"])?;
+    ensure!(programs()? == 0, "devices still have the program");
+    site.write("slices/rho.toml", RAW)?;
+    site.must(&["reload"])?;
+    site.must(&["down"])?;
+    before.again(node)
 }

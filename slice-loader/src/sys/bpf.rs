@@ -228,7 +228,8 @@ pub fn device_link_create(program: BorrowedFd<'_>, device: u32) -> io::Result<Ow
 }
 
 /// The number of the device that such a link is attached to; 0 where the device
-/// is gone.
+/// is gone. An error where it is no such link: the kernel tells of a program by
+/// the same call, in another structure.
 pub fn link_device(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = libbpf::bpf_link_info::default();
     let mut length = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
@@ -240,6 +241,9 @@ pub fn link_device(link: BorrowedFd<'_>) -> io::Result<u32> {
             &raw mut info,
             &raw mut length,
         ))?;
+        if info.type_ != libbpf::BPF_LINK_TYPE_TCX {
+            return Err(io::Error::other("this is no link to a device"));
+        }
         Ok(info.__bindgen_anon_1.tcx.ifindex)
     }
 }
