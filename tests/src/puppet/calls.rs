@@ -1,7 +1,7 @@
 //! The system calls behind each [`Call`].
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -82,7 +82,14 @@ impl Hands {
                 deadline_ms,
             } => self.on(socket, |s| {
                 s.set_write_timeout(Some(Duration::from_millis(deadline_ms.into())))?;
-                s.connect(&to.into())
+                // A ring that was just closed interrupts its task, and a connect with a
+                // deadline is not restarted by the kernel; asked again, it waits on.
+                loop {
+                    match s.connect(&to.into()) {
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        result => return result,
+                    }
+                }
             }),
             Call::Disconnect { socket } => {
                 unsafe_calls::disconnect(self.socket(socket)?.as_fd())?;
