@@ -38,6 +38,7 @@ pub const TESTS: &[Test] = &[
         "top_shows_what_slices_use_now_and_leaves_the_terminal_as_it_was",
         top,
     )
+    .once()
     .on_stage(),
     test(
         "there_are_completions_and_man_pages",

@@ -33,11 +33,13 @@ pub const TESTS: &[Test] = &[
     test(
         "a_reload_changes_what_a_slice_may_have_on_the_disk",
         a_reload_changes_what_a_slice_may_have_on_the_disk,
-    ),
+    )
+    .once(),
     test(
         "a_disk_that_cannot_bound_slices_is_refused_with_a_remedy_that_works",
         a_disk_that_cannot_bound_slices_is_refused_with_a_remedy_that_works,
-    ),
+    )
+    .once(),
     test(
         "a_layer_is_its_slices_alone_and_nobody_on_the_node_reaches_into_it",
         a_layer_is_its_slices_alone_and_nobody_on_the_node_reaches_into_it,
@@ -46,6 +48,7 @@ pub const TESTS: &[Test] = &[
         "a_removed_layer_is_gone_whatever_was_in_it_and_nothing_else_is",
         a_removed_layer_is_gone_whatever_was_in_it_and_nothing_else_is,
     )
+    .once()
     .within(120),
 ];
 

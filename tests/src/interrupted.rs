@@ -30,7 +30,8 @@ pub const TESTS: &[Test] = &[
     test(
         "an_up_that_cannot_attach_its_last_programs_puts_everything_back",
         an_up_that_cannot_attach_its_last_programs_puts_everything_back,
-    ),
+    )
+    .once(),
     test(
         "an_up_that_cannot_write_its_record_at_the_end_puts_everything_back",
         an_up_that_cannot_write_its_record_at_the_end_puts_everything_back,

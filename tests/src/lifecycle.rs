@@ -31,7 +31,8 @@ pub const TESTS: &[Test] = &[
     test(
         "a_process_on_a_slices_port_keeps_the_node_down",
         a_process_on_a_slices_port_keeps_the_node_down,
-    ),
+    )
+    .once(),
     test(
         "two_commands_at_once_wait_for_each_other",
         two_commands_at_once_wait_for_each_other,

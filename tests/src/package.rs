@@ -31,7 +31,7 @@ pub const TESTS: &[Test] = &[
         "an_upgrade_that_cannot_take_over_changes_nothing",
         an_upgrade_that_cannot_take_over_changes_nothing,
     )
-    .per_root()
+    .once()
     .within(120),
     test(
         "a_package_lives_upgrades_under_load_and_leaves_nothing_while_ssh_goes_on",

@@ -13,7 +13,8 @@ pub const TESTS: &[Test] = &[
     test(
         "a_reload_applies_what_changed_and_nothing_else",
         a_reload_applies_what_changed_and_nothing_else,
-    ),
+    )
+    .once(),
     test(
         "a_reload_that_fails_half_way_leaves_the_former_policy_in_force",
         a_reload_that_fails_half_way_leaves_the_former_policy_in_force,

@@ -25,12 +25,14 @@ pub const TESTS: &[Test] = &[
     test(
         "everything_but_events_works_without_a_daemon",
         everything_but_events_works_without_a_daemon,
-    ),
+    )
+    .once(),
     test("there_is_one_daemon", there_is_one_daemon).once(),
     test(
         "a_daemon_that_is_asked_to_end_leaves_the_rules",
         a_daemon_that_is_asked_to_end_leaves_the_rules,
-    ),
+    )
+    .once(),
     test(
         "programs_are_replaced_under_load_and_nothing_gets_through",
         programs_are_replaced_under_load_and_nothing_gets_through,
