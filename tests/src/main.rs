@@ -151,6 +151,9 @@ enum Task {
     /// Send traffic, and print how fast it was
     #[command(hide = true)]
     Traffic(bench::traffic::Options),
+    /// Do what measuring programs do, and print how fast it was
+    #[command(hide = true)]
+    Probe(bench::probe::Options),
     /// Measure, and print one JSON line for each measure
     Bench {
         /// Which bench; all without
@@ -174,6 +177,7 @@ fn main() -> ExitCode {
         Task::Race { side, rounds } => race::run(side, rounds),
         Task::Demo => demo::run(),
         Task::Traffic(options) => bench::traffic::run(&options),
+        Task::Probe(options) => bench::probe::run(&options),
         Task::Bench { name, native } => bench::run(name.as_deref(), native),
     };
     result.unwrap_or_else(|error| {

@@ -37,9 +37,24 @@ fn owned(code: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Loads a `cgroup_skb` program for `BPF_CGROUP_INET_INGRESS` or
-/// `BPF_CGROUP_INET_EGRESS`.
-pub fn load(attach_type: u32, instructions: &[Instruction]) -> Result<OwnedFd> {
+/// What a program is loaded as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// `cgroup_skb`, for `BPF_CGROUP_INET_INGRESS` or `BPF_CGROUP_INET_EGRESS`.
+    Cgroup(u32),
+    /// On the way out of a device.
+    Device,
+    /// A socket's filter.
+    Filter,
+}
+
+/// Loads a program.
+pub fn load(kind: Kind, instructions: &[Instruction]) -> Result<OwnedFd> {
+    let (program, attach_type) = match kind {
+        Kind::Cgroup(attach_type) => (libbpf::BPF_PROG_TYPE_CGROUP_SKB, attach_type),
+        Kind::Device => (libbpf::BPF_PROG_TYPE_SCHED_CLS, 0),
+        Kind::Filter => (libbpf::BPF_PROG_TYPE_SOCKET_FILTER, 0),
+    };
     let mut options = libbpf::bpf_prog_load_opts {
         sz: size_of::<libbpf::bpf_prog_load_opts>() as libbpf::size_t,
         expected_attach_type: attach_type,
@@ -49,7 +64,7 @@ pub fn load(attach_type: u32, instructions: &[Instruction]) -> Result<OwnedFd> {
     // laid out as `struct bpf_insn`, the options say their own size.
     let fd = unsafe {
         libbpf::bpf_prog_load(
-            libbpf::BPF_PROG_TYPE_CGROUP_SKB,
+            program,
             c"bench".as_ptr(),
             c"GPL".as_ptr(),
             instructions.as_ptr().cast(),
@@ -119,19 +134,55 @@ where
     Ok(())
 }
 
-/// Runs a `cgroup_skb` program `repeat` times on a packet that starts with its
-/// Ethernet header. All rounds see the same socket, which the kernel makes for
-/// the run, in the cgroup of this process.
-pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<Run> {
+/// A packet of a test run.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    /// From its Ethernet header on.
+    frame: Vec<u8>,
+    /// The beginning of its `struct __sk_buff`.
+    context: Vec<u8>,
+}
+
+/// Offsets in `struct __sk_buff`: the device, the control block, what follows.
+const SKB_DEVICE: usize = 40;
+const SKB_CONTROL: usize = 48;
+const SKB_HASH: usize = 68;
+
+impl Packet {
+    /// A packet that stays inside the node.
+    pub fn new(frame: Vec<u8>) -> Packet {
+        let context = Vec::new();
+        Packet { frame, context }
+    }
+
+    /// The same on a device, with the first word of the control block.
+    pub fn on(frame: Vec<u8>, device: u32, control: u32) -> Packet {
+        let mut context = vec![0; SKB_HASH];
+        context[SKB_DEVICE..SKB_DEVICE + 4].copy_from_slice(&device.to_ne_bytes());
+        context[SKB_CONTROL..SKB_CONTROL + 4].copy_from_slice(&control.to_ne_bytes());
+        Packet { frame, context }
+    }
+}
+
+/// Runs a program `repeat` times on a packet. All rounds see the same socket,
+/// which the kernel makes for the run, in the cgroup of this process.
+pub fn test_run(program: BorrowedFd<'_>, packet: &Packet, repeat: u32) -> Result<Run> {
+    let Packet { frame, context } = packet;
     let mut options = libbpf::bpf_test_run_opts {
         sz: size_of::<libbpf::bpf_test_run_opts>() as libbpf::size_t,
         data_in: frame.as_ptr().cast(),
         data_size_in: u32::try_from(frame.len())?,
+        ctx_in: if context.is_empty() {
+            std::ptr::null()
+        } else {
+            context.as_ptr().cast()
+        },
+        ctx_size_in: u32::try_from(context.len())?,
         repeat: i32::try_from(repeat)?,
         ..libbpf::bpf_test_run_opts::default()
     };
-    // SAFETY: the options say their own size and that of the frame, which
-    // outlives the call; nothing is to be written.
+    // SAFETY: the options say their own size and those of the frame and of its
+    // context, which outlive the call; nothing is to be written.
     result(unsafe { libbpf::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) })
         .context("test-run a program")?;
     Ok(Run {

@@ -12,15 +12,18 @@ pub struct Flow {
     pub source: Address,
     /// Of the same family.
     pub destination: Address,
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`] or [`UDP`]; or ICMP.
     pub protocol: u8,
-    /// Host order.
+    /// Host order; of ICMP the type and the code.
     pub source_port: u16,
-    /// Host order.
+    /// Host order; of ICMP the checksum.
     pub destination_port: u16,
 }
 
 const PAYLOAD: usize = 64;
+const FILLED: u8 = 0x5a;
+/// The identifier of ICMP messages, which is the beginning of what follows.
+pub const IDENTIFIER: u16 = u16::from_be_bytes([FILLED, FILLED]);
 
 /// An IPv4 address as the maps have it.
 pub fn v4(address: Ipv4Addr) -> Address {
@@ -98,7 +101,7 @@ impl Flow {
             }
             _ => {}
         }
-        header.extend([0x5a; PAYLOAD]);
+        header.extend([FILLED; PAYLOAD]);
         header
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::Measure;
-use super::bpf;
+use super::bpf::{self, Kind as ProgramKind};
 use super::cgroups::{self, Cgroups};
 use super::loaded::{Direction, Loaded, Place, Size};
 use super::nftables::Rules;
@@ -97,14 +97,15 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
         slices: SLICES,
         ports: 1_000,
         own_refusals: false,
+        flows: None,
     };
     let kinds = [Direction::Out, Direction::In].map(Direction::attach_type);
     let court = Court {
         loaded: Loaded::new(object, size, &place)?,
         rules: Rules::new(cgroups::PARENT, SLICES)?,
         idle: [
-            (socket::idle(kinds[0])?, kinds[0]),
-            (socket::idle(kinds[1])?, kinds[1]),
+            (socket::idle(ProgramKind::Cgroup(kinds[0]))?, kinds[0]),
+            (socket::idle(ProgramKind::Cgroup(kinds[1]))?, kinds[1]),
         ],
         root: File::open(cgroups::ROOT)?,
         slices: File::open(Path::new(cgroups::ROOT).join(cgroups::PARENT))?,

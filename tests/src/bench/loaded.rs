@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,16 +13,17 @@ use aya::{Ebpf, EbpfLoader};
 use libbpf_sys as libbpf;
 use policy::SliceId;
 use policy::abi::{
-    ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, CLAIM, Claim, LIVE, PORT_ROWS,
-    REFUSES_DESTINATIONS, RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange, Reserved,
-    Settings, SliceEntry, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, Tag, Traffic, UDP, mapped,
-    port_index, refused_row,
+    ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, CLAIM, Claim, FlowKey, LIVE, PORT_ROWS,
+    RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange,
+    Reserved, Settings, SliceEntry, StartedFlow, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, Tag,
+    Traffic, UDP, mapped, port_index, refused_row,
 };
+use policy::decide::raw::ICMP;
 use policy::ids::FIRST_SLICE_ROW;
 use zerocopy::{FromBytes, FromZeros};
 
-use super::bpf;
-use super::frame::{Flow, v4};
+use super::bpf::{self, Kind, Packet};
+use super::frame::{Flow, IDENTIFIER, v4};
 use super::socket::{self, Past};
 
 /// The node's address, and its peer's.
@@ -79,6 +80,9 @@ pub struct Size {
     /// Whether each slice has refused destinations of its own, not only those
     /// that are refused to all.
     pub own_refusals: bool,
+    /// Flows that no bound socket has, of each of the two tables, on a node
+    /// where slices have raw sockets; none have without.
+    pub flows: Option<u32>,
 }
 
 /// Where the programs find the slices.
@@ -96,6 +100,22 @@ pub struct Place {
 const PACKETS: &[(&str, u32)] = &[
     ("egress", libbpf::BPF_CGROUP_INET_EGRESS),
     ("ingress", libbpf::BPF_CGROUP_INET_INGRESS),
+];
+
+/// Those that see packets of raw and packet sockets besides.
+pub const RAW_PROGRAMS: &[(&str, Kind)] = &[
+    ("raw_out", Kind::Cgroup(libbpf::BPF_CGROUP_INET_EGRESS)),
+    ("raw_in", Kind::Cgroup(libbpf::BPF_CGROUP_INET_INGRESS)),
+    ("node_out", Kind::Cgroup(libbpf::BPF_CGROUP_INET_EGRESS)),
+    ("frame", Kind::Device),
+    ("capture", Kind::Filter),
+];
+
+/// Arrays of which the first program is jumped to.
+const JUMPS: &[(&str, &str)] = &[
+    ("RAW_OUT", "raw_out"),
+    ("RAW_IN", "raw_in"),
+    ("NODE_OUT", "node_out"),
 ];
 
 /// All that are attached at the root.
@@ -145,7 +165,7 @@ pub struct Pair {
     pub ours: OwnedFd,
     /// Runs a program that does nothing.
     pub idle: OwnedFd,
-    _jumps: OwnedFd,
+    _jumps: Option<OwnedFd>,
 }
 
 impl Loaded {
@@ -160,7 +180,9 @@ impl Loaded {
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("load the maps of {}", object.display()))?;
-        for (name, _) in place.programs() {
+        let raw = size.flows.map_or(&[][..], |_| RAW_PROGRAMS);
+        let names = place.programs().map(|(name, _)| name);
+        for name in names.chain(raw.iter().map(|(name, _)| name)) {
             let program = ebpf
                 .program_mut(name)
                 .with_context(|| format!("find {name}"))?;
@@ -169,6 +191,8 @@ impl Loaded {
                 Program::CgroupSock(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),
                 Program::SockOps(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                Program::SocketFilter(program) => program.load(),
                 _ => bail!("{name} is of another kind than the bench knows"),
             }
             .with_context(|| format!("load {name}"))?;
@@ -189,6 +213,7 @@ impl Loaded {
     }
 
     fn fill(&self, rows: u32, place: &Place) -> Result<()> {
+        let raw = self.size.flows.is_some();
         let id = |row| SliceId::new(socket::GENERATION, row).unwrap_or(SliceId::NODE);
         let settings = Settings {
             abi_version: ABI_VERSION,
@@ -197,7 +222,7 @@ impl Loaded {
             node_netns: place.netns,
             ephemeral_low: 32_768,
             ephemeral_high: 60_999,
-            flags: REFUSES_DESTINATIONS,
+            flags: REFUSES_DESTINATIONS | if raw { RAW_SLICES } else { 0 },
             rows,
             ..Settings::new_zeroed()
         };
@@ -207,7 +232,7 @@ impl Loaded {
             .map(|row| {
                 let entry = SliceEntry {
                     id: id(row),
-                    flags: LIVE | CLAIM,
+                    flags: LIVE | CLAIM | if raw { RAW } else { 0 },
                     sockets_max: 100_000,
                     claims_max: 1_000,
                     connections_max: 100_000,
@@ -236,7 +261,54 @@ impl Loaded {
         ];
         self.set("ADDRESSES", &addresses.map(|address| (address, shared)))?;
         self.set("REFUSED", &refused(rows, self.size.own_refusals))?;
+        if let Some(flows) = self.size.flows {
+            self.fill_flows(rows, flows)?;
+        }
         self.fill_ports(rows)
+    }
+
+    /// Flows of all slices, with the identifier of the packets here, and the
+    /// programs to jump to.
+    fn fill_flows(&self, rows: u32, flows: u32) -> Result<()> {
+        for (map, program) in JUMPS {
+            self.set(map, &[(0_u32, self.program(program)?.as_raw_fd())])?;
+        }
+        let key = |number: u32| -> Result<FlowKey> {
+            Ok(FlowKey {
+                protocol: UDP,
+                local_port: u16::try_from(32_768 + number % 28_000)?,
+                peer_port: 53,
+                local: v4(NODE_V4),
+                peer: v4(Ipv4Addr::from_bits(
+                    Ipv4Addr::new(10, 1, 0, 0).to_bits() + number,
+                )),
+                ..FlowKey::new_zeroed()
+            })
+        };
+        let owner = |number| {
+            let row = FIRST_SLICE_ROW + number % (rows - FIRST_SLICE_ROW);
+            SliceId::new(socket::GENERATION, row).context("more slices than there are rows")
+        };
+        let started = |owner| StartedFlow {
+            owner,
+            until_ns: u64::MAX,
+            ..StartedFlow::new_zeroed()
+        };
+        let mut learned = Vec::new();
+        let echo = FlowKey {
+            protocol: ICMP,
+            local_port: IDENTIFIER,
+            local: v4(NODE_V4),
+            peer: v4(PEER_V4),
+            ..FlowKey::new_zeroed()
+        };
+        let mut starts = vec![(echo, started(self.slice))];
+        for number in 0..flows {
+            learned.push((key(number)?, owner(number)?));
+            starts.push((key(number)?, started(owner(number)?)));
+        }
+        self.set("FLOWS", &learned)?;
+        self.set("STARTED", &starts)
     }
 
     fn fill_ports(&self, rows: u32) -> Result<()> {
@@ -276,11 +348,7 @@ impl Loaded {
         places
             .chain(SLICES.iter().map(|program| (slices, program)))
             .map(|(place, (name, kind))| {
-                let program = self
-                    .ebpf
-                    .program(name)
-                    .with_context(|| format!("find {name}"))?;
-                bpf::attach(program.fd()?.as_fd(), place, *kind)
+                bpf::attach(self.program(name)?, place, *kind)
                     .with_context(|| format!("attach {name}"))
             })
             .collect()
@@ -314,6 +382,7 @@ impl Loaded {
             Map::Array(data)
             | Map::HashMap(data)
             | Map::LpmTrie(data)
+            | Map::ProgramArray(data)
             | Map::SkStorage(data)
             | Map::PerCpuArray(data) => data,
             _ => bail!("map {name} is of another kind than the bench knows"),
@@ -353,34 +422,70 @@ impl Loaded {
             held: if bound { u64::from(index) + 1 } else { 0 },
             ..Tag::new_zeroed()
         };
-        let kind = direction.attach_type();
-        let name = direction.program();
-        let program = self
-            .ebpf
-            .program(name)
-            .with_context(|| format!("find {name}"))?;
-        let program = program.fd()?.as_fd();
-        let idle = socket::idle(kind)?;
-        let jumps = bpf::jump_table(&[program, idle.as_fd()])?;
-        let tags = self.map("TAGS")?;
-        let pair = Pair {
-            ours: socket::tagged(kind, tags, &tag, past, &jumps, 0)?,
-            idle: socket::tagged(kind, tags, &tag, past, &jumps, 1)?,
-            _jumps: jumps,
-        };
+        let pair = self.with_socket(direction, &tag, past)?;
         let rows = match past {
             Past::OtherSlice(_) => FIRST_SLICE_ROW..self.size.slices + FIRST_SLICE_ROW,
             _ => self.slice.index()..self.slice.index() + 1,
         };
+        self.passes(&pair, direction, &Packet::new(flow.frame()), rows)
+            .with_context(|| format!("{flow:?}"))?;
+        Ok(pair)
+    }
+
+    /// The program of this direction with a socket that has the tag.
+    pub fn with_socket(&self, direction: Direction, tag: &Tag, past: Past) -> Result<Pair> {
+        let kind = direction.attach_type();
+        let idle = socket::idle(Kind::Cgroup(kind))?;
+        let program = self.program(direction.program())?;
+        let jumps = bpf::jump_table(&[program, idle.as_fd()])?;
+        let tags = self.map("TAGS")?;
+        Ok(Pair {
+            ours: socket::tagged(kind, tags, tag, past, &jumps, 0)?,
+            idle: socket::tagged(kind, tags, tag, past, &jumps, 1)?,
+            _jumps: Some(jumps),
+        })
+    }
+
+    /// A program that needs no tag.
+    pub fn plain(&self, name: &str, kind: Kind) -> Result<Pair> {
+        Ok(Pair {
+            ours: self.program(name)?.try_clone_to_owned()?,
+            idle: socket::idle(kind)?,
+            _jumps: None,
+        })
+    }
+
+    /// Makes sure that packets are let through and counted for these rows.
+    pub fn passes(
+        &self,
+        pair: &Pair,
+        direction: Direction,
+        packet: &Packet,
+        rows: Range<u32>,
+    ) -> Result<()> {
         let before = self.counted(rows.clone(), direction)?;
-        let run = bpf::test_run(pair.ours.as_fd(), &flow.frame(), CHECKED)?;
+        let run = bpf::test_run(pair.ours.as_fd(), packet, CHECKED)?;
         let counted = self.counted(rows, direction)? - before;
         ensure!(
             run.verdict == 1 && counted == u64::from(CHECKED),
-            "{name} gave verdict {} and counted {counted} of {CHECKED} packets for the slice ({flow:?})",
+            "{} gave verdict {} and counted {counted} of {CHECKED} packets",
+            direction.program(),
             run.verdict
         );
-        Ok(pair)
+        Ok(())
+    }
+
+    /// The slice under test.
+    pub fn slice(&self) -> SliceId {
+        self.slice
+    }
+
+    fn program(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("find {name}"))?;
+        Ok(program.fd()?.as_fd())
     }
 
     /// Packets of slices that their rows have counted.

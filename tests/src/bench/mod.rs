@@ -13,13 +13,17 @@ mod measure; // the line that every bench prints
 mod nftables; // the peer that knows cgroups too
 mod packets; // what the packet programs cost
 mod ports; // the bench of tagging, ports and accounting
+pub mod probe; // what a program does that measures a network
+mod probes; // the same in a slice and outside
 mod product; // a node that is up against one that is not
+mod raw; // the bench of raw and packet sockets
 mod sample; // repeats, medians, goals
 mod socket; // a tagged socket for a test run
 pub mod traffic; // what is sent, and how fast it was
 mod visits; // one command in a slice, by its owner and by ssh
 mod wire; // devices into another network namespace
 mod work; // work that calls the kernel much, inside and outside
+mod written; // what the packet programs cost where slices have raw sockets
 
 use std::process::ExitCode;
 
@@ -45,6 +49,11 @@ const BENCHES: &[Bench] = &[
         name: context::NAME,
         native: context::native,
         in_vm: context::in_vm,
+    },
+    Bench {
+        name: raw::NAME,
+        native: raw::native,
+        in_vm: raw::in_vm,
     },
 ];
 

@@ -10,7 +10,7 @@ use policy::abi::{TCP, UDP};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Measure;
-use super::bpf;
+use super::bpf::{self, Packet};
 use super::loaded::{Direction, Hold, Loaded, Place, Size};
 use super::sample::{Goal, Sample, measure, unmeasured};
 use super::socket::Past;
@@ -32,6 +32,7 @@ const fn size(slices: u32, ports: u16) -> Size {
         slices,
         ports,
         own_refusals: false,
+        flows: None,
     }
 }
 
@@ -216,11 +217,11 @@ impl Case {
             In => out.reversed(),
         };
         let pair = node.pair(self.direction, &flow, self.hold, self.past)?;
-        let frame = flow.frame();
+        let packet = Packet::new(flow.frame());
         let mut net = Sample::default();
         for _ in 0..RUNS {
-            let idle = bpf::test_run(pair.idle.as_fd(), &frame, PACKETS)?;
-            let ours = bpf::test_run(pair.ours.as_fd(), &frame, PACKETS)?;
+            let idle = bpf::test_run(pair.idle.as_fd(), &packet, PACKETS)?;
+            let ours = bpf::test_run(pair.ours.as_fd(), &packet, PACKETS)?;
             net.add(ours.ns - idle.ns);
         }
         net.median().context("there were no runs")
@@ -250,15 +251,19 @@ fn flat(bench: &str, costs: &[Cost]) -> Vec<Measure> {
     CASES.iter().filter_map(ratio).collect()
 }
 
-fn describe(size: Size) -> String {
+pub fn describe(size: Size) -> String {
     format!(
-        "{}, {}{}",
+        "{}, {}{}{}",
         count(size.slices, "slice"),
         count(u32::from(size.ports), "port"),
         if size.own_refusals {
             ", refusals of each slice"
         } else {
             ""
+        },
+        match size.flows {
+            None | Some(0) => String::new(),
+            Some(flows) => format!(", {}", count(flows, "flow")),
         }
     )
 }
@@ -269,7 +274,7 @@ fn count(number: u32, noun: &str) -> String {
 
 /// Keeps the process where it is: caches stay warm, and both of a pair run on
 /// the same processor. Where this is refused the numbers are only noisier.
-fn stay_on_one_cpu() {
+pub fn stay_on_one_cpu() {
     let mut here = CpuSet::new();
     here.set(rustix::thread::sched_getcpu());
     let _ = sched_setaffinity(None, &here);

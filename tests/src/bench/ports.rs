@@ -61,7 +61,7 @@ fn failed(what: &str, error: &anyhow::Error) -> Measure {
 }
 
 /// The eBPF object: where `cargo xtask bench` says, or where it is in the VM.
-fn object() -> Result<PathBuf> {
+pub fn object() -> Result<PathBuf> {
     let path = std::env::var_os("SLICE_EBPF_OBJECT")
         .map_or(PathBuf::from(verifier::OBJECT), PathBuf::from);
     ensure!(

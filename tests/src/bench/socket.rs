@@ -11,7 +11,7 @@ use policy::abi::Tag;
 use policy::ids::FIRST_SLICE_ROW;
 use zerocopy::IntoBytes;
 
-use super::bpf::{self, Instruction};
+use super::bpf::{self, Instruction, Kind};
 
 const R0: u8 = 0;
 const R1: u8 = 1;
@@ -86,8 +86,8 @@ fn first_id() -> Result<i32> {
 const EXIT: Instruction = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
 /// A program that lets every packet through.
-pub fn idle(attach_type: u32) -> Result<OwnedFd> {
-    bpf::load(attach_type, &[number(R0, 1), EXIT])
+pub fn idle(kind: Kind) -> Result<OwnedFd> {
+    bpf::load(kind, &[number(R0, 1), EXIT])
 }
 
 /// A program that gives its socket `tag`, where it has none, and jumps to the
@@ -148,5 +148,5 @@ pub fn tagged(
     program.push(call(TAIL_CALL));
     // Not reached where the row has a program.
     program.extend([number(R0, 0), EXIT]);
-    bpf::load(attach_type, &program)
+    bpf::load(Kind::Cgroup(attach_type), &program)
 }

@@ -189,7 +189,10 @@ fn stream(mut connection: TcpStream, time: Duration) -> Result<f64> {
 
 /// Calls `step` over and over, first to warm up, then for `time`; returns the
 /// nanoseconds of one call in each stretch.
-fn repeat(time: Duration, mut step: impl FnMut() -> Result<()>) -> Result<Sample> {
+///
+/// # Errors
+/// Those of `step`.
+pub fn repeat(time: Duration, mut step: impl FnMut() -> Result<()>) -> Result<Sample> {
     let mut sample = Sample::default();
     let start = Instant::now();
     while start.elapsed() < WARM_UP + time {
@@ -246,6 +249,10 @@ fn alone_datagrams(time: Duration) -> Result<f64> {
     fastest(&sample)
 }
 
-fn fastest(sample: &Sample) -> Result<f64> {
+/// The least of them.
+///
+/// # Errors
+/// There are none.
+pub fn fastest(sample: &Sample) -> Result<f64> {
     Ok(sample.spread().context("no time to measure in")?.0)
 }
