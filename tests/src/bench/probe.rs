@@ -175,9 +175,13 @@ fn send_frames(port: u16, time: Duration) -> Result<f64> {
     Ok(1e9 / fastest(&sample)?)
 }
 
-/// Binds a packet socket to the wire, for IPv4.
+/// Binds a packet socket to the wire, for IPv4: then it is shown what comes and
+/// not what leaves.
 fn bind(socket: &Socket) -> Result<()> {
     let number = rustix::net::netdevice::name_to_index(socket, DEVICE)?;
+    let family = u16::try_from(libc::AF_PACKET)?;
+    let protocol = u16::try_from(libc::ETH_P_IP)?.to_be();
+    let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?;
     // SAFETY: the closure writes a whole `sockaddr_ll`, which fits, and says
     // its length.
     let (_, address) = unsafe {
@@ -185,15 +189,15 @@ fn bind(socket: &Socket) -> Result<()> {
             storage
                 .cast::<libc::sockaddr_ll>()
                 .write(libc::sockaddr_ll {
-                    sll_family: libc::AF_PACKET as u16,
-                    sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+                    sll_family: family,
+                    sll_protocol: protocol,
                     sll_ifindex: number.cast_signed(),
                     sll_hatype: 0,
                     sll_pkttype: 0,
                     sll_halen: 0,
                     sll_addr: [0; 8],
                 });
-            *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            *length = size;
             Ok(())
         })
     }?;
@@ -217,8 +221,7 @@ fn capture(port: u16, time: Duration) -> Result<f64> {
     while start.elapsed() < time {
         let burst = Instant::now();
         asker.send(&BURST.to_be_bytes())?;
-        // With the one that asked.
-        for number in 0..=BURST {
+        for number in 0..BURST {
             socket
                 .recv(&mut octets)
                 .with_context(|| format!("{number} of {BURST} packets captured"))?;
@@ -227,13 +230,13 @@ fn capture(port: u16, time: Duration) -> Result<f64> {
     }
     let lost = lost(&socket)?;
     ensure!(lost == 0, "{lost} packets were lost");
-    Ok(f64::from(BURST + 1) / best)
+    Ok(f64::from(BURST) / best)
 }
 
 /// Packets for which there was no room.
 fn lost(socket: &Socket) -> Result<u32> {
     let mut statistics = [0_u32; 2];
-    let mut length = size_of_val(&statistics) as libc::socklen_t;
+    let mut length = libc::socklen_t::try_from(size_of_val(&statistics))?;
     // SAFETY: the kernel writes at most `length` octets, which there are.
     let code = unsafe {
         libc::getsockopt(
