@@ -30,6 +30,8 @@ mod manual; // the tables of promises and attacks name real tests
 mod accounting; // whose bytes and packets are
 mod addresses; // which addresses a slice may use, and who hears them
 mod beside; // others at work in the same kernel: a firewall, NAT, containers
+mod brokers; // who makes a slice's raw sockets is killed, stopped, starved
+mod captures; // a capture in a slice under load
 mod claims; // how long a port stays its owner's
 mod commands; // the command line as scripts use it
 mod connections; // how many connections a slice starts
@@ -56,6 +58,7 @@ mod package; // the Debian package, from its installation until nothing is left 
 mod ports; // whose a port is: the table of bind, row by row
 mod race; // two slices, two CPUs, one port
 mod raw; // raw and packet sockets that neither spoof nor eavesdrop
+mod raw_calls; // how programs come to raw sockets
 mod reload; // a change of policy is applied as a whole or not at all
 mod scale; // many slices
 mod servers; // real servers and clients in slices
@@ -97,6 +100,9 @@ const MODULES: &[&[Test]] = &[
     contexts::TESTS,
     isolation::TESTS,
     raw::TESTS,
+    raw_calls::TESTS,
+    captures::TESTS,
+    brokers::TESTS,
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,

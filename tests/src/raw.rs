@@ -91,32 +91,41 @@ pub const TESTS: &[Test] = &[
     .on_stage(),
 ];
 
-const SLICE: &str = "eta";
-/// May make namespaces.
-const OTHER: &str = "theta";
+/// Has raw sockets, a context and ports.
+pub const SLICE: &str = "eta";
+/// The same, and may make namespaces.
+pub const OTHER: &str = "theta";
 /// Has a context and no raw sockets.
 const WITHOUT: &str = "delta";
 
-const WIRE: &str = include_str!("raw/wire.py");
-const ECHO: &str = include_str!("raw/echo.py");
+/// Packets by hand.
+pub const WIRE: &str = include_str!("raw/wire.py");
+/// An echo by hand.
+pub const ECHO: &str = include_str!("raw/echo.py");
 const FORGE: &str = include_str!("raw/forge.py");
 const PORT: &str = include_str!("raw/port.py");
 const LISTEN: &str = include_str!("raw/listen.py");
 
 /// The stage, with the slices running that have raw sockets.
-fn open(node: &Node) -> Result<Site<'_>> {
+///
+/// # Errors
+/// They cannot be started.
+pub fn open(node: &Node) -> Result<Site<'_>> {
     let site = Site::on_stage(node)?;
     site.must(&["start", SLICE, OTHER])?;
     Ok(site)
 }
 
 /// A program of several parts.
-fn program(parts: &[&str]) -> String {
+pub fn program(parts: &[&str]) -> String {
     parts.join("\n")
 }
 
 /// Runs a program of Python in a slice; what it printed.
-fn python(site: &Site<'_>, slice: &str, text: &str) -> Result<String> {
+///
+/// # Errors
+/// It fails.
+pub fn python(site: &Site<'_>, slice: &str, text: &str) -> Result<String> {
     site.must(&["exec", slice, "--", "python3", "-c", text])
 }
 
@@ -255,18 +264,16 @@ fn no_forgery_leaves_the_node(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
+/// Of tcpdump: each packet when it comes.
+const SHOW: &[&str] = &["-l", "--immediate-mode"];
+
 /// Starts tcpdump in the slice; it runs when this returns.
-fn tcpdump(site: &Site<'_>, words: &[&str]) -> Result<Running> {
+///
+/// # Errors
+/// It does not listen.
+pub fn tcpdump(site: &Site<'_>, words: &[&str]) -> Result<Running> {
     let mut command = Command::new("slice");
-    command.args([
-        "exec",
-        SLICE,
-        "--",
-        "tcpdump",
-        "-n",
-        "-l",
-        "--immediate-mode",
-    ]);
+    command.args(["exec", SLICE, "--", "tcpdump", "-n"]);
     command.args(words);
     let running = site.start("tcpdump", command)?;
     until("tcpdump listens", || {
@@ -306,7 +313,7 @@ for family, peer in ((2, '{}'), (10, '{}')):
         &["-i", "wire0", "-p", "ip or ip6"],
         &["-i", "wire0", "-B", "1024"],
     ] {
-        let capture = tcpdump(&site, words)?;
+        let capture = tcpdump(&site, &[SHOW, words].concat())?;
         traffic(OTHER, 9601)?;
         node.must("ping", &["-n", "-c", "1", "-W", "5", &peers[0]])?;
         traffic(SLICE, 9602)?;
@@ -339,7 +346,7 @@ for family, peer in ((2, '{}'), (10, '{}')):
         ensure!(echoes == 4, "{words:?} shows {echoes} echoes: {shown}");
     }
     // A filter of the program's own works on what is left.
-    let capture = tcpdump(&site, &["-i", "any", "udp"])?;
+    let capture = tcpdump(&site, &[SHOW, &["-i", "any", "udp"][..]].concat())?;
     traffic(SLICE, 9602)?;
     until("tcpdump shows a datagram", || {
         Ok(capture.output().matches("UDP").count() >= 2)
