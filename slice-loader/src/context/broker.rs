@@ -21,6 +21,7 @@ use nix::unistd::{Gid, Uid, pipe2, setgroups, setresgid, setresuid, setsid};
 use safe_raw_sockets::broker::{self, Namespaces};
 use safe_raw_sockets::{filter, sys};
 
+use super::cgroup;
 use super::start::Start;
 use crate::kernel::capture;
 use crate::sys::clone::{self, Side};
@@ -83,7 +84,7 @@ pub fn start(start: &Start<'_>, from_first: &OwnedFd, userns: &File) -> anyhow::
     let filter = capture::filter(start.id)?;
     let packets = File::open("/proc/net/packet").context("open /proc/net/packet")?;
     let program = File::open("/proc/self/exe").context("open this program")?;
-    let leaf = start.cgroup.join("broker");
+    let leaf = cgroup::leaf(start.cgroup, "broker")?;
     let cgroup = File::open(&leaf).with_context(|| format!("open cgroup {}", leaf.display()))?;
     let mut words = vec![c"slice".to_owned(), c"broker".to_owned()];
     if start.recipe.nested {

@@ -1,4 +1,5 @@
-//! The cgroups of one slice: `NAME/{payload,login,broker}`.
+//! The cgroups of one slice: `NAME/{payload,login,broker}`, the last two once
+//! there is something to put into them: ten thousand slices are many cgroups.
 //!
 //! Limits sit on `NAME`, whose files stay root's. The slice may subdivide
 //! `payload`: it owns that directory and the three files that moving its own
@@ -15,9 +16,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::holder::make_directory;
-
-/// The leaves of a slice's cgroup.
-const LEAVES: [&str; 3] = ["payload", "login", "broker"];
 
 /// What of `payload` belongs to the slice.
 const DELEGATED: [&str; 4] = [
@@ -66,7 +64,7 @@ impl SliceCgroup {
         &self.path
     }
 
-    /// Makes it, empty, with its leaves; `uid` owns `payload` as far as it is
+    /// Makes it, empty, with its `payload`, which `uid` owns as far as it is
     /// delegated. What is there already is kept.
     ///
     /// # Errors
@@ -75,9 +73,7 @@ impl SliceCgroup {
         make_directory(&self.path)?;
         self.write("cgroup.max.descendants", &DESCENDANTS_MAX.to_string())?;
         self.write("cgroup.max.depth", &DEPTH_MAX.to_string())?;
-        for leaf in LEAVES {
-            make_directory(&self.path.join(leaf))?;
-        }
+        make_directory(&self.path.join("payload"))?;
         for file in DELEGATED {
             let path = self.path.join("payload").join(file);
             chown(&path, Some(uid), Some(uid))
@@ -181,6 +177,16 @@ impl SliceCgroup {
         self.kill()?;
         remove_tree(&self.path)
     }
+}
+
+/// The leaf of a slice's cgroup that has this name, made where it is not there.
+///
+/// # Errors
+/// The slice has no cgroup, or the kernel refuses.
+pub(super) fn leaf(slice: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let path = slice.join(name);
+    make_directory(&path)?;
+    Ok(path)
 }
 
 /// Removes a cgroup and all below it, none of which has processes. That it is

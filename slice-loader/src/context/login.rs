@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use policy::config::SliceName;
 
 use super::adopt;
+use super::cgroup;
 use super::request::Run;
 use super::running::Running;
 use super::visit::{self, Visited};
@@ -40,13 +41,13 @@ pub fn open_session() -> anyhow::Result<()> {
     if !node.record().logins.contains_key(&name) {
         bail!("{name} is no slice that people log in to");
     }
-    let procs = node.cgroup(&name).join("login/cgroup.procs");
+    let leaf = cgroup::leaf(&node.cgroup(&name), "login")?;
     // First, so that a session that waits for the slice waits as part of it.
     let sshd = nix::unistd::getppid();
     if sshd.as_raw() <= 1 {
         bail!("the session ended before it began");
     }
-    fs::write(&procs, sshd.to_string())
+    fs::write(leaf.join("cgroup.procs"), sshd.to_string())
         .with_context(|| format!("put the session into slice {name}"))?;
     if !Running::of(&name).is_alive()? {
         bail!("slice {name} is stopped; ask the node's owner to start it");
