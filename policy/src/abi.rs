@@ -207,7 +207,9 @@ layouts! {
         pub owner @ 0: SliceId,
         /// [`RESERVED_NOBODY`], [`RESERVED_SLICE`], [`RESERVED_NODE`] or
         /// [`RESERVED_FOUND`].
-        pub kind @ 4: u32,
+        pub kind @ 4: u16,
+        /// 0 or [`RESERVED_RAW`].
+        pub flags @ 6: u16,
     }
 
     /// Who holds a port of the shared addresses because of its sockets.
@@ -436,13 +438,17 @@ pub const OWN_IPV6: u32 = 8;
 pub const RAW: u32 = 16;
 
 /// In [`Reserved::kind`]: nobody's.
-pub const RESERVED_NOBODY: u32 = 0;
+pub const RESERVED_NOBODY: u16 = 0;
 /// Reserved for a slice.
-pub const RESERVED_SLICE: u32 = 1;
+pub const RESERVED_SLICE: u16 = 1;
 /// Reserved for the node by policy.
-pub const RESERVED_NODE: u32 = 2;
+pub const RESERVED_NODE: u16 = 2;
 /// Held by a socket that is older than the programs and not a slice's.
-pub const RESERVED_FOUND: u32 = 3;
+pub const RESERVED_FOUND: u16 = 3;
+
+/// In [`Reserved::flags`]: programs of the slice speak TCP or UDP there
+/// themselves, so the kernel does not answer for it.
+pub const RESERVED_RAW: u16 = 1;
 
 /// In [`AddressEntry::kind`]: used by the node and all slices without an own
 /// address of that family.
@@ -565,6 +571,14 @@ impl Moment {
             Moment::Lookup => "lookup",
             Moment::Frame => "frame",
         }
+    }
+}
+
+impl Reserved {
+    /// Whether a slice speaks the protocol itself there, by policy.
+    #[inline(always)]
+    pub const fn raw(self) -> bool {
+        self.flags & RESERVED_RAW != 0
     }
 }
 

@@ -9,8 +9,8 @@ use zerocopy::FromZeros;
 use crate::abi::{
     ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, Address, AddressEntry, CLAIM, LIVE,
     OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
-    RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP, UDP, mapped,
-    port_index, refused_row, refused_row_of,
+    RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP,
+    UDP, mapped, port_index, refused_row, refused_row_of,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
 use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Raw, Slice};
@@ -163,20 +163,28 @@ fn reserved(admitted: &Admitted<'_>) -> BTreeMap<u32, Reserved> {
     let found = Reserved {
         owner: SliceId::NODE,
         kind: RESERVED_FOUND,
+        flags: 0,
     };
     keep(TCP, &facts.found_tcp, found);
     keep(UDP, &facts.found_udp, found);
-    let of_node = (
-        SliceId::NODE,
-        RESERVED_NODE,
-        &admitted.config().node.reserved,
-    );
-    let of_slices = admitted
-        .slices()
-        .map(|(id, slice)| (id, RESERVED_SLICE, &slice.ports.reserved));
-    for (owner, kind, ports) in [of_node].into_iter().chain(of_slices) {
-        keep(TCP, &ports.tcp_set(), Reserved { owner, kind });
-        keep(UDP, &ports.udp_set(), Reserved { owner, kind });
+    let mut keep_both = |ports: &Ports, entry: Reserved| {
+        keep(TCP, &ports.tcp_set(), entry);
+        keep(UDP, &ports.udp_set(), entry);
+    };
+    let of_node = Reserved {
+        owner: SliceId::NODE,
+        kind: RESERVED_NODE,
+        flags: 0,
+    };
+    keep_both(&admitted.config().node.reserved, of_node);
+    for (owner, slice) in admitted.slices() {
+        let of_slice = |flags| Reserved {
+            owner,
+            kind: RESERVED_SLICE,
+            flags,
+        };
+        keep_both(&slice.ports.reserved, of_slice(0));
+        keep_both(&slice.ports.raw, of_slice(RESERVED_RAW));
     }
     rows
 }
@@ -225,7 +233,9 @@ fn reserved_ports(admitted: &Admitted<'_>) -> PortSet {
         .union(&loopback)
         .union(&of(&admitted.config().node.reserved));
     admitted.slices().fold(before, |ports, (_, slice)| {
-        ports.union(&of(&slice.ports.reserved))
+        ports
+            .union(&of(&slice.ports.reserved))
+            .union(&of(&slice.ports.raw))
     })
 }
 

@@ -1,6 +1,6 @@
 //! May the owner bind a port? Asked before the bind and after it.
 
-use policy::abi::{Settings, SliceEntry, port_index};
+use policy::abi::{RESERVED_NOBODY, Reserved, Settings, SliceEntry, port_index};
 use policy::decide::bind::{Bind, own_port, port};
 use policy::decide::claim::Claimed;
 use policy::{Reason, SliceId, Verdict};
@@ -43,6 +43,17 @@ pub fn shared(
         claimed,
         now_ns: claim::now_ns(),
         settings,
+    })
+}
+
+/// Whom policy keeps a port for.
+#[inline(always)]
+pub fn kept(protocol: u8, number: u16) -> Reserved {
+    let row = port_index(protocol, number).and_then(|index| RESERVED.get(index));
+    row.copied().unwrap_or(Reserved {
+        owner: SliceId::NODE,
+        kind: RESERVED_NOBODY,
+        flags: 0,
     })
 }
 

@@ -59,6 +59,7 @@ mod ports; // whose a port is: the table of bind, row by row
 mod race; // two slices, two CPUs, one port
 mod raw; // raw and packet sockets that neither spoof nor eavesdrop
 mod raw_calls; // how programs come to raw sockets
+mod raw_ports; // ports on which slices speak TCP and UDP themselves, by policy
 mod reload; // a change of policy is applied as a whole or not at all
 mod scale; // many slices
 mod servers; // real servers and clients in slices
@@ -103,6 +104,7 @@ const MODULES: &[&[Test]] = &[
     raw_calls::TESTS,
     captures::TESTS,
     brokers::TESTS,
+    raw_ports::TESTS,
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,

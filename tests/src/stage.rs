@@ -148,7 +148,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "slices/eta.toml",
-        "raw = \"safe\"\nports.tcp = [8200]\nports.udp = [8200]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
+        "raw = \"safe\"\nports.tcp = [8200]\nports.udp = [8200]\nports.raw_tcp = [8201]\nports.raw_udp = [8201]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
     ),
     (
         "slices/theta.toml",

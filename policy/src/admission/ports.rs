@@ -6,21 +6,23 @@ use crate::config::{At, Complaint, Config, LOOPBACK_PORTS, PortRange, Ports, Sli
 pub(super) fn ports(config: &Config, complaints: &mut Vec<Complaint>) {
     for (protocol, list) in PROTOCOLS {
         // All reservations of the protocol, in the order of ports: neighbours that overlap collide.
-        let mut owners: Vec<(At<PortRange>, Option<&Slice>)> = Vec::new();
+        let mut owners: Vec<Kept<'_>> = Vec::new();
         owners.extend(
             list(&config.node.reserved)
                 .iter()
                 .map(|range| (*range, None)),
         );
         for slice in &config.slices {
+            let (reserved, raw) = (&slice.ports.reserved, &slice.ports.raw);
             owners.extend(
-                list(&slice.ports.reserved)
+                list(reserved)
                     .iter()
+                    .chain(list(raw))
                     .map(|range| (*range, Some(slice))),
             );
         }
         owners.sort_by_key(|(range, _)| range.value);
-        let mut widest: Option<(At<PortRange>, Option<&Slice>)> = None;
+        let mut widest: Option<Kept<'_>> = None;
         for (range, owner) in owners {
             if let Some(kept) = range.value.overlap(LOOPBACK_PORTS) {
                 complaints.push(Complaint::maybe_at(
@@ -63,22 +65,33 @@ pub(super) fn ports(config: &Config, complaints: &mut Vec<Complaint>) {
     }
 }
 
+/// A reserved range, and the slice it is for; none for the node.
+type Kept<'a> = (At<PortRange>, Option<&'a Slice>);
+
 type ListOf = fn(&Ports) -> &[At<PortRange>];
 
 const PROTOCOLS: [(&str, ListOf); 2] = [("TCP", |ports| &ports.tcp), ("UDP", |ports| &ports.udp)];
 
-fn collision(
-    protocol: &str,
-    shared: PortRange,
-    first: (At<PortRange>, Option<&Slice>),
-    second: (At<PortRange>, Option<&Slice>),
-) -> Complaint {
+fn collision(protocol: &str, shared: PortRange, first: Kept<'_>, second: Kept<'_>) -> Complaint {
     // The slice is asked to give way to the node, the later file to the earlier.
     let (first, second) = if second.1.is_none() || first.1.is_some() && first.0.at > second.0.at {
         (second, first)
     } else {
         (first, second)
     };
+    if let (Some(one), Some(other)) = (first.1, second.1)
+        && one.name.value == other.name.value
+    {
+        return Complaint::maybe_at(
+            second.0.at,
+            format!(
+                "{protocol} port {shared} of slice {} is in two lists",
+                one.name.value
+            ),
+            "leave it in one: in `raw_tcp` or `raw_udp` where a program speaks the protocol itself",
+        )
+        .with_other(first.0.at, "the other");
+    }
     let name = |owner: Option<&Slice>| match owner {
         None => String::from("the node"),
         Some(slice) => format!("slice {}", slice.name.value),

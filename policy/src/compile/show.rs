@@ -42,10 +42,11 @@ impl fmt::Display for Plan {
             let protocol = if *index < 1 << 16 { "tcp" } else { "udp" };
             writeln!(
                 f,
-                "RESERVED {protocol} {} owner={} kind={}",
+                "RESERVED {protocol} {} owner={} kind={}{}",
                 index & 0xffff,
                 entry.owner.0,
-                entry.kind
+                entry.kind,
+                if entry.raw() { " raw" } else { "" }
             )?;
         }
         for (key, entry) in &self.addresses {

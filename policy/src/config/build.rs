@@ -71,6 +71,7 @@ pub(super) fn slice(
         processes: count(fields, file, "", "processes").value,
         ports: SlicePorts {
             reserved: ports(&own_ports),
+            raw: raw_ports(&own_ports, fields, complaints),
             claim: own_ports.flag("claim").is_none_or(|claim| claim.value),
             claims: count(&own_ports, file, "ports", "claims").value,
         },
@@ -112,6 +113,26 @@ fn raw(fields: &Fields, complaints: &mut Vec<Complaint>) -> Raw {
         complaints.push(Complaint::maybe_at(word.at, message, help));
     }
     Raw::Safe
+}
+
+/// `raw_tcp` and `raw_udp`, which need raw sockets to speak through.
+fn raw_ports(own: &Fields, fields: &Fields, complaints: &mut Vec<Complaint>) -> Ports {
+    let ports = Ports {
+        tcp: own.ports("raw_tcp"),
+        udp: own.ports("raw_udp"),
+    };
+    let first = ports.tcp.first().map(|range| ("raw_tcp", range.at));
+    let first = first.or(ports.udp.first().map(|range| ("raw_udp", range.at)));
+    let safe = fields.word("raw").is_some_and(|word| word.value == "safe");
+    if let Some((key, at)) = first
+        && !safe
+    {
+        let message = format!("`{key}` without `raw = \"safe\"`: nobody speaks on the port");
+        let help =
+            "add `raw = \"safe\"` at the top of the file, or reserve the port with `tcp` or `udp`";
+        complaints.push(Complaint::maybe_at(at, message, help));
+    }
+    ports
 }
 
 /// `[login]`, which needs somewhere to log in to.

@@ -192,6 +192,8 @@ pub struct Ports {
 pub struct SlicePorts {
     /// Ports reserved for the slice.
     pub reserved: Ports,
+    /// The same, on which programs of the slice speak TCP or UDP themselves.
+    pub raw: Ports,
     /// Whether the slice may bind ports that are nobody's.
     pub claim: bool,
     /// Most ports claimed at once.

@@ -132,8 +132,12 @@ mod tests {
     }
 
     impl Case {
-        fn reserved(mut self, kind: u32, owner: SliceId) -> Case {
-            self.reserved = Reserved { owner, kind };
+        fn reserved(mut self, kind: u16, owner: SliceId) -> Case {
+            self.reserved = Reserved {
+                owner,
+                kind,
+                flags: 0,
+            };
             self
         }
         fn held(mut self, owner: SliceId, sockets: u32, linger_until_ns: u64) -> Case {
@@ -265,7 +269,11 @@ mod tests {
 
     #[test]
     fn on_its_own_address_a_slice_has_all_ports_but_those_kept_for_others() {
-        let kept = |kind, owner| Reserved { owner, kind };
+        let kept = |kind, owner| Reserved {
+            owner,
+            kind,
+            flags: 0,
+        };
         assert_eq!(own_port(A, Reserved::new_zeroed()), Verdict::Allow);
         assert_eq!(own_port(A, kept(RESERVED_SLICE, A)), Verdict::Allow);
         assert_eq!(own_port(A, kept(RESERVED_FOUND, NODE)), Verdict::Allow);

@@ -476,7 +476,11 @@ mod tests {
             since_ns: 0,
             linger_until_ns: 0,
         };
-        let reserved = |kind, owner| Reserved { owner, kind };
+        let reserved = |kind, owner| Reserved {
+            owner,
+            kind,
+            flags: 0,
+        };
         let nobodys = reserved(RESERVED_NOBODY, node);
         for owner in [a, b, node] {
             for row in [a, b, node].map(SliceId::index) {

@@ -108,6 +108,55 @@ error: TCP port 443 is reserved for slice a and for slice b
 }
 
 #[test]
+fn a_port_that_two_slices_have_whatever_they_speak_on_it() {
+    does_not_fit(
+        "",
+        &[
+            ("a", "[ports]\nudp = [7000]\n"),
+            (
+                "b",
+                "raw = \"safe\"\n[ports]\nraw_udp = [7000]\n[context]\nimage = \"debian\"\n",
+            ),
+        ],
+        r#"
+error: UDP port 7000 is reserved for slice a and for slice b
+  --> slices/b.toml:3:12
+  |
+3 | raw_udp = [7000]
+  |            ^^^^
+  --> slices/a.toml:2:8
+  |
+2 | udp = [7000]
+  |        ^^^^ for slice a
+  help: a port has one owner: remove it from one of the two
+"#,
+    );
+}
+
+#[test]
+fn a_port_in_two_lists_of_one_slice() {
+    does_not_fit(
+        "",
+        &[(
+            "a",
+            "raw = \"safe\"\n[ports]\ntcp = [\"7000-7010\"]\nraw_tcp = [7004]\n[context]\nimage = \"debian\"\n",
+        )],
+        r#"
+error: TCP port 7004 of slice a is in two lists
+  --> slices/a.toml:4:12
+  |
+4 | raw_tcp = [7004]
+  |            ^^^^
+  --> slices/a.toml:3:8
+  |
+3 | tcp = ["7000-7010"]
+  |        ^^^^^^^^^^^ the other
+  help: leave it in one: in `raw_tcp` or `raw_udp` where a program speaks the protocol itself
+"#,
+    );
+}
+
+#[test]
 fn a_port_reserved_for_the_node_and_a_slice() {
     does_not_fit(
         "[node.reserved]\nudp = [\"100-200\"]\n",

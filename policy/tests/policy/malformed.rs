@@ -545,6 +545,25 @@ error: `raw = "safe"` without [context]: nobody makes the sockets
 }
 
 #[test]
+fn raw_ports_without_raw_sockets() {
+    refused(
+        "",
+        &[(
+            "a",
+            "[ports]\nraw_udp = [7000]\n[context]\nimage = \"debian\"\n",
+        )],
+        r#"
+error: `raw_udp` without `raw = "safe"`: nobody speaks on the port
+  --> slices/a.toml:2:12
+  |
+2 | raw_udp = [7000]
+  |            ^^^^
+  help: add `raw = "safe"` at the top of the file, or reserve the port with `tcp` or `udp`
+"#,
+    );
+}
+
+#[test]
 fn knobs_of_later_builds_in_a_slice() {
     refused(
         "",

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use policy::abi::{
     ADDRESSES_APART, LIVE, OWN_IPV4, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
-    RESERVED_SLICE, Reserved, TCP, UDP, port_index,
+    RESERVED_RAW, RESERVED_SLICE, Reserved, TCP, UDP, port_index,
 };
 use policy::admission::{admit, rows};
 use policy::compile::{Cgroup, Changes, Plan, Step, compile};
@@ -106,7 +106,8 @@ fn a_slice_that_goes_is_dead_before_its_ports_are_anothers() {
             80,
             Reserved {
                 owner: SliceId(3),
-                kind: RESERVED_SLICE
+                kind: RESERVED_SLICE,
+                flags: 0
             }
         )]
     );
@@ -126,6 +127,28 @@ fn a_slice_that_goes_is_dead_before_its_ports_are_anothers() {
 }
 
 #[test]
+fn a_port_becomes_raw_and_an_ordinary_one_again_without_being_anothers_in_between() {
+    let slice = |key: &str| {
+        format!("raw = \"safe\"\n[ports]\n{key} = [7000]\n[context]\nimage = \"debian\"\n")
+    };
+    let (raw, ordinary) = (slice("raw_tcp"), slice("tcp"));
+    for (before, after, flags) in [(&ordinary, &raw, RESERVED_RAW), (&raw, &ordinary, 0)] {
+        let changes = reload("", &[("a", before)], &[("a", after)]);
+        let [Step::Reserved(rows)] = &changes.steps[..] else {
+            panic!("{changes:?}")
+        };
+        let kept = Reserved {
+            owner: SliceId(2),
+            kind: RESERVED_SLICE,
+            flags,
+        };
+        assert_eq!(rows, &[(7000, kept)]);
+        // The kernel picks it for nobody, before and after.
+        assert_eq!(changes.reserved_ports, None);
+    }
+}
+
+#[test]
 fn a_port_that_is_freed_becomes_nobodys() {
     let changes = reload("", &[("a", "[ports]\nudp = [53]\n")], &[("a", "")]);
     let [Step::Reserved(rows)] = &changes.steps[..] else {
@@ -137,7 +160,8 @@ fn a_port_that_is_freed_becomes_nobodys() {
             port_index(UDP, 53).unwrap(),
             Reserved {
                 owner: SliceId::NODE,
-                kind: 0
+                kind: 0,
+                flags: 0
             }
         )]
     );

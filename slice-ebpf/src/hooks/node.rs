@@ -16,7 +16,7 @@ use crate::maps::SLICES;
 use crate::octets;
 use crate::packet;
 use crate::passed;
-use crate::{flow, owner, place};
+use crate::{flow, owner, place, port};
 
 /// Counts it for whose it is.
 #[inline(always)]
@@ -92,9 +92,17 @@ fn take_from_slices(skb: *mut __sk_buff, settings: &Settings, tag: *mut Tag) {
 #[inline(never)]
 pub fn is_answered_by_a_slice(octets: &impl Octets) -> bool {
     match answers_for(octets) {
-        Some((protocol, port, at)) => {
-            matches!(place::of(&at), Place::Shared) && claim::of_port(protocol, port).raw()
-        }
+        Some((protocol, port, at)) => match place::of(&at) {
+            Place::Shared => {
+                port::kept(protocol, port).raw() || claim::of_port(protocol, port).raw()
+            }
+            // What policy says of a port holds at the slice's own address too.
+            Place::Own(owner) => {
+                let kept = port::kept(protocol, port);
+                kept.raw() && kept.owner.0 == owner.0
+            }
+            _ => false,
+        },
         None => false,
     }
 }

@@ -92,7 +92,10 @@ pub fn write_all(
         format!("{}, {} promised", bytes(disk.given), bytes(disk.promised)),
     )?;
     line("processes", admission.processes.to_string())?;
-    line("node ports", ports(&admission.node_ports, "none reserved"))?;
+    line(
+        "node ports",
+        listed(ports(&admission.node_ports), "none reserved"),
+    )?;
     if admission.slices.is_empty() {
         return Ok(());
     }
@@ -125,7 +128,7 @@ fn table(slices: &[SliceSummary]) -> Table {
         };
         table.row([
             Cell::new(slice.name.as_str(), Style::new().bold()),
-            ports(&slice.ports, NONE).into(),
+            reserved(slice).into(),
             claims.into(),
             slice.sockets.to_string().into(),
             slice.processes.to_string().into(),
@@ -152,14 +155,24 @@ fn table(slices: &[SliceSummary]) -> Table {
     table
 }
 
-/// `tcp 80,443 udp 53`.
-fn ports(ports: &PortLists, none: &str) -> String {
-    let lists = [("tcp", &ports.tcp), ("udp", &ports.udp)]
+/// `tcp 80,443 udp 53 raw tcp 7000`.
+fn reserved(slice: &SliceSummary) -> String {
+    let raw = ports(&slice.raw_ports).into_iter();
+    let mut lists = ports(&slice.ports);
+    lists.extend(raw.map(|list| format!("raw {list}")));
+    listed(lists, NONE)
+}
+
+/// `tcp 80,443` and `udp 53`, those that there are.
+fn ports(ports: &PortLists) -> Vec<String> {
+    [("tcp", &ports.tcp), ("udp", &ports.udp)]
         .into_iter()
-        .filter(|(_, list)| !list.is_empty());
-    let lists: Vec<String> = lists
+        .filter(|(_, list)| !list.is_empty())
         .map(|(protocol, list)| format!("{protocol} {list}"))
-        .collect();
+        .collect()
+}
+
+fn listed(lists: Vec<String>, none: &str) -> String {
     if lists.is_empty() {
         none.to_owned()
     } else {

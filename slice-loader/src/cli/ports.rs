@@ -52,7 +52,7 @@ pub fn write_all(out: &mut impl Write, ports: &Ports, width: Option<usize>) -> i
             port.protocol.slug().into(),
             numbers(port).into(),
             Cell::new(port.owner.label(), Style::new().bold()),
-            Cell::new(port.kind.slug(), kind_style(port.kind)),
+            Cell::new(kind(port), kind_style(port.kind)),
             port.sockets.to_string().into(),
             since(port).into(),
         ]);
@@ -69,6 +69,11 @@ fn numbers(port: &Port) -> String {
     } else {
         format!("{}-{}", port.low, port.high)
     }
+}
+
+fn kind(port: &Port) -> String {
+    let raw = if port.raw { ", raw" } else { "" };
+    format!("{}{raw}", port.kind.slug())
 }
 
 fn since(port: &Port) -> String {

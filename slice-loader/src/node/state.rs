@@ -324,6 +324,7 @@ pub fn note_found(maps: &Maps) -> anyhow::Result<()> {
     let found = Reserved {
         owner: SliceId::NODE,
         kind: RESERVED_FOUND,
+        flags: 0,
     };
     let mut rows = Vec::new();
     for holding in held_by_node(maps)?

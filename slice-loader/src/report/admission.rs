@@ -57,6 +57,8 @@ pub struct SliceSummary {
     pub description: Option<String>,
     /// Ports reserved for it.
     pub ports: PortLists,
+    /// The same, on which its programs speak TCP or UDP themselves.
+    pub raw_ports: PortLists,
     /// Whether it may bind ports that are nobody's.
     pub claim: bool,
     /// Most ports claimed at once.
@@ -134,6 +136,7 @@ impl From<&Slice> for SliceSummary {
             name: slice.name.value.to_string(),
             description: slice.description.clone(),
             ports: PortLists::from(&slice.ports.reserved),
+            raw_ports: PortLists::from(&slice.ports.raw),
             claim: slice.ports.claim,
             claims: slice.ports.claims,
             addresses: ipv4.into_iter().chain(ipv6).collect(),

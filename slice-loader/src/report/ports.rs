@@ -33,6 +33,9 @@ pub struct Port {
     pub owner: Owner,
     /// Why it is the owner's.
     pub kind: PortKind,
+    /// Whether programs of the owner speak TCP or UDP there themselves: the
+    /// kernel does not answer for it.
+    pub raw: bool,
     /// Sockets of the owner on it.
     pub sockets: u32,
     /// When the first of them took it; absent where none holds it.
@@ -96,7 +99,10 @@ impl Ports {
             if claim.is_some() {
                 held.remove(&place);
             }
-            ports.push(port(&clock, names, place, owner, kind, claim));
+            ports.push(Port {
+                raw: reserved.raw() || claim.is_some_and(Claim::raw),
+                ..port(&clock, names, place, owner, kind, claim)
+            });
         }
         for (place, claim) in held {
             ports.push(port(
@@ -188,6 +194,7 @@ fn port(
         high: number,
         owner: names.owner(owner),
         kind,
+        raw: claim.is_some_and(Claim::raw),
         sockets: claim.map_or(0, Claim::sockets),
         since: claim.map(|claim| clock.at(claim.since_ns)),
         lingers_until: lingering.map(|claim| clock.at(claim.linger_until_ns)),
@@ -201,6 +208,7 @@ fn collapse(ports: Vec<Port>) -> Vec<Port> {
         if let Some(last) = joined.last_mut()
             && last.high.checked_add(1) == Some(port.low)
             && (last.protocol, last.kind, &last.owner) == (port.protocol, port.kind, &port.owner)
+            && last.raw == port.raw
             && last.since.is_none()
             && port.since.is_none()
         {
@@ -243,6 +251,7 @@ mod tests {
         Reserved {
             owner,
             kind: RESERVED_SLICE,
+            flags: 0,
         }
     }
 
@@ -265,6 +274,34 @@ mod tests {
                 (8003, 8003, "alpha".into(), "reserved", 2),
                 (8004, 8007, "alpha".into(), "reserved", 0),
                 (8008, 8009, "beta".into(), "reserved", 0),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_raw_port_is_told_from_its_neighbours_whoever_made_it_one() {
+        let raw = Reserved {
+            flags: policy::abi::RESERVED_RAW,
+            ..kept(A)
+        };
+        let mut claimed = claim(A, 1, 0);
+        claimed.holder |= policy::abi::CLAIM_RAW;
+        let reserved = [
+            tcp(80, kept(A)),
+            tcp(81, raw),
+            tcp(82, raw),
+            tcp(84, kept(A)),
+        ];
+        let claims = [tcp(83, claimed), tcp(84, claimed)];
+        let ports = Ports::new(CLOCK, &names(), reserved, claims);
+        let told: Vec<_> = ports.ports.iter().map(|p| (p.low, p.high, p.raw)).collect();
+        assert_eq!(
+            told,
+            [
+                (80, 80, false),
+                (81, 82, true),
+                (83, 83, true),
+                (84, 84, true)
             ]
         );
     }

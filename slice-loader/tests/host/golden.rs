@@ -274,7 +274,11 @@ fn status_as_json_has_raw_numbers_limits_and_every_reason() {
 
 fn ports_report() -> Ports {
     let tcp = |port| (Protocol::Tcp, port);
-    let row = |owner, kind| Reserved { owner, kind };
+    let row = |owner, kind| Reserved {
+        owner,
+        kind,
+        flags: 0,
+    };
     let reserved = [
         (tcp(22), row(SliceId::NODE, RESERVED_NODE)),
         (tcp(80), row(ALPHA, RESERVED_SLICE)),

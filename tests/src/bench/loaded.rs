@@ -326,6 +326,7 @@ impl Loaded {
                     Reserved {
                         owner,
                         kind: RESERVED_SLICE,
+                        flags: 0,
                     },
                 ));
                 claims.push((

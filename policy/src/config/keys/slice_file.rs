@@ -168,6 +168,20 @@ static PORTS: TableDef = TableDef {
         ),
         key("udp", Takes::Ports, "none", "[53]", "The same for UDP."),
         key(
+            "raw_tcp",
+            Takes::Ports,
+            "none",
+            "[7000]",
+            "TCP ports reserved for the slice on which its programs speak TCP themselves, through raw sockets: the kernel does not answer there. Needs `raw = \"safe\"`.",
+        ),
+        key(
+            "raw_udp",
+            Takes::Ports,
+            "none",
+            "[7000]",
+            "The same for UDP.",
+        ),
+        key(
             "claim",
             Takes::Flag { default: true },
             "",
