@@ -110,8 +110,8 @@ fn a_reload_that_fails_half_way_leaves_the_former_policy_in_force(node: &mut Nod
     let site = Site::up(node, POLICY)?;
     let before = site.standing()?;
     // The kernel makes the cgroups of one new slice, and no others.
-    let slices = 2 * 4;
-    fs::write(LIMIT, (slices + 5).to_string())?;
+    let slices = 2 * 2;
+    fs::write(LIMIT, (slices + 3).to_string())?;
     site.write("slices/alpha.toml", "ports.tcp = [81]\nprocesses = 33\n")?;
     for name in ["gamma", "delta"] {
         site.write(&format!("slices/{name}.toml"), "")?;
