@@ -59,7 +59,9 @@ pub const TESTS: &[Test] = &[
         a_context_that_comes_or_goes_with_the_policy_starts_or_ends,
     )
     .once(),
-    test("a_frozen_slice_stands_still", a_frozen_slice_stands_still).on_stage(),
+    test("a_frozen_slice_stands_still", a_frozen_slice_stands_still)
+        .on_stage()
+        .once(),
     test(
         "what_a_slice_puts_in_place_of_its_directories_is_not_followed",
         what_a_slice_puts_in_place_of_its_directories_is_not_followed,

@@ -25,7 +25,8 @@ pub const TESTS: &[Test] = &[
     test(
         "xfs_keeps_the_bounds_of_slices_too",
         xfs_keeps_the_bounds_of_slices_too,
-    ),
+    )
+    .once(),
     test(
         "files_leave_a_slices_account_neither_by_rename_nor_by_link",
         files_leave_a_slices_account_neither_by_rename_nor_by_link,

@@ -23,7 +23,7 @@ pub const TESTS: &[Test] = &[
         down_leaves_the_machine_as_it_was,
     ),
     test("down_twice_is_once", down_twice_is_once).once(),
-    test("a_node_works_without_systemd", a_node_works_without_systemd),
+    test("a_node_works_without_systemd", a_node_works_without_systemd).once(),
     test(
         "the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again",
         the_ports_of_slices_join_those_that_the_kernel_does_not_pick_and_leave_again,

@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &[
         "a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices",
         a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices,
     )
-    .per_root()
+    .once()
     .within(90),
     test(
         "an_upgrade_that_cannot_take_over_changes_nothing",

@@ -18,7 +18,8 @@ pub const TESTS: &[Test] = &[
         "nginx_serves_two_ports_of_its_slice_over_both_families_and_reloads",
         nginx_serves_two_ports_of_its_slice_over_both_families_and_reloads,
     )
-    .on_stage(),
+    .on_stage()
+    .once(),
     test(
         "a_name_server_serves_udp_and_tcp_of_its_slice",
         a_name_server_serves_udp_and_tcp_of_its_slice,
@@ -47,6 +48,7 @@ pub const APART: &[Test] = &[test(
     "ssh_to_the_node_goes_on_when_slices_come_up",
     ssh_to_the_node_goes_on_when_slices_come_up,
 )
+.once()
 .within(90)];
 
 /// Policy of the test that brings a node up itself.
