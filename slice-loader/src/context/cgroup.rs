@@ -25,9 +25,10 @@ const DELEGATED: [&str; 4] = [
     "cgroup.subtree_control",
 ];
 
-/// Most cgroups below a slice's: a cgroup costs kernel memory that no limit
-/// of the slice covers.
-const DESCENDANTS_MAX: u32 = 64;
+/// Most cgroups that a slice makes below `payload`: a cgroup costs kernel memory
+/// that no limit of the slice covers. Bounded there, so that those for a login and
+/// a broker can be made whatever the slice did.
+const DESCENDANTS_MAX: u32 = 61;
 /// Most levels below it.
 const DEPTH_MAX: u32 = 8;
 
@@ -71,11 +72,13 @@ impl SliceCgroup {
     /// The kernel refuses.
     pub fn make(&self, uid: u32) -> anyhow::Result<()> {
         make_directory(&self.path)?;
-        self.write("cgroup.max.descendants", &DESCENDANTS_MAX.to_string())?;
         self.write("cgroup.max.depth", &DEPTH_MAX.to_string())?;
-        make_directory(&self.path.join("payload"))?;
+        let payload = leaf(&self.path, "payload")?;
+        let most = payload.join("cgroup.max.descendants");
+        fs::write(&most, DESCENDANTS_MAX.to_string())
+            .with_context(|| format!("write {DESCENDANTS_MAX} to {}", most.display()))?;
         for file in DELEGATED {
-            let path = self.path.join("payload").join(file);
+            let path = payload.join(file);
             chown(&path, Some(uid), Some(uid))
                 .with_context(|| format!("give {} to uid {uid}", path.display()))?;
         }
@@ -192,20 +195,23 @@ pub(super) fn leaf(slice: &Path, name: &str) -> anyhow::Result<PathBuf> {
 /// Removes a cgroup and all below it, none of which has processes. That it is
 /// not there is fine.
 pub(super) fn remove_tree(path: &Path) -> anyhow::Result<()> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("read cgroup {}", path.display())),
-    };
-    for entry in entries {
-        let entry = entry.with_context(|| format!("read cgroup {}", path.display()))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path())?;
-        }
-    }
-    // A process that was just reaped may keep the cgroup busy for a moment.
+    // A process that was just reaped may keep the cgroup busy for a moment, and a
+    // login that begins makes one in it.
     let until = Instant::now() + KILL_TIMEOUT;
     loop {
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("read cgroup {}", path.display()));
+            }
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("read cgroup {}", path.display()))?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_tree(&entry.path())?;
+            }
+        }
         match fs::remove_dir(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
