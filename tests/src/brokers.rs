@@ -93,6 +93,13 @@ fn broker(slice: &str) -> Result<String> {
     Ok(pid.to_owned())
 }
 
+/// The slice opens a raw socket anew, and hears an echo on it.
+fn pings(site: &Site<'_>) -> Result<()> {
+    let ping = ["ping", "-c", "1", "-W", "5", "198.51.100.2"];
+    site.must(&[&["exec", SLICE, "--"][..], &ping].concat())?;
+    Ok(())
+}
+
 fn a_broker_that_is_killed(node: &mut Node) -> Result<()> {
     let site = open(node)?;
     let (mut mine, mut others) = (Keeper::new(&site, SLICE)?, Keeper::new(&site, OTHER)?);
@@ -104,17 +111,7 @@ fn a_broker_that_is_killed(node: &mut Node) -> Result<()> {
     let said = site.slice(&["exec", SLICE, "--", "ping", "-c", "1", "198.51.100.2"])?;
     ensure!(said.status != 0, "ping went: {}", said.stdout);
     site.must(&["restart", SLICE])?;
-    site.must(&[
-        "exec",
-        SLICE,
-        "--",
-        "ping",
-        "-c",
-        "1",
-        "-W",
-        "5",
-        "198.51.100.2",
-    ])?;
+    pings(&site)?;
     others.must("True True 0", "the other slice, afterwards")
 }
 
@@ -132,17 +129,7 @@ fn a_broker_that_stands_still(node: &mut Node) -> Result<()> {
     node.must("kill", &["-STOP", &pid])?;
     site.must(&["restart", SLICE])?;
     ensure!(broker(SLICE)? != pid, "the broker is the one from before");
-    site.must(&[
-        "exec",
-        SLICE,
-        "--",
-        "ping",
-        "-c",
-        "1",
-        "-W",
-        "5",
-        "198.51.100.2",
-    ])?;
+    pings(&site)?;
     others.must("True True 0", "the other slice, afterwards")
 }
 
@@ -177,17 +164,7 @@ fn the_daemon_is_killed(node: &mut Node) -> Result<()> {
     mine.must("True True 0", "with the daemon")?;
     daemon.kill()?;
     mine.must("True True 0", "without it")?;
-    site.must(&[
-        "exec",
-        SLICE,
-        "--",
-        "ping",
-        "-c",
-        "1",
-        "-W",
-        "5",
-        "198.51.100.2",
-    ])?;
+    pings(&site)?;
     let daemon = site.daemon()?;
     mine.must("True True 0", "with another one")?;
     daemon.kill()

@@ -168,6 +168,32 @@ pub struct Pair {
     _jumps: Option<OwnedFd>,
 }
 
+/// Measures on a node of each size by turns, so many times; each with the programs
+/// loaded anew, since where the kernel puts a program makes a few nanoseconds of
+/// difference. Why nothing was measured, where this machine does not load them.
+///
+/// # Errors
+/// Those of `measure`.
+pub fn by_turns(
+    object: &Path,
+    sizes: &[Size],
+    repeats: usize,
+    mut measure: impl FnMut(Size, &Loaded) -> Result<()>,
+) -> Result<Option<String>> {
+    for _ in 0..repeats {
+        for &size in sizes {
+            match Loaded::new(object, size, &Place::default()) {
+                Ok(node) => measure(size, &node)?,
+                Err(error) => {
+                    let why = format!("the programs cannot be loaded on this machine: {error:#}");
+                    return Ok(Some(why));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
 impl Loaded {
     /// Loads `object` and fills its maps; the slices own the ports in turn.
     pub fn new(object: &Path, size: Size, place: &Place) -> Result<Loaded> {

@@ -12,6 +12,7 @@ mod loaded; // the programs, with maps as a node would have them
 mod measure; // the line that every bench prints
 mod nftables; // the peer that knows cgroups too
 mod packets; // what the packet programs cost
+mod policy; // the policy of a node that comes up for a bench
 mod ports; // the bench of tagging, ports and accounting
 pub mod probe; // what a program does that measures a network
 mod probes; // the same in a slice and outside

@@ -11,12 +11,11 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Measure;
 use super::bpf::{self, Packet};
-use super::loaded::{Direction, Hold, Loaded, Place, Size};
+use super::loaded::{Direction, Hold, Loaded, Size, by_turns};
 use super::sample::{Goal, Sample, measure, unmeasured};
 use super::socket::Past;
 
-/// Interleaved repeats of every measure. Each loads the programs anew, since
-/// where the kernel puts a program makes a few nanoseconds of difference.
+/// Interleaved repeats of every measure.
 const REPEATS: usize = 7;
 /// Runs within a repeat; the middle one counts.
 const RUNS: usize = 3;
@@ -170,23 +169,16 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
             net: Sample::default(),
         })
         .collect();
-    for _ in 0..REPEATS {
-        for &size in NODES {
-            let node = match Loaded::new(object, size, &Place::default()) {
-                Ok(node) => node,
-                Err(error) => {
-                    let why = format!("the programs cannot be loaded on this machine: {error:#}");
-                    return Ok(vec![unmeasured(bench, "packet programs", "ns", why)]);
-                }
-            };
-            for cost in costs.iter_mut().filter(|cost| cost.size == size) {
-                cost.net.add(
-                    cost.case
-                        .run(&node)
-                        .with_context(|| format!("measure {}", cost.case.name))?,
-                );
-            }
+    let unable = by_turns(object, NODES, REPEATS, |size, node| {
+        for cost in costs.iter_mut().filter(|cost| cost.size == size) {
+            let ns = cost.case.run(node);
+            cost.net
+                .add(ns.with_context(|| format!("measure {}", cost.case.name))?);
         }
+        Ok(())
+    })?;
+    if let Some(why) = unable {
+        return Ok(vec![unmeasured(bench, "packet programs", "ns", why)]);
     }
     let mut lines: Vec<Measure> = costs
         .iter()

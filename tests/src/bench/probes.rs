@@ -1,14 +1,14 @@
 //! The same program that measures a network, in a slice and as root of the
 //! node, which no slice owns: on one node that is up, by turns.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use super::Measure;
+use super::policy;
 use super::probe::{FAR_STATION, Kind, NEAR_STATION, NOBODY};
 use super::sample::{Goal, Sample, measure};
 use super::wire::{self, Wire};
@@ -20,7 +20,6 @@ const REPEATS: usize = 7;
 /// Milliseconds of one.
 const TIME_MS: u64 = 700;
 
-const POLICY: &str = "/run/slice-bench/policy";
 const SLICE: &str = "prober";
 /// The port that the slice sends from, and the one of the node's root.
 const PORTS: [u16; 2] = [9000, 9001];
@@ -82,17 +81,11 @@ const OPEN_MS: f64 = 2.0;
 /// The node does not come up, or something is refused.
 pub fn measures(bench: &str) -> Result<Vec<Measure>> {
     let node = Node::new("bench")?;
-    let slices = Path::new(POLICY).join("slices");
-    fs::create_dir_all(&slices).with_context(|| format!("create {}", slices.display()))?;
-    fs::write(
-        Path::new(POLICY).join("node.toml"),
-        "[node]\nmax_slices = 16\n",
-    )?;
-    let policy = format!(
+    let slice = format!(
         "raw = \"safe\"\nports.udp = [{}]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
         PORTS[0]
     );
-    fs::write(slices.join(format!("{SLICE}.toml")), policy)?;
+    policy::write(&[(SLICE, &slice)])?;
     image::debian(&node)?;
     let _wire = Wire::new()?;
     let stations = [NEAR_STATION, FAR_STATION]
@@ -105,7 +98,7 @@ pub fn measures(bench: &str) -> Result<Vec<Measure>> {
         wire::run(&command)?;
     }
     let _far = FarEnd::new()?;
-    wire::run(&format!("slice --policy {POLICY} up"))?;
+    wire::run(&format!("slice --policy {} up", policy::DIRECTORY))?;
     let samples = measured();
     wire::run("slice down")?;
     let samples = samples?;

@@ -2,12 +2,10 @@
 //! that is up, and with the node down. The controllers of the slices' cgroups
 //! are in this, not the programs alone.
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
 use super::Measure;
+use super::policy;
 use super::sample::{Goal, Sample, measure};
 use super::traffic::Kind;
 use super::wire::{self, FAR, Wire};
@@ -16,8 +14,6 @@ use super::wire::{self, FAR, Wire};
 const REPEATS: usize = 5;
 /// Milliseconds of one.
 const TIME_MS: u64 = 700;
-
-const POLICY: &str = "/run/slice-bench/policy";
 
 struct Case {
     name: &'static str,
@@ -59,14 +55,7 @@ const CASES: &[Case] = &[
 /// # Errors
 /// The node does not come up, or traffic is refused.
 pub fn measures(bench: &str) -> Result<Vec<Measure>> {
-    let slices = Path::new(POLICY).join("slices");
-    fs::create_dir_all(&slices).with_context(|| format!("create {}", slices.display()))?;
-    fs::write(
-        Path::new(POLICY).join("node.toml"),
-        "[node]\nmax_slices = 16\n",
-    )?;
-    fs::write(slices.join("one.toml"), "ports.tcp = [80]\n")?;
-    fs::write(slices.join("two.toml"), "ports.tcp = [81]\n")?;
+    policy::write(&[("one", "ports.tcp = [80]\n"), ("two", "ports.tcp = [81]\n")])?;
     let _wire = Wire::new()?;
     let mut bare = vec![Sample::default(); CASES.len()];
     let mut ours = vec![Sample::default(); CASES.len()];
@@ -74,7 +63,7 @@ pub fn measures(bench: &str) -> Result<Vec<Measure>> {
         // Which comes first changes, so that a drift favours neither.
         for up in [repeat % 2 == 0, repeat % 2 == 1] {
             if up {
-                wire::run(&format!("slice up --policy {POLICY}"))?;
+                wire::run(&format!("slice up --policy {}", policy::DIRECTORY))?;
             }
             let samples = if up { &mut ours } else { &mut bare };
             let result: Result<()> = CASES.iter().zip(samples).try_for_each(|(case, sample)| {

@@ -14,12 +14,12 @@ use zerocopy::FromZeros;
 use super::Measure;
 use super::bpf::{self, Kind, Packet};
 use super::frame::Flow;
-use super::loaded::{Direction, Hold, Loaded, Pair, Place, Size};
+use super::loaded::{Direction, Hold, Loaded, Pair, Size, by_turns};
 use super::packets::{describe, stay_on_one_cpu};
 use super::sample::{Goal, Sample, measure, unmeasured};
 use super::socket::Past;
 
-/// Interleaved repeats, each with the programs loaded anew.
+/// Interleaved repeats.
 const REPEATS: usize = 7;
 /// Runs within a repeat; the least disturbed one counts.
 const RUNS: usize = 5;
@@ -148,21 +148,16 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
             })
         })
         .collect();
-    for _ in 0..REPEATS {
-        for &size in NODES {
-            let node = match Loaded::new(object, size, &Place::default()) {
-                Ok(node) => node,
-                Err(error) => {
-                    let why = format!("the programs cannot be loaded on this machine: {error:#}");
-                    return Ok(vec![unmeasured(bench, "packet programs", "ns", why)]);
-                }
-            };
-            for cost in costs.iter_mut().filter(|cost| cost.size == size) {
-                let ns = cost.case.run(&node, device);
-                cost.net
-                    .add(ns.with_context(|| format!("measure: {}", cost.name))?);
-            }
+    let unable = by_turns(object, NODES, REPEATS, |size, node| {
+        for cost in costs.iter_mut().filter(|cost| cost.size == size) {
+            let ns = cost.case.run(node, device);
+            cost.net
+                .add(ns.with_context(|| format!("measure: {}", cost.name))?);
         }
+        Ok(())
+    })?;
+    if let Some(why) = unable {
+        return Ok(vec![unmeasured(bench, "packet programs", "ns", why)]);
     }
     let mut lines: Vec<Measure> = costs
         .iter()
