@@ -575,6 +575,12 @@ impl Moment {
 }
 
 impl Reserved {
+    /// Whether policy keeps the port for this slice.
+    #[inline(always)]
+    pub const fn is_for(self, who: SliceId) -> bool {
+        self.kind == RESERVED_SLICE && self.owner.0 == who.0
+    }
+
     /// Whether a slice speaks the protocol itself there, by policy.
     #[inline(always)]
     pub const fn raw(self) -> bool {

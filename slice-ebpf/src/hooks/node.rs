@@ -91,19 +91,15 @@ fn take_from_slices(skb: *mut __sk_buff, settings: &Settings, tag: *mut Tag) {
 /// speaks the protocol itself.
 #[inline(never)]
 pub fn is_answered_by_a_slice(octets: &impl Octets) -> bool {
-    match answers_for(octets) {
-        Some((protocol, port, at)) => match place::of(&at) {
-            Place::Shared => {
-                port::kept(protocol, port).raw() || claim::of_port(protocol, port).raw()
-            }
-            // What policy says of a port holds at the slice's own address too.
-            Place::Own(owner) => {
-                let kept = port::kept(protocol, port);
-                kept.raw() && kept.owner.0 == owner.0
-            }
-            _ => false,
-        },
-        None => false,
+    let Some((protocol, number, at)) = answers_for(octets) else {
+        return false;
+    };
+    let kept = port::kept(protocol, number);
+    match place::of(&at) {
+        Place::Shared => kept.raw() || claim::of_port(protocol, number).raw(),
+        // What policy says of a port holds at the slice's own address too.
+        Place::Own(owner) => kept.raw() && kept.is_for(owner),
+        _ => false,
     }
 }
 

@@ -6,8 +6,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    ADDRESSES_APART, FlowKey, Moment, RAW, RESERVED_SLICE, Settings, SliceEntry, TCP, UDP,
-    port_index,
+    ADDRESSES_APART, FlowKey, Moment, RAW, Settings, SliceEntry, TCP, UDP, port_index,
 };
 use policy::decide::address::{Place, by_itself, is_ipv4, source};
 use policy::decide::loopback::{self as private, is_echo};
@@ -16,7 +15,6 @@ use policy::{Reason, SliceId, Verdict};
 
 use crate::claim::{self, now_ns};
 use crate::event::Denial;
-use crate::maps::RESERVED;
 use crate::octets;
 use crate::packet;
 use crate::{destination, flow, owner, place, port};
@@ -183,10 +181,7 @@ fn held(settings: &Settings, who: SliceId, entry: &SliceEntry, packet: &Sent) ->
     let Some(index) = port_index(protocol, number) else {
         return Verdict::Deny(Reason::Header);
     };
-    let reserved = RESERVED
-        .get(index)
-        .is_some_and(|reserved| reserved.kind == RESERVED_SLICE && reserved.owner.0 == who.0);
-    if reserved {
+    if port::kept(protocol, number).is_for(who) {
         return Verdict::Allow;
     }
     claim::lease(index, who, settings)

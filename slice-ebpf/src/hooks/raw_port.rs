@@ -4,8 +4,7 @@
 use aya_ebpf::bindings::{bpf_sock, bpf_sockopt};
 use core::ptr::{read_volatile, write_volatile};
 use policy::abi::{
-    Address, Moment, RESERVED_SLICE, Settings, TAG_ELSEWHERE, TAG_RAW, TAG_RAW_PORT, Tag, mapped,
-    port_index,
+    Address, Moment, Settings, TAG_ELSEWHERE, TAG_RAW, TAG_RAW_PORT, Tag, mapped, port_index,
 };
 use policy::decide::address::bind;
 use policy::decide::create::{AF_INET, AF_INET6};
@@ -14,7 +13,6 @@ use policy::{SliceId, Verdict};
 
 use crate::atomic;
 use crate::event::Denial;
-use crate::maps::RESERVED;
 use crate::{claim, owner, place, port};
 
 /// The kernel does not look at the option.
@@ -87,9 +85,7 @@ fn take(tag: *mut Tag, settings: &Settings, who: SliceId, protocol: u8, number: 
     if !verdict.is_allow() {
         return verdict;
     }
-    let mine = RESERVED
-        .get(index)
-        .is_some_and(|reserved| reserved.kind == RESERVED_SLICE && reserved.owner.0 == who.0);
+    let mine = port::kept(protocol, number).is_for(who);
     let picked = number >= settings.ephemeral_low && number <= settings.ephemeral_high;
     // The kernel does not know of the claim and gives the port to others.
     if picked && !mine {
