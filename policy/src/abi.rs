@@ -22,6 +22,10 @@
 //! | `STARTED_RING` | hash | [`StartedAt`] | [`FlowKey`] | programs | programs, loader |
 //! | `DEVICES` | hash | number of a device (u32) | [`ArmedDevice`] | loader | programs |
 //! | `RAW_OUT`, `NODE_OUT`, `RAW_IN`, `CAPTURE` | program array | 0 | program | loader | kernel |
+//! | `AUDITORS` | array of [`AUDITOR_ROWS`] | 0, or who | [`Auditor`] | who audits | programs |
+//! | `AUDITORS_LOST` | array of [`AUDITOR_ROWS`] | who | packets that found no room (u64) | programs | who audits |
+//! | `AUDITOR_RINGS` | hash of ring buffers | who | [`Audited`] and octets | who audits, programs | who audits |
+//! | `AUDIT_OUT`, `AUDIT_IN`, `AUDIT_FRAME` | program array | 0 | program | loader | kernel |
 //! | `LOOPBACK` | array | row | [`LoopbackPorts`] | programs (loader zeroes) | programs |
 //! | `TAGS` | socket storage | socket | [`Tag`] | programs, loader | programs |
 //! | `EVENTS` | ring buffer | | [`Event`] | programs | loader |
@@ -64,6 +68,9 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
     ]
 }
+
+/// The name of a slice, zero-padded: at most 31 characters.
+pub type SliceNameBytes = [u8; 32];
 
 macro_rules! layouts {
     ($($(#[$doc:meta])* pub struct $name:ident [$size:literal] {
@@ -118,11 +125,11 @@ layouts! {
     }
 
     /// The policy of one slice as the programs need it. A zeroed row denies.
-    pub struct SliceEntry [48] {
+    pub struct SliceEntry [80] {
         /// The slice in this row; an id of another generation is a destroyed
         /// slice.
         pub id @ 0: SliceId,
-        /// [`LIVE`], [`CLAIM`], [`OWN_IPV4`], [`OWN_IPV6`], [`RAW`].
+        /// [`LIVE`], [`CLAIM`], [`OWN_IPV4`], [`OWN_IPV6`], [`RAW`], [`AUDIT`].
         pub flags @ 4: u32,
         /// Most sockets open at once.
         pub sockets_max @ 8: u32,
@@ -138,6 +145,8 @@ layouts! {
         pub connections_per_second @ 28: u32,
         /// The slice's own IPv6 address with [`OWN_IPV6`].
         pub own_ipv6 @ 32: Address,
+        /// The slice's name, zero-padded, for those who audit.
+        pub name @ 48: SliceNameBytes,
     }
 
     /// What the programs keep of one slice. Gauges go up and down, counters
@@ -352,6 +361,38 @@ layouts! {
         pub loopback_held @ 72: u64,
     }
 
+    /// Who reads the packets of all slices; row 0: whether anybody does.
+    pub struct Auditor [16] {
+        /// Until when, monotonic clock, nanoseconds: one that ends without a word
+        /// is written to no longer.
+        pub until_ns @ 0: u64,
+        /// Who reads: the node, or a slice for as long as it has [`AUDIT`].
+        pub owner @ 8: SliceId,
+        /// Zero.
+        pub reserved @ 12: u32,
+    }
+
+    /// A packet of a slice, for those who audit; behind it as many octets as were
+    /// captured, from the IP header on.
+    pub struct Audited [64] {
+        /// Monotonic clock, nanoseconds.
+        pub time_ns @ 0: u64,
+        /// Whose.
+        pub id @ 8: SliceId,
+        /// Number of the device.
+        pub device @ 12: u32,
+        /// Length from the IP header on.
+        pub length @ 16: u32,
+        /// How many octets are here.
+        pub captured @ 20: u32,
+        /// [`AUDITED_IN`] or [`AUDITED_OUT`].
+        pub way @ 24: u32,
+        /// Zero.
+        pub reserved @ 28: u32,
+        /// The slice's name, zero-padded.
+        pub name @ 32: SliceNameBytes,
+    }
+
     /// One denial, for `slice events`.
     pub struct Event [80] {
         /// Monotonic clock, nanoseconds.
@@ -436,6 +477,24 @@ pub const OWN_IPV6: u32 = 8;
 
 /// Raw and packet sockets are made for the slice by its broker.
 pub const RAW: u32 = 16;
+
+/// The slice may see the packets of all slices.
+pub const AUDIT: u32 = 32;
+
+/// Rows of `AUDITORS`: those who audit at once, and row 0 for all.
+pub const AUDITOR_ROWS: u32 = 9;
+/// Octets of the ring of each who audits.
+pub const AUDIT_RING: u32 = 1 << 20;
+/// Most octets of a packet that are captured: what an Ethernet carries. Of larger
+/// ones, which the device cuts into pieces, the beginning.
+pub const AUDIT_MOST: u32 = 1536;
+/// The same of small ones, of which more fit into the ring.
+pub const AUDIT_SMALL: u32 = 128;
+
+/// In [`Audited::way`]: to the slice.
+pub const AUDITED_IN: u32 = 1;
+/// From the slice.
+pub const AUDITED_OUT: u32 = 2;
 
 /// In [`Reserved::kind`]: nobody's.
 pub const RESERVED_NOBODY: u16 = 0;
@@ -664,7 +723,7 @@ mod tests {
     #[test]
     fn a_zeroed_row_is_no_live_slice_and_a_zeroed_address_is_nobodys() {
         assert_eq!(
-            SliceEntry::read_from_bytes(&[0; 48]).unwrap().flags & LIVE,
+            SliceEntry::read_from_bytes(&[0; 80]).unwrap().flags & LIVE,
             0
         );
         let entry = AddressEntry::read_from_bytes(&[0; 8]).unwrap();

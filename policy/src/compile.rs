@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use zerocopy::FromZeros;
 
 use crate::abi::{
-    ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, Address, AddressEntry, CLAIM, LIVE,
-    OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
-    RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, TCP,
-    UDP, mapped, port_index, refused_row, refused_row_of,
+    ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, AUDIT, Address, AddressEntry, CLAIM,
+    LIVE, OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
+    RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry,
+    SliceNameBytes, TCP, UDP, mapped, port_index, refused_row, refused_row_of,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
-use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Raw, Slice};
+use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Raw, Slice, SliceName};
 use crate::ids::SliceId;
 
 mod cgroups;
@@ -138,7 +138,8 @@ fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
             | flag(slice.ports.claim, CLAIM)
             | flag(ipv4.is_some(), OWN_IPV4)
             | flag(ipv6.is_some(), OWN_IPV6)
-            | flag(slice.raw == Raw::Safe, RAW),
+            | flag(slice.raw == Raw::Safe, RAW)
+            | flag(slice.grants.audit, AUDIT),
         sockets_max: slice.sockets,
         claims_max: slice.ports.claims,
         connections_max: slice.connections.unwrap_or(slice.sockets),
@@ -146,7 +147,17 @@ fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
         events_per_second: slice.events_per_second,
         own_ipv4: ipv4.map_or([0; 4], |address| address.octets()),
         own_ipv6: ipv6.map_or([0; 16], |address| address.octets()),
+        name: name(&slice.name.value),
     }
+}
+
+/// A name as the maps have it: one that is too long for them is none.
+fn name(name: &SliceName) -> SliceNameBytes {
+    let mut bytes = SliceNameBytes::default();
+    for (to, from) in bytes.iter_mut().zip(name.as_str().bytes()) {
+        *to = from;
+    }
+    bytes
 }
 
 fn reserved(admitted: &Admitted<'_>) -> BTreeMap<u32, Reserved> {

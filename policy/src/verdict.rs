@@ -120,6 +120,7 @@ reasons! {
     28 EchoForeign     EPERM           "echo_foreign"       "The ICMP identifier is another owner's towards this peer.";
     29 Frame           EPERM           "frame"              "The frame is not IPv4 or IPv6 from the device's own address.";
     30 Device          ENETDOWN        "device"             "Packet sockets send on devices only whose frames are looked at.";
+    31 Audit           EPERM           "audit"              "The slice's policy does not grant it the packets of all slices.";
 }
 
 /// Rows of the drop counters per slice. More than there are reasons, so that

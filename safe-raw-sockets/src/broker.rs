@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::audit;
 use crate::caller::Caller;
 use crate::filter::TYPE_MASK;
 use crate::packets::Packets;
@@ -20,8 +21,10 @@ pub struct Namespaces {
     pub user: u64,
 }
 
+/// Opens a stream of the packets of all slices.
+pub type OpenAudit = Box<dyn FnMut() -> io::Result<OwnedFd>>;
+
 /// What a broker is given.
-#[derive(Debug)]
 pub struct Broker {
     /// Where the calls come in.
     pub listener: OwnedFd,
@@ -31,6 +34,8 @@ pub struct Broker {
     pub packets: OwnedFd,
     /// To compare with, where the slice can be elsewhere.
     pub namespaces: Option<Namespaces>,
+    /// For a slice that has the grant.
+    pub audit: Option<OpenAudit>,
 }
 
 /// Answers calls until no process of the slice is left.
@@ -43,10 +48,12 @@ pub fn serve(broker: Broker) -> io::Result<()> {
         filter,
         packets,
         namespaces,
+        audit,
     } = broker;
     let mut maker = Maker {
         filter,
         packets: Packets::new(packets),
+        audit,
     };
     loop {
         let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
@@ -105,6 +112,10 @@ fn answer(
         Allowed::No => return end(End::Error(libc::EPERM)),
         Allowed::Elsewhere => return end(End::AsItWould),
     }
+    // The kernel refuses what is asked of nobody, and counts it.
+    if wanted.is_audit() && maker.audit.is_none() {
+        return end(End::AsItWould);
+    }
     let socket = match maker.make(&wanted) {
         Ok(socket) => socket,
         Err(error) => return end(End::Error(error.raw_os_error().unwrap_or(libc::EPERM))),
@@ -153,10 +164,19 @@ struct Wanted {
     protocol: i32,
 }
 
+impl Wanted {
+    /// Whether it is the stream of the packets of all slices.
+    fn is_audit(&self) -> bool {
+        let asked = (self.family, self.kind, self.protocol);
+        asked == (libc::AF_PACKET, libc::SOCK_STREAM, audit::PROTOCOL)
+    }
+}
+
 /// Makes sockets.
 struct Maker {
     filter: OwnedFd,
     packets: Packets,
+    audit: Option<OpenAudit>,
 }
 
 impl Maker {
@@ -167,6 +187,13 @@ impl Maker {
             return error(libc::EINVAL);
         }
         let kind = wanted.kind | wanted.flags & libc::SOCK_NONBLOCK;
+        if wanted.is_audit()
+            && let Some(open) = &mut self.audit
+        {
+            let stream = open()?;
+            sys::set_nonblocking(stream.as_fd(), wanted.flags & libc::SOCK_NONBLOCK != 0)?;
+            return Ok(stream);
+        }
         if wanted.family != libc::AF_PACKET {
             return sys::socket(wanted.family, kind, wanted.protocol);
         }

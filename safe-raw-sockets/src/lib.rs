@@ -11,9 +11,11 @@
 //! A broker serves one slice. What it uses is the slice's, so that one that is
 //! starved or stopped hurts nobody else; it does not need the daemon.
 
+pub mod audit;
 pub mod broker;
 mod caller;
 pub mod filter;
 mod packets;
+pub mod pcapng;
 pub mod port;
 pub mod sys;

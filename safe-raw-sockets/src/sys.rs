@@ -178,6 +178,16 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     })
 }
 
+/// Whether calls on a descriptor wait.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_nonblocking(of: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let flags = if on { libc::O_NONBLOCK } else { 0 };
+    // SAFETY: takes numbers.
+    result(unsafe { libc::fcntl(of.as_raw_fd(), libc::F_SETFL, flags) })
+}
+
 /// A socket by its plain numbers, closed by exec.
 ///
 /// # Errors

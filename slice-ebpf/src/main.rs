@@ -15,6 +15,7 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod atomic; // fetch-and-add and compare-and-swap as the BPF instruction set has them
+mod audit; // packets of all slices for those who may see them
 mod claim; // ports held by sockets, and flows
 mod connection; // connections that a slice starts
 mod ctx; // reading the contexts that the kernel hands over
@@ -33,6 +34,7 @@ mod port; // may the owner bind a port?
 
 mod hooks {
     //! One file per moment of a socket's or packet's life.
+    mod audited; // a packet that was let through, for those who audit
     mod bind; // bind(2), before the kernel looks at the port
     mod bound; // bind(2), after the kernel gave the port
     mod connect; // connect(2)

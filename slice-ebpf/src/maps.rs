@@ -2,13 +2,13 @@
 //! The loader sets the sizes of those with a row per slice.
 
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use policy::SliceId;
 use policy::abi::{
-    Address, AddressEntry, ArmedDevice, Claim, Denials, Event, FlowKey, LoopbackPorts, PORT_ROWS,
-    RefusedPorts, Reserved, STARTED_PER_SLICE, Settings, SliceEntry, SliceState, StartedAt,
-    StartedFlow, Tag, Traffic,
+    AUDIT_RING, AUDITOR_ROWS, Address, AddressEntry, ArmedDevice, Audited, Auditor, Claim, Denials,
+    Event, FlowKey, LoopbackPorts, PORT_ROWS, RefusedPorts, Reserved, STARTED_PER_SLICE, Settings,
+    SliceEntry, SliceState, StartedAt, StartedFlow, Tag, Traffic,
 };
 
 /// Rows where the loader does not say otherwise.
@@ -60,6 +60,25 @@ pub static RAW_IN: ProgramArray<1> = ProgramArray::new();
 /// The program for frames that packet sockets receive, at 0.
 #[btf_map]
 pub static CAPTURE: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+pub static AUDITORS: Array<Auditor, { AUDITOR_ROWS as usize }> = Array::new();
+#[btf_map]
+pub static AUDITORS_LOST: Array<u64, { AUDITOR_ROWS as usize }> = Array::new();
+#[btf_map]
+pub static AUDITOR_RINGS: HashOfMaps<
+    u32,
+    RingBuf<Audited, { AUDIT_RING as usize }>,
+    { AUDITOR_ROWS as usize },
+> = HashOfMaps::new();
+/// The program that copies packets that leave sockets for those who audit, at 0.
+#[btf_map]
+pub static AUDIT_OUT: ProgramArray<1> = ProgramArray::new();
+/// The same of packets that reach sockets.
+#[btf_map]
+pub static AUDIT_IN: ProgramArray<1> = ProgramArray::new();
+/// The same of frames.
+#[btf_map]
+pub static AUDIT_FRAME: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
 #[btf_map]

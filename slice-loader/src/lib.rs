@@ -6,6 +6,7 @@
 //! answers questions; `cli` is the command line. `sys` has the only unsafe
 //! code.
 
+pub mod audit;
 pub mod cli;
 pub mod context;
 pub mod daemon;

@@ -29,6 +29,7 @@ mod manual; // the tables of promises and attacks name real tests
 
 mod accounting; // whose bytes and packets are
 mod addresses; // which addresses a slice may use, and who hears them
+mod audit; // packets of all slices with their owners
 mod beside; // others at work in the same kernel: a firewall, NAT, containers
 mod brokers; // who makes a slice's raw sockets is killed, stopped, starved
 mod captures; // a capture in a slice under load
@@ -101,6 +102,7 @@ const MODULES: &[&[Test]] = &[
     contexts::TESTS,
     isolation::TESTS,
     raw::TESTS,
+    audit::TESTS,
     raw_calls::TESTS,
     captures::TESTS,
     brokers::TESTS,

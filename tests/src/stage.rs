@@ -155,6 +155,10 @@ const FILES: &[(&str, &str)] = &[
         "raw = \"safe\"\nports.tcp = [8300]\nports.udp = [8300]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\nnested = true\n",
     ),
     (
+        "slices/iota.toml",
+        "role = \"management\"\ngrants = [\"audit\"]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
+    ),
+    (
         "slices/zeta.toml",
         "[context]\nimage = \"debian\"\nautostart = false\nnested = true\n",
     ),

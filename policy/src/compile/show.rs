@@ -26,7 +26,7 @@ impl fmt::Display for Plan {
         for (row, entry) in &self.slices {
             writeln!(
                 f,
-                "SLICES {row} id={} flags={} sockets={} claims={} connections={} connections_per_second={} events={} ipv4={} ipv6={}",
+                "SLICES {row} id={} flags={} sockets={} claims={} connections={} connections_per_second={} events={} ipv4={} ipv6={} name={}",
                 entry.id.0,
                 entry.flags,
                 entry.sockets_max,
@@ -36,6 +36,7 @@ impl fmt::Display for Plan {
                 entry.events_per_second,
                 std::net::Ipv4Addr::from(entry.own_ipv4),
                 std::net::Ipv6Addr::from(entry.own_ipv6),
+                String::from_utf8_lossy(&entry.name).trim_end_matches('\0'),
             )?;
         }
         for (index, entry) in &self.reserved {

@@ -7,7 +7,7 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{Bytes, MilliCores, Nanoseconds};
 use super::{
-    Context, Cpu, Disk, Give, Io, Login, Memory, Node, OwnAddress, Ports, Raw, Refusal,
+    Context, Cpu, Disk, Give, Grants, Io, Login, Memory, Node, OwnAddress, Ports, Raw, Refusal,
     RefusedProtocol, Role, Slice, SlicePorts, capability,
 };
 
@@ -62,8 +62,8 @@ pub(super) fn slice(
     Slice {
         name,
         description: fields.text("description").map(|text| text.value),
-        // The only role of this build: the declaration refuses every other word.
-        role: Role::Slice,
+        role: role(fields),
+        grants: grants(fields, complaints),
         sockets: count(fields, file, "", "sockets").value,
         connections: fields.count("connections").map(|most| most.value),
         connections_per_second: count(fields, file, "", "connections_per_second").value,
@@ -100,6 +100,35 @@ pub(super) fn slice(
         login: login(fields, complaints),
         raw: raw(fields, complaints),
     }
+}
+
+fn role(fields: &Fields) -> Role {
+    match fields.word("role").map(|word| word.value) {
+        Some("management") => Role::Management,
+        _ => Role::Slice,
+    }
+}
+
+/// `grants`, which tenants do not have.
+fn grants(fields: &Fields, complaints: &mut Vec<Complaint>) -> Grants {
+    let Some(words) = fields
+        .words("grants")
+        .filter(|words| !words.value.is_empty())
+    else {
+        return Grants::default();
+    };
+    if role(fields) != Role::Management {
+        let message = "`grants` in a slice that is no management slice";
+        let help = "add `role = \"management\"`, or remove `grants`";
+        complaints.push(Complaint::maybe_at(words.at, message, help));
+    }
+    let audit = words.value.contains(&"audit");
+    if audit && !fields.has("context") {
+        let message = "the grant `audit` without [context]: nobody makes the stream of packets";
+        let help = "add [context] with an `image`, or remove the grant";
+        complaints.push(Complaint::maybe_at(words.at, message, help));
+    }
+    Grants { audit }
 }
 
 /// `raw`, which needs a first process that the calls of the others come from.

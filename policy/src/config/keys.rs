@@ -65,8 +65,11 @@ pub enum Takes {
         words: &'static [&'static str],
         later: &'static [(&'static str, &'static str)],
     },
-    /// A list of some of these words.
-    Words { words: &'static [&'static str] },
+    /// A list of some of these words; `later` as above.
+    Words {
+        words: &'static [&'static str],
+        later: &'static [(&'static str, &'static str)],
+    },
     /// A list of public keys of OpenSSH.
     PublicKeys,
     /// The name of a slice, or one of the same form.
@@ -217,7 +220,7 @@ impl Takes {
                     words.iter().map(|word| format!("`\"{word}\"`")).collect();
                 quoted.join(", ")
             }
-            Self::Words { words } => {
+            Self::Words { words, .. } => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 format!("a list of {}", quoted.join(", "))
             }

@@ -17,6 +17,7 @@ impl Reader<'_> {
         &mut self,
         key: &'static Key,
         words: &'static [&'static str],
+        later: &'static [(&'static str, &'static str)],
         list: &[Spanned<DeValue<'_>>],
     ) -> Vec<&'static str> {
         let mut known = Vec::new();
@@ -28,6 +29,15 @@ impl Reader<'_> {
             };
             if let Some(word) = words.iter().find(|word| **word == text.as_ref()) {
                 known.push(*word);
+                continue;
+            }
+            if let Some((word, needs)) = later.iter().find(|(word, _)| *word == text.as_ref()) {
+                let message = format!(
+                    "`{word}` in `{}` needs {needs}, which this build does not have",
+                    key.name
+                );
+                let help = format!("write {}", key.takes.describe());
+                self.complain(Complaint::at(at, message, help));
                 continue;
             }
             // Two letters at most: a word that is refused on purpose must not be

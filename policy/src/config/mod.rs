@@ -103,6 +103,8 @@ pub struct Slice {
     pub description: Option<String>,
     /// What the slice is for.
     pub role: Role,
+    /// What it may see of the node.
+    pub grants: Grants,
     /// Most sockets open at once.
     pub sockets: u32,
     /// Most TCP connections started and not over; absent: as many as sockets.
@@ -176,6 +178,15 @@ pub struct Login {
 pub enum Role {
     /// A tenant.
     Slice,
+    /// It looks after the node.
+    Management,
+}
+
+/// What a management slice may see of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Every packet of every slice, with whose it is.
+    pub audit: bool,
 }
 
 /// Port lists of the two protocols, as written: sorted, disjoint.

@@ -247,8 +247,8 @@ impl Reader<'_> {
                 );
                 self.refuse(at, format!("`{}` cannot be \"{text}\"", key.name), help)
             }
-            (Takes::Words { words }, DeValue::Array(list)) => {
-                Some(Value::Words(self.words(key, words, list)))
+            (Takes::Words { words, later }, DeValue::Array(list)) => {
+                Some(Value::Words(self.words(key, words, later, list)))
             }
             (Takes::PublicKeys, DeValue::Array(list)) => {
                 Some(Value::PublicKeys(self.public_keys(key, list)))

@@ -57,6 +57,8 @@ pub fn socket(family: i32, kind: i32, protocol: i32, raw: bool) -> Verdict {
             ),
             Reason::Netlink,
         ),
+        // What a management slice asks its broker for; nobody else makes it.
+        AF_PACKET if kind == SOCK_STREAM => Verdict::Deny(Reason::Audit),
         AF_PACKET => Verdict::allow_if(
             raw && matches!(kind, SOCK_RAW | SOCK_DGRAM),
             Reason::RawSocket,
@@ -110,6 +112,7 @@ mod tests {
             (AF_INET6, SOCK_RAW, 255, Reason::RawSocket),
             (AF_INET, SOCK_PACKET, 3, Reason::RawSocket),
             (AF_PACKET, SOCK_RAW, 3, Reason::RawSocket),
+            (AF_PACKET, SOCK_STREAM, 0x534c, Reason::Audit),
             (AF_NETLINK, SOCK_RAW, 6, Reason::Netlink), // XFRM
             (AF_NETLINK, SOCK_RAW, 9, Reason::Netlink), // AUDIT
             (AF_NETLINK, SOCK_RAW, 12, Reason::Netlink), // NETFILTER

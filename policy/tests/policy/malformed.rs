@@ -569,15 +569,15 @@ fn knobs_of_later_builds_in_a_slice() {
         "",
         &[(
             "a",
-            "role = \"management\"\n\n[link]\nfloor = \"1 Mbit/s\"\n",
+            "role = \"management\"\ngrants = [\"status\"]\n[link]\nfloor = \"1 Mbit/s\"\n",
         )],
         r#"
-error: `role = "management"` needs the status hooks, which this build does not have
-  --> slices/a.toml:1:8
+error: `status` in `grants` needs the status hooks, which this build does not have
+  --> slices/a.toml:2:11
   |
-1 | role = "management"
-  |        ^^^^^^^^^^^^
-  help: write `"slice"`
+2 | grants = ["status"]
+  |           ^^^^^^^^
+  help: write a list of `audit`
 
 error: `link` needs the link scheduler, which this build does not have
   --> slices/a.toml:3:2
@@ -585,6 +585,29 @@ error: `link` needs the link scheduler, which this build does not have
 3 | [link]
   |  ^^^^
   help: remove it: until then the slice shares every link unshaped
+"#,
+    );
+}
+
+#[test]
+fn grants_of_a_tenant_and_without_a_context() {
+    refused(
+        "",
+        &[("a", "grants = [\"audit\"]\n")],
+        r#"
+error: `grants` in a slice that is no management slice
+  --> slices/a.toml:1:10
+  |
+1 | grants = ["audit"]
+  |          ^^^^^^^^^
+  help: add `role = "management"`, or remove `grants`
+
+error: the grant `audit` without [context]: nobody makes the stream of packets
+  --> slices/a.toml:1:10
+  |
+1 | grants = ["audit"]
+  |          ^^^^^^^^^
+  help: add [context] with an `image`, or remove the grant
 "#,
     );
 }

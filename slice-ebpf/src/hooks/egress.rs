@@ -16,11 +16,12 @@ use policy::{Reason, SliceId, Verdict};
 
 use super::node;
 use crate::atomic;
+use crate::audit;
 use crate::claim;
 use crate::destination;
 use crate::event::Denial;
 use crate::flow;
-use crate::maps::{NODE_OUT, RAW_OUT};
+use crate::maps::{AUDIT_OUT, NODE_OUT, RAW_OUT};
 use crate::owner;
 use crate::packet::{self, Packet};
 use crate::passed;
@@ -50,7 +51,11 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
             // SAFETY: nothing is left open.
             unsafe { NODE_OUT.tail_call(&ctx, 0) };
         }
-        return node::send(skb, who, flags);
+        let sent = node::send(skb, who, flags);
+        if sent == 1 {
+            audit::copy(&ctx, &AUDIT_OUT);
+        }
+        return sent;
     }
     if flags & TAG_RAW != 0 {
         // SAFETY: nothing is left open. Where the program is not there the
@@ -70,6 +75,7 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     match verdict {
         Verdict::Allow => {
             packet::count(skb, who, true);
+            audit::copy(&ctx, &AUDIT_OUT);
             1
         }
         Verdict::Deny(reason) => drop(who, reason, &packet),

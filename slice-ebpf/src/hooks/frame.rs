@@ -12,9 +12,10 @@ use policy::{Reason, SliceId, Verdict};
 
 use super::node::is_answered_by_a_slice;
 use super::raw;
+use crate::audit;
 use crate::claim::now_ns;
 use crate::event::Denial;
-use crate::maps::DEVICES;
+use crate::maps::{AUDIT_FRAME, DEVICES};
 use crate::octets;
 use crate::packet;
 use crate::{flow, owner};
@@ -66,6 +67,7 @@ pub fn frame(ctx: TcContext) -> i32 {
     match raw::verdict(skb, settings, who, &packet) {
         Verdict::Allow => {
             packet::count_frame(skb, who);
+            audit::copy(&ctx, &AUDIT_FRAME);
             TC_ACT_UNSPEC
         }
         Verdict::Deny(reason) => {

@@ -14,9 +14,10 @@ use policy::decide::loopback::{receive as receive_private, row_of};
 use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
+use crate::audit;
 use crate::claim;
 use crate::event::Denial;
-use crate::maps::RAW_IN;
+use crate::maps::{AUDIT_IN, RAW_IN};
 use crate::owner;
 use crate::packet::{self, Packet};
 use crate::place;
@@ -34,7 +35,11 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
         return 1;
     }
     if !who.is_slice() || adopted(flags) {
-        return of_node(skb, owner::counted_for(who, flags));
+        let received = of_node(skb, owner::counted_for(who, flags));
+        if received == 1 && adopted(flags) {
+            audit::copy(&ctx, &AUDIT_IN);
+        }
+        return received;
     }
     if flags & TAG_RAW != 0 {
         // SAFETY: nothing is left open. Where the program is not there the
@@ -54,6 +59,7 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
     match verdict {
         Verdict::Allow => {
             packet::count(skb, who, false);
+            audit::copy(&ctx, &AUDIT_IN);
             1
         }
         Verdict::Deny(reason) => Denial::of_received(who, reason, &packet).drop(),

@@ -11,8 +11,9 @@ use policy::{SliceId, Verdict};
 
 use super::egress::{drop, tag};
 use crate::atomic;
+use crate::audit;
 use crate::claim;
-use crate::maps::SLICES;
+use crate::maps::{AUDIT_OUT, SLICES};
 use crate::octets;
 use crate::packet;
 use crate::passed;
@@ -57,7 +58,11 @@ pub fn node_out(ctx: SkBuffContext) -> i32 {
     } else if is_answered_by_a_slice(&octets::Packet(skb)) {
         return 0;
     }
-    send(skb, who, flags)
+    let sent = send(skb, who, flags);
+    if sent == 1 {
+        audit::copy(&ctx, &AUDIT_OUT);
+    }
+    sent
 }
 
 /// A flow of the node's is not a slice's any more that had sent on it itself,
@@ -105,7 +110,7 @@ pub fn is_answered_by_a_slice(octets: &impl Octets) -> bool {
 
 /// Whose a packet of the kernel's own sockets is.
 #[inline(never)]
-fn of_packet(skb: *mut __sk_buff) -> SliceId {
+pub fn of_packet(skb: *mut __sk_buff) -> SliceId {
     match packet::read(skb) {
         Some(packet) if let Some(Place::Private(row)) = by_itself(&packet.source) => SLICES
             .get(row)

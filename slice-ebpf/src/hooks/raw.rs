@@ -13,8 +13,10 @@ use policy::decide::loopback::{self as private, is_echo};
 use policy::decide::raw::{self, Holder, Sent, Way, destination as goes_to, flow as flow_of};
 use policy::{Reason, SliceId, Verdict};
 
+use crate::audit;
 use crate::claim::{self, now_ns};
 use crate::event::Denial;
+use crate::maps::{AUDIT_IN, AUDIT_OUT};
 use crate::octets;
 use crate::packet;
 use crate::{destination, flow, owner, place, port};
@@ -35,6 +37,7 @@ pub fn raw_out(ctx: SkBuffContext) -> i32 {
     match verdict(skb, settings, who, &packet) {
         Verdict::Allow => {
             packet::count(skb, who, true);
+            audit::copy(&ctx, &AUDIT_OUT);
             1
         }
         Verdict::Deny(reason) => {
@@ -200,6 +203,7 @@ pub fn raw_in(ctx: SkBuffContext) -> i32 {
         return 0;
     }
     packet::count(skb, who, false);
+    audit::copy(&ctx, &AUDIT_IN);
     1
 }
 

@@ -74,8 +74,8 @@ pub(super) fn init() -> anyhow::Result<ExitCode> {
 }
 
 /// Makes raw sockets for a slice; started by `slice start`.
-pub(super) fn broker(userns: Option<u64>) -> anyhow::Result<ExitCode> {
-    broker::run(userns)?;
+pub(super) fn broker(userns: Option<u64>, audit: Option<u32>) -> anyhow::Result<ExitCode> {
+    broker::run(userns, audit)?;
     Ok(Exit::Ok.into())
 }
 

@@ -32,6 +32,7 @@ pub mod quantity;
 mod reload;
 mod run;
 pub mod screen;
+mod sniff;
 pub mod status;
 pub mod table;
 mod top;
@@ -126,6 +127,8 @@ enum Command {
     Ports(PortsArgs),
     /// Show denials as the daemon saw them.
     Events(EventsArgs),
+    /// Write the packets of all slices with their owners as pcapng.
+    Sniff(SniffArgs),
     /// Start slices that have a context.
     Start(LifeArgs),
     /// End everything in slices: ask first, kill what has not ended in time.
@@ -198,6 +201,9 @@ enum Command {
     Broker {
         /// Number of the slice's user namespace, where it may make others.
         userns: Option<u64>,
+        /// The slice's id, where it may see the packets of all slices.
+        #[arg(long)]
+        audit: Option<u32>,
     },
     /// Put the session that PAM opens into its slice. For pam_exec(8).
     #[command(hide = true)]
@@ -241,6 +247,16 @@ pub(crate) struct EventsArgs {
     /// Only events after this one: the field `cursor` of `-o json`.
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<crate::report::event::Cursor>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SniffArgs {
+    /// Only packets of this slice.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) slice: Option<String>,
+    /// The file to write; `-` is the standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) write: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -350,6 +366,7 @@ impl Cli {
             Command::Status(args) => status::run(args, screen),
             Command::Ports(args) => ports::run(args, screen),
             Command::Events(args) => events::run(args, screen),
+            Command::Sniff(args) => sniff::run(args),
             Command::Start(args) => life::run(Life::Start, args, screen),
             Command::Stop(args) => life::run(Life::Stop, args, screen),
             Command::Restart(args) => life::run(Life::Restart, args, screen),
@@ -367,7 +384,7 @@ impl Cli {
             Command::Man { directory } => manual::pages(directory, screen),
             Command::Layer { slice, remove } => layer::run(slice, *remove),
             Command::Init => exec::init(),
-            Command::Broker { userns } => exec::broker(*userns),
+            Command::Broker { userns, audit } => exec::broker(*userns, *audit),
             Command::LoginOpen => exec::login_open(),
             Command::Hold { leaf } => run::hold(leaf),
         }

@@ -18,12 +18,16 @@ use nix::sys::socket::{
     sendmsg, socketpair,
 };
 use nix::unistd::{Gid, Uid, pipe2, setgroups, setresgid, setresuid, setsid};
+use policy::SliceId;
 use safe_raw_sockets::broker::{self, Namespaces};
 use safe_raw_sockets::{filter, sys};
 
 use super::cgroup;
 use super::start::Start;
+use crate::audit;
+use crate::kernel::audit::Right;
 use crate::kernel::capture;
+use crate::kernel::store::Store;
 use crate::sys::clone::{self, Side};
 use crate::sys::process;
 
@@ -33,8 +37,8 @@ const SERVES: &str = ".";
 /// A user that owns nothing.
 const NOBODY: u32 = 65_534;
 
-/// Files it has open: the sockets that it is making.
-const OPEN_FILES: u64 = 16;
+/// Files it has open: the sockets that it is making, and what it reads.
+const OPEN_FILES: u64 = 32;
 
 /// Not to be killed for the slice's appetite: it uses next to nothing.
 const LAST_TO_BE_KILLED: &str = "-1000";
@@ -82,11 +86,15 @@ pub fn start(start: &Start<'_>, from_first: &OwnedFd, userns: &File) -> anyhow::
         return Ok(());
     };
     let filter = capture::filter(start.id)?;
+    let audit = start.recipe.audit;
     let packets = File::open("/proc/net/packet").context("open /proc/net/packet")?;
     let program = File::open("/proc/self/exe").context("open this program")?;
     let leaf = cgroup::leaf(start.cgroup, "broker")?;
     let cgroup = File::open(&leaf).with_context(|| format!("open cgroup {}", leaf.display()))?;
     let mut words = vec![c"slice".to_owned(), c"broker".to_owned()];
+    if audit {
+        words.push(std::ffi::CString::new(format!("--audit={}", start.id.0))?);
+    }
     if start.recipe.nested {
         let number = userns.metadata().context("ask for a namespace's number")?;
         words.push(std::ffi::CString::new(number.ino().to_string())?);
@@ -101,9 +109,13 @@ pub fn start(start: &Start<'_>, from_first: &OwnedFd, userns: &File) -> anyhow::
     drop(read);
     let words: Vec<_> = words.iter().map(|word| word.as_c_str()).collect();
     let write = OwnedFd::from(File::from(write));
-    let inherited = [&listener, &filter, &packets.into(), &write];
+    let packets = packets.into();
     let become_broker = || -> anyhow::Result<std::convert::Infallible> {
         detach()?;
+        // Here, so that its memory is the slice's.
+        let right = audit.then(|| Right::new(&Store::of_node())).transpose()?;
+        let mut inherited = vec![&listener, &filter, &packets, &write];
+        inherited.extend(right.iter().flat_map(Right::descriptors));
         process::become_program(&program.into(), &inherited, &words, &[]).context("run the broker")
     };
     let Err(error) = become_broker();
@@ -139,12 +151,20 @@ fn detach() -> anyhow::Result<()> {
 }
 
 /// The broker itself. `userns` is the number of the slice's user namespace
-/// where it can make others.
+/// where it can make others, `audit` the slice's id where it may see the packets
+/// of all slices.
 ///
 /// # Errors
 /// It was not started as [`start`] does.
-pub fn run(userns: Option<u64>) -> anyhow::Result<()> {
-    let [listener, filter, packets, report] = process::inherited()?;
+pub fn run(userns: Option<u64>, audit: Option<u32>) -> anyhow::Result<()> {
+    let ([listener, filter, packets, report], audit) = match audit {
+        None => (process::inherited()?, None),
+        Some(id) => {
+            let [a, b, c, d, ring, auditors, lost, rings] = process::inherited()?;
+            let right = Right::of([ring, auditors, lost, rings]);
+            ([a, b, c, d], Some(audit::opener(right, SliceId(id))))
+        }
+    };
     let mut report = File::from(report);
     let prepared = prepare(userns);
     let said = match &prepared {
@@ -158,6 +178,7 @@ pub fn run(userns: Option<u64>) -> anyhow::Result<()> {
         filter,
         packets,
         namespaces: prepared?,
+        audit,
     })
     .context("answer calls for raw sockets")
 }

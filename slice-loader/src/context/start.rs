@@ -61,6 +61,17 @@ pub struct Recipe {
     /// Whether a broker makes raw and packet sockets for it.
     #[serde(default)]
     pub raw: bool,
+    /// Whether its broker opens streams of the packets of all slices.
+    #[serde(default)]
+    pub audit: bool,
+}
+
+impl Recipe {
+    /// Whether it has a broker.
+    #[must_use]
+    pub fn has_broker(&self) -> bool {
+        self.raw || self.audit
+    }
 }
 
 /// Everything that a start needs.
@@ -136,7 +147,7 @@ fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Res
         File::open(&payload).with_context(|| format!("open cgroup {}", payload.display()))?;
     let program = File::open("/proc/self/exe").context("open this program")?;
     let (read, write) = pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
-    let calls = start.recipe.raw.then(broker::calls).transpose()?;
+    let calls = start.recipe.has_broker().then(broker::calls).transpose()?;
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     let side = clone::fork(namespaces, Some(cgroup.as_fd()))
         .with_context(|| format!("make a process in {}", payload.display()))?;
@@ -242,7 +253,7 @@ fn become_first(
     if let Some(calls) = calls {
         broker::hand_over_calls(calls)?;
     }
-    keep(&start.recipe.capabilities, start.recipe.raw)?;
+    keep(&start.recipe.capabilities, start.recipe.has_broker())?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .context("unblock signals")?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -327,9 +338,9 @@ fn limit(nested: bool) -> anyhow::Result<()> {
 
 /// Takes every capability out of what programs can ever have but these; those
 /// that only a newer kernel knows, too.
-/// With raw sockets the one that programs ask themselves for: it means nothing
+/// With a broker the one that programs ask themselves for: it means nothing
 /// outside the slice's user namespace, and the broker looks for it.
-fn keep(capabilities: &[String], raw: bool) -> anyhow::Result<()> {
+fn keep(capabilities: &[String], broker: bool) -> anyhow::Result<()> {
     const LAST: &str = "/proc/sys/kernel/cap_last_cap";
     let last: u8 = fs::read_to_string(LAST)
         .with_context(|| format!("read {LAST}"))?
@@ -343,7 +354,7 @@ fn keep(capabilities: &[String], raw: bool) -> anyhow::Result<()> {
                 .parse::<Capability>()
                 .ok()
         })
-        .chain(raw.then_some(Capability::CAP_NET_RAW))
+        .chain(broker.then_some(Capability::CAP_NET_RAW))
         .map(|capability| capability.index())
         .collect();
     for number in (0..=last).filter(|number| !kept.contains(number)) {

@@ -143,6 +143,17 @@ pub const PROGRAMS: &[Attachment] = &[
     at(Jump("NODE_OUT"), "node_out", libbpf::BPF_CGROUP_INET_EGRESS),
     at(Jump("RAW_IN"), "raw_in", libbpf::BPF_CGROUP_INET_INGRESS),
     at(Jump("CAPTURE"), "capture", 0),
+    at(
+        Jump("AUDIT_OUT"),
+        "audit_out",
+        libbpf::BPF_CGROUP_INET_EGRESS,
+    ),
+    at(
+        Jump("AUDIT_IN"),
+        "audit_in",
+        libbpf::BPF_CGROUP_INET_INGRESS,
+    ),
+    at(Jump("AUDIT_FRAME"), "audit_frame", libbpf::BPF_TCX_EGRESS),
     at(Devices, devices::PROGRAM, libbpf::BPF_TCX_EGRESS),
 ];
 

@@ -2,6 +2,7 @@
 //! them, and keep everything below one directory of bpffs.
 
 pub mod attach;
+pub mod audit;
 pub mod capture;
 pub mod devices;
 pub mod events;

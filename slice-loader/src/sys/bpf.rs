@@ -288,6 +288,22 @@ pub fn probe_helper(program_type: u32, helper: u32) -> bool {
     unsafe { libbpf::libbpf_probe_bpf_helper(program_type, helper, std::ptr::null()) == 1 }
 }
 
+/// A ring buffer of this many octets.
+pub fn ring_create(octets: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the string ends in a zero; no options are passed; rings have neither
+    // keys nor values.
+    owned(unsafe {
+        libbpf::bpf_map_create(
+            libbpf::BPF_MAP_TYPE_RINGBUF,
+            c"slice_audit".as_ptr(),
+            0,
+            0,
+            octets,
+            std::ptr::null(),
+        )
+    })
+}
+
 /// CPUs the kernel may ever use: per-CPU values come as that many.
 pub fn possible_cpus() -> io::Result<usize> {
     // SAFETY: takes nothing, reads a file of sysfs.
@@ -384,6 +400,24 @@ impl Map {
             )
         })?;
         Ok(())
+    }
+
+    /// Sets the value of `key` where there is none; `false` where there is.
+    pub fn insert(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        self.check(key.len(), value.len(), 1)?;
+        // SAFETY: as in `update`.
+        let code = unsafe {
+            libbpf::bpf_map_update_elem(
+                self.fd.as_raw_fd(),
+                key.as_ptr().cast(),
+                value.as_ptr().cast(),
+                libbpf::BPF_NOEXIST.into(),
+            )
+        };
+        match result(code) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            done => done.map(|_| true),
+        }
     }
 
     /// Removes `key`; `false` where it was not there.

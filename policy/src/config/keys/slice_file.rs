@@ -25,12 +25,12 @@ pub static SLICE_FILE: TableDef = TableDef {
         key(
             "role",
             Takes::Word {
-                words: &["slice"],
-                later: &[("management", "the status hooks")],
+                words: &["slice", "management"],
+                later: &[],
             },
             "",
-            "\"slice\"",
-            "What the slice is for.",
+            "\"management\"",
+            "What the slice is for: a tenant, or one that looks after the node, by `grants`.",
         ),
         key(
             "sockets",
@@ -147,10 +147,18 @@ pub static SLICE_FILE: TableDef = TableDef {
             "",
             "Who logs in by ssh, as the slice's name. The slice has a context.",
         ),
-        later(
+        key(
             "grants",
-            "the status hooks",
-            "the slice cannot read the node's status",
+            Takes::Words {
+                words: &["audit"],
+                later: &[
+                    ("status", "the status hooks"),
+                    ("control", "the status hooks"),
+                ],
+            },
+            "none",
+            "[\"audit\"]",
+            "What a management slice may see of the node. `audit`: every packet of every slice, with whose it is (raw.md). The slice has a context.",
         ),
     ],
 };
@@ -428,6 +436,7 @@ static CONTEXT: TableDef = TableDef {
             "capabilities",
             Takes::Words {
                 words: capability::ALL,
+                later: &[],
             },
             "all but ipc_lock, linux_immutable, net_broadcast and sys_admin",
             "[\"chown\", \"setuid\", \"setgid\"]",

@@ -1,0 +1,304 @@
+//! The packets of all slices with their owners, for those who may see them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::UdpSocket;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use policy::Reason;
+use rustix::process::Signal;
+use safe_raw_sockets::pcapng::{Item, Packet, Reader, Way};
+
+use crate::counters::Change;
+use crate::node::Node;
+use crate::runner::{Test, test};
+use crate::site::{Running, Site, until};
+use crate::stage::{PEER, Stage};
+
+pub const TESTS: &[Test] = &[
+    test(
+        "a_management_slice_sees_the_packets_of_all_slices_with_their_owners",
+        a_management_slice_sees_the_packets_of_all_slices,
+    )
+    .within(120)
+    .on_stage(),
+    test(
+        "the_packets_of_all_slices_are_for_those_who_have_the_grant",
+        the_packets_of_all_slices_are_for_those_who_have_the_grant,
+    )
+    .within(60)
+    .on_stage(),
+    test(
+        "who_reads_packets_too_slowly_loses_them_and_holds_nobody_up",
+        who_reads_too_slowly_loses_packets,
+    )
+    .within(120)
+    .on_stage(),
+    test(
+        "the_nodes_owner_writes_the_packets_of_a_slice_to_a_file",
+        the_nodes_owner_writes_packets_to_a_file,
+    )
+    .within(60)
+    .on_stage(),
+];
+
+const AUDITOR: &str = "iota";
+const SLICE: &str = "eta";
+const OTHER: &str = "delta";
+const READ: &str = include_str!("audit/read.py");
+
+fn open(node: &Node) -> Result<Site<'_>> {
+    let site = Site::on_stage(node)?;
+    site.must(&["start", AUDITOR, SLICE, OTHER])?;
+    Ok(site)
+}
+
+/// Starts to read in the management slice.
+fn reader(site: &Site<'_>, words: &[&str]) -> Result<Running> {
+    let mut command = Command::new("slice");
+    command.args(["exec", AUDITOR, "--", "python3", "-c", READ]);
+    command.args(words);
+    let running = site.start("reader", command)?;
+    until("the management slice reads", || {
+        Ok(running.output().contains("reading"))
+    })
+    .with_context(|| running.output())?;
+    Ok(running)
+}
+
+fn touch(site: &Site<'_>, name: &str) -> Result<()> {
+    site.must(&["exec", AUDITOR, "--", "touch", name])?;
+    Ok(())
+}
+
+/// What the management slice wrote to this file.
+fn written(site: &Site<'_>, name: &str) -> Result<Vec<Item>> {
+    let text = site.must(&["exec", AUDITOR, "--", "od", "-An", "-v", "-tx1", name])?;
+    let octets: Vec<u8> = text
+        .split_whitespace()
+        .map(|octet| u8::from_str_radix(octet, 16))
+        .collect::<Result<_, _>>()?;
+    items(&octets)
+}
+
+fn items(octets: &[u8]) -> Result<Vec<Item>> {
+    let mut reader = Reader::new(octets);
+    let mut items = Vec::new();
+    while let Some(item) = reader.next_item()? {
+        items.push(item);
+    }
+    Ok(items)
+}
+
+fn packets(items: &[Item]) -> impl Iterator<Item = &Packet> {
+    items.iter().filter_map(|item| match item {
+        Item::Packet(packet) => Some(packet),
+        _ => None,
+    })
+}
+
+/// The destination port of what leaves; 0 of what comes, 1 of other protocols.
+fn port(packet: &Packet) -> u16 {
+    let (header, protocol) = if packet.octets[0] >> 4 == 4 {
+        (20, packet.octets[9])
+    } else {
+        (40, packet.octets[6])
+    };
+    match (protocol, packet.way) {
+        (6 | 17, Way::In) => 0,
+        (6 | 17, Way::Out) => {
+            u16::from_be_bytes([packet.octets[header + 2], packet.octets[header + 3]])
+        }
+        _ => 1,
+    }
+}
+
+/// Sends datagrams of 1,200 octets to a port of the other end of the wire, over
+/// both families.
+fn send(site: &Site<'_>, slice: &str, port: u16, count: usize) -> Result<()> {
+    let text = format!(
+        r"
+import socket
+for family, peer in ((2, '{}'), (10, '{}')):
+    sock = socket.socket(family, 2)
+    for number in range({count}):
+        sock.sendto(b'x' * 1200, (peer, {port}))
+",
+        PEER[0], PEER[1]
+    );
+    site.must(&["exec", slice, "--", "python3", "-c", &text])?;
+    Ok(())
+}
+
+fn a_management_slice_sees_the_packets_of_all_slices(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let stage = Stage::open(node)?;
+    let reading = reader(&site, &["/root/all"])?;
+    send(&site, SLICE, 7711, 3)?;
+    send(&site, OTHER, 7712, 2)?;
+    // A raw socket's, and answers.
+    let peer = PEER[0].to_string();
+    let ping = ["ping", "-n", "-c", "1", "-W", "5", &peer];
+    site.must(&[&["exec", SLICE, "--"], &ping[..]].concat())?;
+    let connect = format!(
+        r"
+import socket
+try:
+    socket.create_connection(('{peer}', 7713))
+except ConnectionRefusedError:
+    pass
+"
+    );
+    site.must(&["exec", OTHER, "--", "python3", "-c", &connect])?;
+    // The node's own.
+    for peer in PEER {
+        let any = if peer.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
+        UdpSocket::bind(any)?.send_to(b"of the node", (peer, 7714))?;
+    }
+    // Without the grant it sees nothing more, though the stream is open.
+    let none = |text: &str| text.replace("grants = [\"audit\"]", "");
+    stage.with_policy(AUDITOR, none, || send(&site, SLICE, 7715, 2))?;
+    send(&site, SLICE, 7716, 1)?;
+    touch(&site, "/root/done")?;
+    reading.finish()?;
+
+    let items = written(&site, "/root/all")?;
+    let mut seen: BTreeMap<(&str, bool, u16), usize> = BTreeMap::new();
+    for packet in packets(&items) {
+        let whole = packet.octets.len() == usize::try_from(packet.length)?;
+        ensure!(whole, "cut: {packet:?}");
+        let place = (&*packet.name, packet.way == Way::Out, port(packet));
+        *seen.entry(place).or_default() += 1;
+    }
+    let wanted = BTreeMap::from([
+        ((SLICE, true, 7711), 6),
+        ((OTHER, true, 7712), 4),
+        ((SLICE, true, 1), 1),
+        ((SLICE, false, 1), 1),
+        ((OTHER, true, 7713), 1),
+        ((OTHER, false, 0), 1),
+        ((SLICE, true, 7716), 2),
+    ]);
+    ensure!(seen == wanted, "seen: {seen:?}, not {wanted:?}");
+    // The id is the one that the node knows the slice by.
+    let status = site.json(&["status"])?;
+    let rows = status["rows"].as_array().context("no rows")?;
+    for packet in packets(&items) {
+        let row = rows.iter().find(|row| row["name"] == packet.name.as_str());
+        let id = row.map(|row| &row["id"]);
+        ensure!(id == Some(&packet.id.into()), "{packet:?} is of {id:?}");
+    }
+    // Others read the file too.
+    let shown = site.must(&["exec", AUDITOR, "--", "tcpdump", "-n", "-r", "/root/all"])?;
+    let lines = shown.lines().filter(|line| line.contains(".7711: "));
+    ensure!(lines.count() == 6, "tcpdump shows: {shown}");
+    Ok(())
+}
+
+fn the_packets_of_all_slices_are_for_those_who_have_the_grant(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    const TRY: &str = r"
+import socket
+kept = []
+for number in range(2):
+    try:
+        kept.append(socket.socket(17, 1, 0x534c))
+        print('made', end=' ')
+    except OSError as error:
+        print(error.errno, end=' ')
+";
+    let try_in = |words: &[&str]| -> Result<String> {
+        let words = [&["exec"], words, &["--", "python3", "-c", TRY]].concat();
+        Ok(site.must(&words)?.trim().to_owned())
+    };
+    let before = site.counters()?;
+    // With a broker and without.
+    for slice in [SLICE, OTHER] {
+        let said = try_in(&[slice])?;
+        ensure!(said == "1 1", "{slice}: {said}");
+    }
+    let change = site.counters()?.since(&before);
+    let expected = Change::of_denials(&[(SLICE, Reason::Audit, 2), (OTHER, Reason::Audit, 2)]);
+    ensure!(change.denials() == expected, "{change}, not {expected}");
+    let said = try_in(&["--user", "nobody", AUDITOR])?;
+    ensure!(said == "1 1", "an ordinary user: {said}");
+    // One at a time; the next when the first is closed.
+    for _ in 0..2 {
+        until(
+            "the stream is free",
+            || Ok(try_in(&[AUDITOR])? == "made 16"),
+        )?;
+    }
+    // It has no raw sockets for it.
+    const RAW: &str = r"
+import socket
+try:
+    socket.socket(2, 3, 1)
+except PermissionError:
+    print('refused')
+";
+    let said = site.must(&["exec", AUDITOR, "--", "python3", "-c", RAW])?;
+    ensure!(said.trim() == "refused", "a raw socket: {said}");
+    Ok(())
+}
+
+fn who_reads_too_slowly_loses_packets(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let reading = reader(&site, &["/root/slow", "waits"])?;
+    send(&site, SLICE, 7721, 1000)?;
+    touch(&site, "/root/go")?;
+    touch(&site, "/root/done")?;
+    reading.finish()?;
+    let items = written(&site, "/root/slow")?;
+    let seen = packets(&items).filter(|packet| port(packet) == 7721);
+    let seen = u64::try_from(seen.count())?;
+    let lost = items.iter().rev().find_map(|item| match item {
+        Item::Lost(lost) => Some(*lost),
+        _ => None,
+    });
+    let lost = lost.with_context(|| format!("{seen} seen, and none lost"))?;
+    ensure!(seen + lost == 2000, "{seen} seen, {lost} lost");
+    ensure!(seen > 100 && lost > 100, "{seen} seen, {lost} lost");
+    Ok(())
+}
+
+fn the_nodes_owner_writes_packets_to_a_file(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let path = node.dir().join("sniffed");
+    let mut command = Command::new("slice");
+    command.args(["sniff", "--slice", SLICE, "-w"]).arg(&path);
+    let sniffing = site.start("sniff", command)?;
+    until("it writes", || {
+        Ok(fs::metadata(&path).is_ok_and(|file| file.len() > 0))
+    })
+    .with_context(|| sniffing.output())?;
+    send(&site, OTHER, 7731, 1)?;
+    send(&site, SLICE, 7732, 2)?;
+    until("the packets are written", || {
+        let items = items(&fs::read(&path)?)?;
+        let others = packets(&items).filter(|packet| packet.name != SLICE);
+        let others = others.count();
+        ensure!(others == 0, "{others} packets of others");
+        Ok(packets(&items).count() == 4)
+    })?;
+    sniffing.signal(Signal::INT)?;
+    sniffing.finish()?;
+    // Nobody reads any more, and the programs know.
+    let map = "/sys/fs/bpf/slice/maps/AUDITORS";
+    let words = [
+        "-j", "map", "lookup", "pinned", map, "key", "0", "0", "0", "0",
+    ];
+    let row = node.must("bpftool", &words)?.stdout;
+    ensure!(!row.is_empty() && !row.contains("until_ns\":1"), "{row}");
+    let value = row.split("\"value\":").nth(1).unwrap_or_default();
+    let set = value
+        .split('"')
+        .filter(|word| word.strip_prefix("0x").is_some_and(|octet| octet != "00"));
+    ensure!(set.count() == 0, "still read: {row}");
+    Ok(())
+}
