@@ -4,8 +4,14 @@
 
 use std::io::{self, Read};
 
-/// `LINKTYPE_RAW`: packets begin with their IP header.
-const RAW_IP: u16 = 101;
+/// `LINKTYPE_LINUX_SLL`, as of captures of any device: the kind without link
+/// headers, `LINKTYPE_RAW`, libpcap reads of a single device only.
+const COOKED: u16 = 113;
+/// Its header: which way, no hardware, no address, what follows.
+const COOKED_HEADER: u32 = 16;
+const NO_HARDWARE: u16 = 0xfffe;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
 
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -81,9 +87,9 @@ pub fn begin(to: &mut Vec<u8>) {
 /// A device; the first is 0 in [`Packet::device`].
 pub fn device(to: &mut Vec<u8>, name: &str, most: u32) {
     block(to, INTERFACE, |to| {
-        to.extend(RAW_IP.to_le_bytes());
+        to.extend(COOKED.to_le_bytes());
         to.extend([0, 0]);
-        to.extend(most.to_le_bytes());
+        to.extend((most + COOKED_HEADER).to_le_bytes());
         option(to, NAME, name.as_bytes());
         option(to, RESOLUTION, &[NANOSECONDS]);
         end_of_options(to);
@@ -105,15 +111,20 @@ pub fn packet(
     length: u32,
     octets: &[u8],
 ) {
-    let flags: u32 = match way {
-        Way::In => 1,
-        Way::Out => 2,
+    let (flags, came): (u32, u16) = match way {
+        Way::In => (1, 0),
+        Way::Out => (2, 4),
     };
+    let first = octets.first().unwrap_or(&0) >> 4;
+    let protocol = if first == 6 { IPV6 } else { IPV4 };
     block(to, PACKET, |to| {
         to.extend(device.to_le_bytes());
         time(to, time_ns);
-        to.extend(number(octets.len()).to_le_bytes());
-        to.extend(length.to_le_bytes());
+        to.extend((number(octets.len()) + COOKED_HEADER).to_le_bytes());
+        to.extend((length + COOKED_HEADER).to_le_bytes());
+        for half in [came, NO_HARDWARE, 0, 0, 0, 0, 0, protocol] {
+            to.extend(half.to_be_bytes());
+        }
         padded(to, octets);
         option(to, COMMENT, format!("slice {name} {id}").as_bytes());
         option(to, FLAGS, &flags.to_le_bytes());
@@ -223,6 +234,7 @@ impl<R: Read> Reader<R> {
 fn read_packet(body: &[u8]) -> io::Result<Packet> {
     let captured = word(body, 12)? as usize;
     let octets = body.get(20..20 + captured).ok_or_else(invalid)?;
+    let octets = octets.get(COOKED_HEADER as usize..).ok_or_else(invalid)?;
     let options = 20 + captured.next_multiple_of(4);
     let comment = text(find(body, options, COMMENT)?.ok_or_else(invalid)?);
     let mut words = comment.split(' ');
@@ -239,7 +251,9 @@ fn read_packet(body: &[u8]) -> io::Result<Packet> {
         },
         device: word(body, 0)?,
         time_ns: u64::from(word(body, 4)?) << 32 | u64::from(word(body, 8)?),
-        length: word(body, 16)?,
+        length: word(body, 16)?
+            .checked_sub(COOKED_HEADER)
+            .ok_or_else(invalid)?,
         octets: octets.to_vec(),
     })
 }
@@ -339,17 +353,27 @@ mod tests {
     #[test]
     fn the_octets_are_those_of_the_draft() {
         let mut octets = Vec::new();
-        packet(&mut octets, "a", 2, Way::In, 0, 1 << 32 | 9, 60, &[1, 2, 3]);
+        packet(
+            &mut octets,
+            "a",
+            2,
+            Way::Out,
+            0,
+            1 << 32 | 9,
+            60,
+            &[0x60, 2, 3],
+        );
         let mut wanted = Vec::new();
-        for word in [6_u32, 64, 0, 1, 9, 3, 60] {
+        for word in [6_u32, 80, 0, 1, 9, 19, 76] {
             wanted.extend(word.to_le_bytes());
         }
-        wanted.extend([1, 2, 3, 0]);
+        wanted.extend([0, 4, 0xff, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd]);
+        wanted.extend([0x60, 2, 3, 0]);
         wanted.extend([1, 0, 9, 0]);
         wanted.extend(b"slice a 2\0\0\0");
-        wanted.extend([2, 0, 4, 0, 1, 0, 0, 0]);
+        wanted.extend([2, 0, 4, 0, 2, 0, 0, 0]);
         wanted.extend([0; 4]);
-        wanted.extend(64_u32.to_le_bytes());
+        wanted.extend(80_u32.to_le_bytes());
         assert_eq!(octets, wanted);
     }
 

@@ -38,6 +38,9 @@ pub fn copy<C: EbpfContext>(ctx: &C, program: &ProgramArray<1>) {
 #[inline(always)]
 pub fn tell_all(skb: *mut __sk_buff, who: SliceId, way: u32, start: u32) {
     let now = now_ns();
+    // A slice that reads may send on what it read: those packets would be read
+    // again, and sent on again.
+    let reads = may_read(who);
     let mut row = 1;
     while row < AUDITOR_ROWS {
         if let Some(auditor) = AUDITORS.get_ptr(row) {
@@ -48,18 +51,34 @@ pub fn tell_all(skb: *mut __sk_buff, who: SliceId, way: u32, start: u32) {
                     (*auditor).owner,
                 )
             };
-            if now < until && may_read(owner) {
+            let shown = !owner.is_slice() || !reads && may_read(owner);
+            if now < until && shown {
                 tell(skb, who, way | start << 16, row);
             }
         }
         row += 1;
     }
+    rest(now);
 }
 
-/// Whether policy still lets it.
+/// Lets packets pass by again where the last one that read ended without a word.
 #[inline(always)]
-fn may_read(owner: SliceId) -> bool {
-    !owner.is_slice() || owner::entry(owner).is_some_and(|entry| entry.flags & AUDIT != 0)
+fn rest(now: u64) {
+    if let Some(all) = AUDITORS.get_ptr_mut(0) {
+        // SAFETY: the row lies in the array for good.
+        let word = unsafe { &raw mut (*all).until_ns };
+        let until = atomic::load(word);
+        if until <= now {
+            // One who begins this moment has written another time.
+            atomic::compare_exchange(word, until, 0);
+        }
+    }
+}
+
+/// Whether policy lets a slice read.
+#[inline(always)]
+fn may_read(slice: SliceId) -> bool {
+    owner::entry(slice).is_some_and(|entry| entry.flags & AUDIT != 0)
 }
 
 /// Copies a packet into the ring of one who reads, or counts that it had no room.
@@ -109,7 +128,8 @@ fn write<const N: usize>(
         }
         let captured = bounded::<N>(length as u64);
         let to = (&raw mut (*record).octets).cast();
-        if captured == 0 || bpf_skb_load_bytes(skb.cast(), way >> 16, to, captured as u32) != 0 {
+        // An empty packet fails, too.
+        if bpf_skb_load_bytes(skb.cast(), way >> 16, to, captured as u32) != 0 {
             bpf_ringbuf_discard(record.cast(), 0);
             return true;
         }
@@ -128,14 +148,22 @@ fn write<const N: usize>(
     true
 }
 
-/// The length, or `N` where it is more, in a register that the verifier has seen
-/// compared.
+/// The length, or `N` where it is more, or nothing.
 #[inline(always)]
 fn bounded<const N: usize>(mut length: u64) -> u64 {
-    // SAFETY: does nothing, but the compiler does not know.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) length) };
-    if length > N as u64 {
-        return N as u64;
+    // In assembly, as the verifier of older kernels concludes from no comparison
+    // that a number is not 0, and the compiler would compare so.
+    // SAFETY: one register; the jump goes over one instruction.
+    unsafe {
+        core::arch::asm!(
+            "{length} += -1",
+            "if {length} < {most} goto +1",
+            "{length} = {last}",
+            "{length} += 1",
+            length = inout(reg) length,
+            most = const N,
+            last = const N - 1,
+        );
     }
     length
 }

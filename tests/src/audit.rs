@@ -160,6 +160,8 @@ except ConnectionRefusedError:
         };
         UdpSocket::bind(any)?.send_to(b"of the node", (peer, 7714))?;
     }
+    // Its own: it may send on what it reads.
+    send(&site, AUDITOR, 7717, 2)?;
     // Without the grant it sees nothing more, though the stream is open.
     let none = |text: &str| text.replace("grants = [\"audit\"]", "");
     stage.with_policy(AUDITOR, none, || send(&site, SLICE, 7715, 2))?;
@@ -277,6 +279,7 @@ fn the_nodes_owner_writes_packets_to_a_file(node: &mut Node) -> Result<()> {
         Ok(fs::metadata(&path).is_ok_and(|file| file.len() > 0))
     })
     .with_context(|| sniffing.output())?;
+    ensure!(is_read(node)?, "the programs do not know");
     send(&site, OTHER, 7731, 1)?;
     send(&site, SLICE, 7732, 2)?;
     until("the packets are written", || {
@@ -288,17 +291,33 @@ fn the_nodes_owner_writes_packets_to_a_file(node: &mut Node) -> Result<()> {
     })?;
     sniffing.signal(Signal::INT)?;
     sniffing.finish()?;
-    // Nobody reads any more, and the programs know.
+    ensure!(!is_read(node)?, "the programs copy for nobody");
+
+    // One that ends without a word; of a management slice it shows the packets too.
+    let mut command = Command::new("slice");
+    command.args(["sniff", "--slice", AUDITOR, "-w"]).arg(&path);
+    let sniffing = site.start("sniff", command)?;
+    until("it reads", || is_read(node))?;
+    send(&site, AUDITOR, 7733, 1)?;
+    until("the packets are written", || {
+        Ok(packets(&items(&fs::read(&path)?)?).count() == 2)
+    })?;
+    drop(sniffing);
+    until("the programs know that it ended", || {
+        send(&site, SLICE, 7734, 1)?;
+        Ok(!is_read(node)?)
+    })
+}
+
+/// Whether the programs copy packets.
+fn is_read(node: &Node) -> Result<bool> {
     let map = "/sys/fs/bpf/slice/maps/AUDITORS";
     let words = [
         "-j", "map", "lookup", "pinned", map, "key", "0", "0", "0", "0",
     ];
     let row = node.must("bpftool", &words)?.stdout;
-    ensure!(!row.is_empty() && !row.contains("until_ns\":1"), "{row}");
-    let value = row.split("\"value\":").nth(1).unwrap_or_default();
-    let set = value
-        .split('"')
-        .filter(|word| word.strip_prefix("0x").is_some_and(|octet| octet != "00"));
-    ensure!(set.count() == 0, "still read: {row}");
-    Ok(())
+    let row: serde_json::Value = serde_json::from_str(&row)?;
+    let octets = row["value"].as_array().context("no value")?;
+    // The first eight say until when.
+    Ok(octets[..8].iter().any(|octet| octet != "0x00"))
 }

@@ -71,6 +71,7 @@ impl Right {
         let map = |fd: &OwnedFd| bpf::Map::from_fd(fd.try_clone()?);
         let (auditors, lost, rings) = (map(&self.auditors)?, map(&self.lost)?, map(&self.rings)?);
         let data = MapData::from_fd(self.ring.try_clone()?)?;
+        let ring_id = data.info().context("ask for the ring's number")?.id();
         let mut ring = RingBuf::try_from(Map::from_map_data(data)?).context("open the ring")?;
         // What an earlier reading left.
         while ring.next().is_some() {}
@@ -84,6 +85,8 @@ impl Right {
             lost,
             rings,
             ring,
+            ring_id,
+            until_ns: 0,
             lost_before: 0,
         };
         reading.lost_before = reading.lost_ever()?;
@@ -131,6 +134,9 @@ pub struct Reading {
     lost: bpf::Map,
     rings: bpf::Map,
     ring: RingBuf<MapData>,
+    ring_id: u32,
+    /// Up to here the row is its own.
+    until_ns: u64,
     lost_before: u64,
 }
 
@@ -138,10 +144,15 @@ impl Reading {
     /// Says that this still reads; to be said every second.
     ///
     /// # Errors
-    /// The kernel refuses.
-    pub fn go_on(&self) -> anyhow::Result<()> {
+    /// It was not said for so long that another took the place, or the kernel
+    /// refuses.
+    pub fn go_on(&mut self) -> anyhow::Result<()> {
+        if !self.has_row()? {
+            bail!("stood still for so long that another took its place");
+        }
+        self.until_ns = now_ns()?.saturating_add(LEASE_NS);
         let auditor = Auditor {
-            until_ns: now_ns()?.saturating_add(LEASE_NS),
+            until_ns: self.until_ns,
             owner: self.owner,
             reserved: 0,
         };
@@ -177,7 +188,22 @@ impl Reading {
         Ok(lost)
     }
 
+    /// Whether its row is not another's meanwhile.
+    fn has_row(&self) -> anyhow::Result<bool> {
+        if now_ns()? < self.until_ns {
+            return Ok(true);
+        }
+        let mut ring = 0_u32;
+        let any = self
+            .rings
+            .lookup(self.row.as_bytes(), ring.as_mut_bytes())?;
+        Ok(any && ring == self.ring_id)
+    }
+
     fn end(&self) -> anyhow::Result<()> {
+        if !self.has_row()? {
+            return Ok(());
+        }
         let none = Auditor::new_zeroed();
         self.auditors.update(self.row.as_bytes(), none.as_bytes())?;
         self.rings.delete(self.row.as_bytes())?;

@@ -256,13 +256,13 @@ mod tests {
     #[test]
     fn numbers_of_a_newer_kernel_part_are_shown_and_not_guessed() {
         let mut record = record();
-        record.reason = 31;
+        record.reason = 250;
         record.moment = 99;
         record.protocol = 200;
         let event = event(&record);
         assert_eq!(
             (event.reason.as_str(), event.moment.as_str()),
-            ("reason-31", "moment-99")
+            ("reason-250", "moment-99")
         );
         assert_eq!(event.protocol, "200");
     }
