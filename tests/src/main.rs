@@ -60,6 +60,7 @@ mod ports; // whose a port is: the table of bind, row by row
 mod race; // two slices, two CPUs, one port
 mod raw; // raw and packet sockets that neither spoof nor eavesdrop
 mod raw_calls; // how programs come to raw sockets
+mod raw_examples; // the examples of the library for slices
 mod raw_ports; // ports on which slices speak TCP and UDP themselves, by policy
 mod reload; // a change of policy is applied as a whole or not at all
 mod scale; // many slices
@@ -104,6 +105,7 @@ const MODULES: &[&[Test]] = &[
     raw::TESTS,
     audit::TESTS,
     raw_calls::TESTS,
+    raw_examples::TESTS,
     captures::TESTS,
     brokers::TESTS,
     raw_ports::TESTS,

@@ -24,6 +24,8 @@ pub struct Tree {
     pub slice: PathBuf,
     /// Tests, demo and benches.
     pub tests: PathBuf,
+    /// The examples of the library for slices.
+    pub examples: Vec<PathBuf>,
 }
 
 impl Tree {
@@ -34,6 +36,10 @@ impl Tree {
             (self.tests.clone(), "bin/slice-tests".to_owned()),
             (self.object.clone(), "slice-ebpf.o".to_owned()),
         ];
+        for path in &self.examples {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            files.push((path.clone(), format!("bin/{name}")));
+        }
         for (name, place) in [("policy/examples", "examples"), ("docs", "docs")] {
             let path = place::project().join(name);
             if path.is_dir() {
@@ -61,7 +67,39 @@ pub fn build() -> Result<Tree> {
         object,
         slice: built("slice"),
         tests: built("slice-tests"),
+        examples: examples()?,
     })
+}
+
+/// Builds the examples of the library for slices: those in Rust, and the one in C
+/// that uses the header.
+fn examples() -> Result<Vec<PathBuf>> {
+    const RUST: [&str; 2] = ["traceroute", "handshake"];
+    const C: &str = "echo";
+    let mut command = static_build();
+    command.args(["-p", "safe-raw-sockets"]);
+    for name in RUST {
+        command.args(["--example", name]);
+    }
+    quiet_unless_watched(&mut command);
+    step::attached("build the examples", &mut command)?;
+    let mut examples: Vec<_> = RUST
+        .iter()
+        .map(|name| built("examples").join(name))
+        .collect();
+    let home = place::project().join("safe-raw-sockets");
+    let program = built("examples").join(C);
+    let mut command = Command::new("cc");
+    command
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+        .args(["-O2", "-static", "-I"])
+        .arg(home.join("include"))
+        .arg(home.join("examples").join(C).with_extension("c"))
+        .arg("-o")
+        .arg(&program);
+    step::attached("build the example in C", &mut command)?;
+    examples.push(program);
+    Ok(examples)
 }
 
 /// Builds `slice` as owners of nodes get it, with the eBPF object inside.
@@ -118,19 +156,25 @@ pub fn without_paths() -> [String; 2] {
 
 fn static_cargo(binaries: &[&str]) -> Result<Command> {
     packages::ensure(&packages::for_host_build())?;
-    let mut command = cargo();
+    let mut command = static_build();
     command
-        .args(["build", "--profile", "vm", "--target", TARGET])
         // Always both packages: which are chosen decides the features of what
         // they depend on, and so what must be built again.
-        .args(["-p", "slice-loader", "-p", "slice-tests"])
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .args(["-p", "slice-loader", "-p", "slice-tests"]);
     for name in binaries {
         command.args(["--bin", name]);
     }
     quiet_unless_watched(&mut command);
     Ok(command)
+}
+
+fn static_build() -> Command {
+    let mut command = cargo();
+    command
+        .args(["build", "--profile", "vm", "--target", TARGET])
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command
 }
 
 /// On a terminal cargo shows how far it is; a log only wants its complaints.
