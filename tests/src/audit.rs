@@ -10,6 +10,7 @@ use policy::Reason;
 use rustix::process::Signal;
 use safe_raw_sockets::pcapng::{Item, Packet, Reader, Way};
 
+use crate::brokers::broker;
 use crate::counters::Change;
 use crate::node::Node;
 use crate::runner::{Test, test};
@@ -41,6 +42,13 @@ pub const TESTS: &[Test] = &[
     )
     .within(60)
     .on_stage(),
+    test(
+        "a_stream_of_packets_ends_with_its_broker_and_nothing_is_copied_for_it",
+        a_stream_ends_with_its_broker,
+    )
+    .within(60)
+    .on_stage()
+    .once(),
 ];
 
 const AUDITOR: &str = "iota";
@@ -202,8 +210,8 @@ except ConnectionRefusedError:
     Ok(())
 }
 
-fn the_packets_of_all_slices_are_for_those_who_have_the_grant(node: &mut Node) -> Result<()> {
-    let site = open(node)?;
+/// Opens the stream, and again while it is open; what came of it.
+fn try_twice(site: &Site<'_>, of: &[&str]) -> Result<String> {
     const TRY: &str = r"
 import socket
 kept = []
@@ -214,10 +222,13 @@ for number in range(2):
     except OSError as error:
         print(error.errno, end=' ')
 ";
-    let try_in = |words: &[&str]| -> Result<String> {
-        let words = [&["exec"], words, &["--", "python3", "-c", TRY]].concat();
-        Ok(site.must(&words)?.trim().to_owned())
-    };
+    let words = [&["exec"], of, &["--", "python3", "-c", TRY]].concat();
+    Ok(site.must(&words)?.trim().to_owned())
+}
+
+fn the_packets_of_all_slices_are_for_those_who_have_the_grant(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let try_in = |words: &[&str]| try_twice(&site, words);
     let before = site.counters()?;
     // With a broker and without.
     for slice in [SLICE, OTHER] {
@@ -307,6 +318,27 @@ fn the_nodes_owner_writes_packets_to_a_file(node: &mut Node) -> Result<()> {
         send(&site, SLICE, 7734, 1)?;
         Ok(!is_read(node)?)
     })
+}
+
+fn a_stream_ends_with_its_broker(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let mut reading = reader(&site, &["/root/ends"])?;
+    ensure!(is_read(node)?, "the programs do not know");
+    node.must("kill", &["-9", &broker(AUDITOR)?])?;
+    until("the stream ends", || Ok(reading.ended()?.is_some()))?;
+    let said = reading.output();
+    ensure!(said == "reading\nend\n", "the reader said: {said}");
+    // ENOSYS: nobody answers calls for raw sockets any more.
+    let said = try_twice(&site, &[AUDITOR])?;
+    ensure!(said == "38 38", "without its broker: {said}");
+    until("the programs know that it ended", || {
+        send(&site, SLICE, 7741, 1)?;
+        Ok(!is_read(node)?)
+    })?;
+    site.must(&["restart", AUDITOR])?;
+    let said = try_twice(&site, &[AUDITOR])?;
+    ensure!(said == "made 16", "with its next broker: {said}");
+    Ok(())
 }
 
 /// Whether the programs copy packets.

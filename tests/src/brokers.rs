@@ -84,7 +84,10 @@ impl Keeper {
 }
 
 /// The process id of a slice's broker.
-fn broker(slice: &str) -> Result<String> {
+///
+/// # Errors
+/// It has none.
+pub fn broker(slice: &str) -> Result<String> {
     let path = format!("{SLICES}/{slice}/broker/cgroup.procs");
     let all = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let mut lines = all.lines();

@@ -13,6 +13,10 @@ while waits and not os.path.exists("/root/go"):
 with open(name, "wb") as file:
     while True:
         if select.select([stream], [], [], 0.3)[0]:
-            file.write(os.read(stream.fileno(), 1 << 16))
+            octets = os.read(stream.fileno(), 1 << 16)
+            if not octets:
+                print("end", flush=True)
+                break
+            file.write(octets)
         elif os.path.exists("/root/done"):
             break
