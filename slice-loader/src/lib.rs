@@ -3,7 +3,7 @@
 //! `node` is the node's life cycle and the view on what runs; `kernel` puts
 //! programs and maps in place; `context` makes and enters what a slice's
 //! processes live in; `daemon` keeps a running node true to its devices and
-//! answers questions; `cli` is the command line. `sys` has the only unsafe
+//! answers questions; `status` tells slices what they may know; `cli` is the command line. `sys` has the only unsafe
 //! code.
 
 pub mod audit;
@@ -13,4 +13,5 @@ pub mod daemon;
 pub mod kernel;
 pub mod node;
 pub mod report;
+pub mod status;
 mod sys;

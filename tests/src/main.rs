@@ -14,6 +14,7 @@ mod hammer; // a program in a slice that tries what is forbidden, without a paus
 mod image; // the distribution as an image that slices' roots begin with
 mod inventory; // everything of the machine that a node may touch
 mod node; // the machine under test: commands, files, what to undo
+mod openmetrics; // a strict reader of that text
 mod puppet; // processes in slices that make the calls a test tells them
 mod runner; // runs tests and prints verdict lines
 mod siege; // a node under load, of which nothing may give way
@@ -66,6 +67,7 @@ mod reload; // a change of policy is applied as a whole or not at all
 mod scale; // many slices
 mod servers; // real servers and clients in slices
 mod sight; // what a slice sees of the sockets of others
+mod status_hooks; // what slices are told of the node
 mod survival; // the daemon killed, the programs replaced, the policy changed: under load
 mod verifier; // how much work the programs make the kernel's verifier
 mod views; // files that show a slice its own sockets
@@ -109,6 +111,7 @@ const MODULES: &[&[Test]] = &[
     captures::TESTS,
     brokers::TESTS,
     raw_ports::TESTS,
+    status_hooks::TESTS,
     verifier::TESTS,
     // With nodes of their own.
     images::TESTS,

@@ -23,8 +23,9 @@ fn host_tests(dir: &Path, names: &mut BTreeSet<String>) {
             let text = std::fs::read_to_string(&path).expect("a source file");
             let mut is_test = false;
             for line in text.lines().map(str::trim) {
-                is_test |= line == "#[test]";
-                if let (true, Some(rest)) = (is_test, line.strip_prefix("fn ")) {
+                is_test |= line == "#[test]" || line == "#[tokio::test]";
+                let function = line.trim_start_matches("async ").strip_prefix("fn ");
+                if let (true, Some(rest)) = (is_test, function) {
                     names.extend(rest.split('(').next().map(str::to_owned));
                     is_test = false;
                 }

@@ -122,13 +122,25 @@ fn grants(fields: &Fields, complaints: &mut Vec<Complaint>) -> Grants {
         let help = "add `role = \"management\"`, or remove `grants`";
         complaints.push(Complaint::maybe_at(words.at, message, help));
     }
-    let audit = words.value.contains(&"audit");
-    if audit && !fields.has("context") {
-        let message = "the grant `audit` without [context]: nobody makes the stream of packets";
-        let help = "add [context] with an `image`, or remove the grant";
-        complaints.push(Complaint::maybe_at(words.at, message, help));
+    let has = |grant| words.value.contains(&grant);
+    let (audit, status) = (has("audit"), has("status"));
+    let without = [
+        (
+            audit,
+            "the grant `audit` without [context]: nobody makes the stream of packets",
+        ),
+        (
+            status,
+            "the grant `status` without [context]: there is no /run/slice/status.sock",
+        ),
+    ];
+    for (_, message) in without.into_iter().filter(|(granted, _)| *granted) {
+        if !fields.has("context") {
+            let help = "add [context] with an `image`, or remove the grant";
+            complaints.push(Complaint::maybe_at(words.at, message, help));
+        }
     }
-    Grants { audit }
+    Grants { audit, status }
 }
 
 /// `raw`, which needs a first process that the calls of the others come from.

@@ -187,6 +187,8 @@ pub enum Role {
 pub struct Grants {
     /// Every packet of every slice, with whose it is.
     pub audit: bool,
+    /// The rows of all owners.
+    pub status: bool,
 }
 
 /// Port lists of the two protocols, as written: sorted, disjoint.

@@ -569,15 +569,15 @@ fn knobs_of_later_builds_in_a_slice() {
         "",
         &[(
             "a",
-            "role = \"management\"\ngrants = [\"status\"]\n[link]\nfloor = \"1 Mbit/s\"\n",
+            "role = \"management\"\ngrants = [\"control\"]\n[link]\nfloor = \"1 Mbit/s\"\n",
         )],
         r#"
-error: `status` in `grants` needs the status hooks, which this build does not have
+error: `control` in `grants` needs control of slices by slices, which this build does not have
   --> slices/a.toml:2:11
   |
-2 | grants = ["status"]
-  |           ^^^^^^^^
-  help: write a list of `audit`
+2 | grants = ["control"]
+  |           ^^^^^^^^^
+  help: write a list of `audit`, `status`
 
 error: `link` needs the link scheduler, which this build does not have
   --> slices/a.toml:3:2
@@ -593,20 +593,27 @@ error: `link` needs the link scheduler, which this build does not have
 fn grants_of_a_tenant_and_without_a_context() {
     refused(
         "",
-        &[("a", "grants = [\"audit\"]\n")],
+        &[("a", "grants = [\"audit\", \"status\"]\n")],
         r#"
 error: `grants` in a slice that is no management slice
   --> slices/a.toml:1:10
   |
-1 | grants = ["audit"]
-  |          ^^^^^^^^^
+1 | grants = ["audit", "status"]
+  |          ^^^^^^^^^^^^^^^^^^^
   help: add `role = "management"`, or remove `grants`
 
 error: the grant `audit` without [context]: nobody makes the stream of packets
   --> slices/a.toml:1:10
   |
-1 | grants = ["audit"]
-  |          ^^^^^^^^^
+1 | grants = ["audit", "status"]
+  |          ^^^^^^^^^^^^^^^^^^^
+  help: add [context] with an `image`, or remove the grant
+
+error: the grant `status` without [context]: there is no /run/slice/status.sock
+  --> slices/a.toml:1:10
+  |
+1 | grants = ["audit", "status"]
+  |          ^^^^^^^^^^^^^^^^^^^
   help: add [context] with an `image`, or remove the grant
 "#,
     );

@@ -205,6 +205,9 @@ enum Command {
         #[arg(long)]
         audit: Option<u32>,
     },
+    /// Parse what slices ask of the node's status. For `slice daemon`.
+    #[command(hide = true)]
+    StatusFront,
     /// Put the session that PAM opens into its slice. For pam_exec(8).
     #[command(hide = true)]
     LoginOpen,
@@ -385,6 +388,7 @@ impl Cli {
             Command::Layer { slice, remove } => layer::run(slice, *remove),
             Command::Init => exec::init(),
             Command::Broker { userns, audit } => exec::broker(*userns, *audit),
+            Command::StatusFront => daemon::status_front(),
             Command::LoginOpen => exec::login_open(),
             Command::Hold { leaf } => run::hold(leaf),
         }

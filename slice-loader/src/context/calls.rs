@@ -10,6 +10,10 @@
 
 use libc::sock_filter;
 
+use crate::sys::seccomp::{
+    ALLOW, ARCHITECTURE, COMPAT, NATIVE, NUMBER, X32, at_least, equal, load, refuse,
+};
+
 /// One system call, by its number in each of the two ways to call a kernel for
 /// x86-64.
 struct Refused {
@@ -61,16 +65,6 @@ const REFUSED: [Refused; 6] = [
     },
 ];
 
-/// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_I386`.
-const NATIVE: u32 = 0xc000_003e;
-const COMPAT: u32 = 0x4000_0003;
-/// Numbers from here on are those of the x32 way, which has others.
-const X32: u32 = 0x4000_0000;
-
-/// Where `struct seccomp_data` has the number and the architecture.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-
 /// The filter: a list per architecture; what comes any other way is refused.
 #[must_use]
 pub fn filter() -> Vec<sock_filter> {
@@ -95,42 +89,10 @@ pub fn filter() -> Vec<sock_filter> {
     program
 }
 
-/// Instructions of classic BPF, by the numbers of `linux/bpf_common.h`.
-const LOAD_WORD: u16 = 0x20;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
-
-const ALLOW: sock_filter = instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
-
-const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
-const fn load(offset: u32) -> sock_filter {
-    instruction(LOAD_WORD, 0, 0, offset)
-}
-
-const fn equal(value: u32, then: u8, otherwise: u8) -> sock_filter {
-    instruction(JUMP_EQUAL, then, otherwise, value)
-}
-
-const fn at_least(value: u32, then: u8, otherwise: u8) -> sock_filter {
-    instruction(JUMP_AT_LEAST, then, otherwise, value)
-}
-
-const fn refuse(errno: libc::c_int) -> sock_filter {
-    instruction(
-        RETURN,
-        0,
-        0,
-        libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::seccomp::{JUMP_AT_LEAST, JUMP_EQUAL, LOAD_WORD};
 
     /// What the filter answers, as the kernel runs it.
     fn run(architecture: u32, number: u32) -> u32 {

@@ -20,6 +20,7 @@ pub mod request; // what is asked of the first process
 pub mod root; // a slice's mounts
 pub mod running; // contexts that run
 pub mod session; // a command in a context, from inside
+pub mod shown; // a slice's /run/slice
 pub mod start; // from nothing to a first process
 mod streams; // what of the caller's streams enters
 mod trash; // removing what tenants made

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context;
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, openat, symlinkat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::root::{QUIET, new};
@@ -48,15 +48,13 @@ impl ProcNet {
         })
     }
 
-    /// Puts it in place, below a root whose `/proc` and `/run` are mounted and
-    /// new.
+    /// Puts it in place, below a root whose `/proc` and `/run/slice` are mounted
+    /// and new.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn mount(&self, root: BorrowedFd<'_>) -> anyhow::Result<()> {
         let below = |path: &'static str| path.trim_start_matches('/');
-        mkdirat(root, below(DIRECTORY), Mode::from_raw_mode(0o755))
-            .with_context(|| format!("make {DIRECTORY}"))?;
         let options = [("mode", "0755"), ("size", "64k"), ("nr_inodes", "256")];
         let files = new("tmpfs", &options, QUIET)?;
         move_mount(

@@ -13,7 +13,7 @@
 //!  /sys         read-only
 //!  /sys/fs/cgroup   the slice's cgroup and what it makes below
 //!  /dev         null, zero, full, random, urandom, tty; pts, shm, mqueue
-//!  /run         empty, but for /run/slice, which is the node's
+//!  /run         empty, but for /run/slice, which is the node's and read-only
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,6 +33,7 @@ use rustix::mount::{
 };
 
 use super::proc_net::ProcNet;
+use super::shown::Shown;
 use crate::sys;
 
 /// What a slice's root is made of.
@@ -48,6 +49,8 @@ pub struct Root<'a> {
     pub stage: &'a Path,
     /// The node's views of sockets.
     pub views: &'a Path,
+    /// What of the node it sees.
+    pub shown: &'a Shown,
     /// The slice's user namespace.
     pub userns: BorrowedFd<'a>,
     /// The first of the slice's ids on the node.
@@ -179,6 +182,7 @@ impl Root<'_> {
         )
         .context("keep mounts apart from the node's")?;
         let net = ProcNet::open(self.views)?;
+        let shown = self.shown.open()?;
         let root = self.overlay()?;
         fchdir(&root).context("go to the new root")?;
         // The old root is put over the new one, and taken away.
@@ -191,6 +195,8 @@ impl Root<'_> {
         }
         // In the new /run, where nothing is of the slice yet.
         mkdirat(&root, "run/slice", Mode::from_raw_mode(0o755)).context("make /run/slice")?;
+        let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&shown, "", &root, "run/slice", onto).context("mount /run/slice")?;
         net.mount(root.as_fd())
     }
 

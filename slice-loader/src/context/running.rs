@@ -19,6 +19,8 @@ use nix::sys::socket::{
 use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 
+use super::shown::{self, Shown};
+
 /// Where all contexts are.
 const DIRECTORY: &str = "/run/slice/contexts";
 
@@ -29,6 +31,7 @@ const BACKLOG: i32 = 128;
 #[derive(Clone, Debug)]
 pub struct Running {
     directory: PathBuf,
+    shown: Shown,
 }
 
 /// What a context was started with.
@@ -60,6 +63,7 @@ impl Running {
     pub fn of(name: &str) -> Self {
         Self {
             directory: Path::new(DIRECTORY).join(name),
+            shown: Shown::of(name),
         }
     }
 
@@ -162,7 +166,10 @@ impl Running {
     /// # Errors
     /// Something cannot be removed; that nothing is there is no error.
     pub fn remove(&self) -> anyhow::Result<()> {
-        remove(&self.directory)
+        // Both of them, whatever becomes of one.
+        let removed = remove(&self.directory);
+        self.shown.remove().context("remove its /run/slice")?;
+        removed
     }
 }
 
@@ -171,7 +178,9 @@ impl Running {
 /// # Errors
 /// As [`Running::remove`].
 pub fn remove_all() -> anyhow::Result<()> {
-    remove(Path::new(DIRECTORY))
+    let removed = remove(Path::new(DIRECTORY));
+    shown::remove_all().context("remove /run/slice of all slices")?;
+    removed
 }
 
 fn remove(directory: &Path) -> anyhow::Result<()> {

@@ -38,6 +38,7 @@ use super::broker;
 use super::calls;
 use super::root::{self, Root};
 use super::running::{Running, Started};
+use super::shown::Shown;
 use super::userns;
 use crate::kernel::store::Store;
 use crate::sys::clone::{self, Side};
@@ -64,6 +65,9 @@ pub struct Recipe {
     /// Whether its broker opens streams of the packets of all slices.
     #[serde(default)]
     pub audit: bool,
+    /// Whether it may see the rows of all owners. Read anew at each request.
+    #[serde(default)]
+    pub status: bool,
 }
 
 impl Recipe {
@@ -128,7 +132,10 @@ const LOCKED_MEMORY: u64 = 8 << 20;
 pub fn start(start: &Start<'_>) -> anyhow::Result<()> {
     let running = Running::of(start.name);
     let listener = running.listen(account::uid(start.uid, start.uids))?;
-    let result = spawn(start, &running, listener);
+    let shown = Shown::of(start.name);
+    let result = shown
+        .make(&resolver())
+        .and_then(|()| spawn(start, &running, &shown, listener));
     if result.is_err() {
         // The error is the news.
         let _ = running.remove();
@@ -136,7 +143,12 @@ pub fn start(start: &Start<'_>) -> anyhow::Result<()> {
     result
 }
 
-fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Result<()> {
+fn spawn(
+    start: &Start<'_>,
+    running: &Running,
+    shown: &Shown,
+    listener: OwnedFd,
+) -> anyhow::Result<()> {
     // The kernel bounds a user namespace by what its maker may have. The
     // slice's processes are bounded by its cgroup.
     setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY)
@@ -158,7 +170,7 @@ fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Res
             let calls = calls.map(|(to_broker, _)| to_broker);
             let first = become_first(
                 start,
-                running,
+                (running, shown),
                 &userns,
                 program.into(),
                 &listener,
@@ -208,7 +220,7 @@ fn spawn(start: &Start<'_>, running: &Running, listener: OwnedFd) -> anyhow::Res
 /// In the child, which is the first in its process id namespace.
 fn become_first(
     start: &Start<'_>,
-    running: &Running,
+    (running, shown): (&Running, &Shown),
     userns: &File,
     program: OwnedFd,
     listener: &OwnedFd,
@@ -223,7 +235,6 @@ fn become_first(
     process::leave_session_keyring().context("leave the node's keys")?;
     limit_processes()?;
     spread_process_ids(start.id);
-    let resolver = resolver();
     // Its root is the cgroup that this process was born in.
     unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
     Root {
@@ -232,11 +243,11 @@ fn become_first(
         work: start.work,
         stage: running.directory(),
         views: &Store::of_node().views(),
+        shown,
         userns: userns.as_fd(),
         uid: start.uid,
     }
     .enter()?;
-    fs::write("/run/slice/resolv.conf", resolver).context("write /run/slice/resolv.conf")?;
 
     setns(userns, CloneFlags::CLONE_NEWUSER).context("enter the slice's user namespace")?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)

@@ -331,6 +331,7 @@ pub fn outdated(former: &Contexts, next: &Contexts) -> Vec<String> {
         let at_start = |recipe: &Recipe| Recipe {
             autostart: false,
             stop_after_ms: 0,
+            status: false,
             ..recipe.clone()
         };
         former

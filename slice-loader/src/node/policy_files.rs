@@ -110,7 +110,7 @@ pub fn want(
 
 /// How the slices that have a context are started.
 fn contexts(config: &Config) -> BTreeMap<String, Recipe> {
-    let recipe = |context: &config::Context, raw: bool, audit: bool| Recipe {
+    let recipe = |context: &config::Context, raw: bool, grants: config::Grants| Recipe {
         image: context.image.value.to_string(),
         hostname: context.hostname.clone(),
         autostart: context.autostart,
@@ -122,14 +122,15 @@ fn contexts(config: &Config) -> BTreeMap<String, Recipe> {
             .map(|name| (*name).to_owned())
             .collect(),
         raw,
-        audit,
+        audit: grants.audit,
+        status: grants.status,
     };
     let with = |slice: &config::Slice| {
         let context = slice.context.as_ref()?;
         let raw = slice.raw == config::Raw::Safe;
         Some((
             slice.name.value.to_string(),
-            recipe(context, raw, slice.grants.audit),
+            recipe(context, raw, slice.grants),
         ))
     };
     config.slices.iter().filter_map(with).collect()

@@ -13,7 +13,7 @@ use policy::abi::SliceEntry;
 use zerocopy::FromZeros;
 
 use super::ports::Protocol;
-use super::status::{Cpu, Daemon, Reading};
+use super::status::{Cpu, Daemon, Reading, Row};
 use super::{Clock, Names, Ports, Status, Used, status};
 use crate::context::io;
 use crate::context::layer::Layer;
@@ -58,6 +58,17 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
         daemon: daemon(),
     };
     Ok(Status::new(clock.time(), about, readings))
+}
+
+/// The row of one slice alone.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn row(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Row> {
+    let clock = Clock::now().context("read the clock")?;
+    let device = io::shown();
+    let reading = reading(node, name, id, clock.monotonic_ns, device.as_deref())?;
+    Ok(Row::from(reading))
 }
 
 /// The report of `slice ports`.

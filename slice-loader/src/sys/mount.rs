@@ -19,6 +19,24 @@ pub fn map_ids(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> 
     set_attributes(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &attributes)
 }
 
+/// Lets a detached mount only show what it has: read-only, no programs with
+/// rights, no programs, no devices.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn only_show(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attributes(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &attributes)
+}
+
 /// Changes the attributes of the mount at a path below an open directory, or of
 /// the open mount itself (`AT_EMPTY_PATH`). Allocates nothing.
 ///

@@ -150,15 +150,12 @@ pub static SLICE_FILE: TableDef = TableDef {
         key(
             "grants",
             Takes::Words {
-                words: &["audit"],
-                later: &[
-                    ("status", "the status hooks"),
-                    ("control", "the status hooks"),
-                ],
+                words: &["audit", "status"],
+                later: &[("control", "control of slices by slices")],
             },
             "none",
             "[\"audit\"]",
-            "What a management slice may see of the node. `audit`: every packet of every slice, with whose it is (raw.md). The slice has a context.",
+            "What a management slice may see of the node. `audit`: every packet of every slice, with whose it is (raw.md); `status`: the rows of all owners (status.md). The slice has a context.",
         ),
     ],
 };

@@ -1,0 +1,203 @@
+//! What a slice is told: the grants are applied here, and nowhere else.
+//!
+//! There is one gate: [`answer`] takes the rows and ports that the asker may
+//! see, and everything that is told is made of these.
+
+use jiff::Timestamp;
+use policy::verdict::Reason;
+use serde::Serialize;
+
+use super::openmetrics;
+use super::wire::{Ask, Content, Form, Refusal, Viewer};
+use crate::report::status::{Row, Total};
+use crate::report::{Owner, Ports, Status, Used};
+
+/// What a slice may see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sight {
+    /// Its own row and ports.
+    Own,
+    /// Those of all owners.
+    All,
+}
+
+/// Where answers come from.
+pub trait Source {
+    /// What this asker may see; none if it is no slice of the node.
+    ///
+    /// # Errors
+    /// The node cannot be read; likewise below.
+    fn sight(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Sight>>;
+    /// The machine; what is told of all slices together is there.
+    ///
+    /// # Errors
+    /// As above.
+    fn attributes(&mut self) -> anyhow::Result<Attributes>;
+    /// The rows of all owners.
+    ///
+    /// # Errors
+    /// As above.
+    fn all(&mut self) -> anyhow::Result<&Status>;
+    /// The row of this slice.
+    ///
+    /// # Errors
+    /// As above.
+    fn own(&mut self, viewer: &Viewer) -> anyhow::Result<(Timestamp, Row)>;
+    /// The ports of all owners.
+    ///
+    /// # Errors
+    /// As above.
+    fn ports(&mut self) -> anyhow::Result<&Ports>;
+}
+
+/// `/v1/node`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Attributes {
+    /// When it was read.
+    pub time: Timestamp,
+    /// Host name.
+    pub name: String,
+    /// Its kernel, as `uname -r` says it.
+    pub kernel: String,
+    /// What machine it is, as `uname -m` says it.
+    pub architecture: String,
+    /// Version of `slice` that put the policy in force.
+    pub version: String,
+    /// When the node came up.
+    pub since: Timestamp,
+    /// Processors.
+    pub cores: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Load averages over 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+    /// Slices there are and may be; for those who see all.
+    pub slices: Option<Used>,
+}
+
+/// `/v1/slices`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Slices<'a> {
+    /// When the maps were read.
+    time: Timestamp,
+    /// As in `slice status -o json`.
+    rows: &'a [Row],
+    /// The sum of all rows; for those who see all.
+    total: Option<&'a Total>,
+}
+
+/// `/v1/drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Drops {
+    /// When the maps were read.
+    time: Timestamp,
+    /// The most frequent of each owner first; what never happened is absent.
+    drops: Vec<Drop>,
+}
+
+/// Denied calls and dropped packets of one owner for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Drop {
+    /// Whose.
+    slice: Owner,
+    /// Slug of the reason.
+    reason: &'static str,
+    /// The reason as a sentence.
+    sentence: &'static str,
+    /// How many.
+    count: u64,
+}
+
+/// An answer: its form and its body.
+pub type Told = (Content, Vec<u8>);
+
+/// Answers a question of a slice.
+///
+/// # Errors
+/// It is refused; or, within, the node cannot be read.
+pub fn answer(
+    source: &mut impl Source,
+    viewer: &Viewer,
+    ask: &Ask,
+) -> anyhow::Result<Result<Told, Refusal>> {
+    let Some(sight) = source.sight(viewer)? else {
+        return Ok(Err(Refusal::Gone));
+    };
+    match ask {
+        Ask::Node => Ok(Ok(json(&attributes(source, sight)?)?)),
+        Ask::Ports => {
+            let owner = (sight == Sight::Own).then_some(viewer.name.as_str());
+            let ports = source.ports()?.clone().only(owner, None);
+            Ok(Ok(json(&ports)?))
+        }
+        Ask::Rows(form) => {
+            let node = match form {
+                Form::Metrics => Some(attributes(source, sight)?),
+                _ => None,
+            };
+            if sight == Sight::All {
+                let status = source.all()?;
+                let total = Some(&status.total);
+                return told(form, node.as_ref(), (status.time, &status.rows, total));
+            }
+            let (time, row) = source.own(viewer)?;
+            told(form, node.as_ref(), (time, &[row], None))
+        }
+    }
+}
+
+fn attributes(source: &mut impl Source, sight: Sight) -> anyhow::Result<Attributes> {
+    let attributes = source.attributes()?;
+    Ok(Attributes {
+        slices: attributes.slices.filter(|_| sight == Sight::All),
+        ..attributes
+    })
+}
+
+/// What is told of the rows that may be seen.
+fn told(
+    form: &Form,
+    node: Option<&Attributes>,
+    (time, rows, total): (Timestamp, &[Row], Option<&Total>),
+) -> anyhow::Result<Result<Told, Refusal>> {
+    let told = match form {
+        Form::All => json(&Slices { time, rows, total })?,
+        Form::One(name) => match rows.iter().find(|row| row.name == *name) {
+            Some(row) => json(row)?,
+            None => return Ok(Err(Refusal::NoSuchSlice)),
+        },
+        Form::Drops => json(&drops(time, rows))?,
+        Form::Metrics => {
+            let text = openmetrics::render(node, rows);
+            (Content::OpenMetrics, text.into_bytes())
+        }
+    };
+    Ok(Ok(told))
+}
+
+fn drops(time: Timestamp, rows: &[Row]) -> Drops {
+    let of_row = |row: &Row| {
+        let slice = Owner {
+            id: row.id,
+            name: Some(row.name.clone()),
+        };
+        let drop = move |(reason, count): (Reason, u64)| Drop {
+            slice: slice.clone(),
+            reason: reason.slug(),
+            sentence: reason.sentence(),
+            count,
+        };
+        row.denials.reasons().into_iter().map(drop)
+    };
+    Drops {
+        time,
+        drops: rows.iter().flat_map(of_row).collect(),
+    }
+}
+
+fn json(document: &impl Serialize) -> anyhow::Result<Told> {
+    Ok((Content::Json, serde_json::to_vec(document)?))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,234 @@
+//! Who is told what: a node of three slices, of which `watch` has the grant.
+
+use policy::SliceId;
+use policy::abi::{Denials, LIVE, SliceEntry, SliceState, Traffic};
+use serde_json::Value;
+use zerocopy::FromZeros;
+
+use super::*;
+use crate::report::ports::{PortKind, Protocol};
+use crate::report::status::{Node, Reading};
+use crate::report::{Port, Ports};
+
+const NAMES: [(u32, &str); 5] = [(0, ""), (1, ""), (2, "alpha"), (3, "beta"), (4, "watch")];
+
+struct Fake {
+    status: Status,
+    ports: Ports,
+    read: Vec<&'static str>,
+}
+
+impl Fake {
+    fn new() -> Self {
+        let readings = NAMES.map(|(id, name)| reading(id, name));
+        let node = Node {
+            name: "here".into(),
+            kernel: "6.12".into(),
+            version: "1".into(),
+            abi_version: 1,
+            policy: "/etc/slice".into(),
+            since: Timestamp::UNIX_EPOCH,
+            slices: Used::default(),
+            daemon: None,
+        };
+        let port = |id: u32, name: &str| Port {
+            protocol: Protocol::Tcp,
+            low: 8000,
+            high: 8000,
+            owner: Owner {
+                id,
+                name: Some(name.to_owned()),
+            },
+            kind: PortKind::Reserved,
+            raw: false,
+            sockets: 0,
+            since: None,
+            lingers_until: None,
+        };
+        Self {
+            status: Status::new(Timestamp::UNIX_EPOCH, node, readings.to_vec()),
+            ports: Ports {
+                time: Timestamp::UNIX_EPOCH,
+                ports: vec![port(2, "alpha"), port(3, "beta"), port(0, "node")],
+            },
+            read: Vec::new(),
+        }
+    }
+
+    fn told(&mut self, name: &str, ask: Ask) -> Result<String, Refusal> {
+        let id = NAMES.iter().find(|known| known.1 == name).unwrap().0;
+        self.told_to(name, id, ask)
+    }
+
+    fn told_to(&mut self, name: &str, id: u32, ask: Ask) -> Result<String, Refusal> {
+        let viewer = Viewer {
+            name: name.to_owned(),
+            id,
+        };
+        let told = answer(self, &viewer, &ask).unwrap();
+        told.map(|(_, body)| String::from_utf8(body).unwrap())
+    }
+}
+
+/// Every row has a number of its own, so that a stranger's shows.
+pub(crate) fn reading(id: u32, name: &str) -> Reading {
+    let mut denials = Denials::new_zeroed();
+    denials.counts[Reason::PortReserved as usize] = u64::from(id) + 7000;
+    let mut entry = SliceEntry::new_zeroed();
+    entry.id = SliceId(id);
+    entry.flags = LIVE;
+    entry.sockets_max = 100 + id;
+    let mut traffic = Traffic::new_zeroed();
+    traffic.sent_bytes = u64::from(id) + 9000;
+    Reading {
+        id: SliceId(id),
+        name: name.to_owned(),
+        entry,
+        state: SliceState::new_zeroed(),
+        now_ns: 0,
+        traffic,
+        denials,
+        processes: None,
+        memory: Some(Used {
+            usage: 4096,
+            limit: None,
+        }),
+        cpu: None,
+        disk: None,
+        inodes: None,
+        io: None,
+    }
+}
+
+impl Source for Fake {
+    fn sight(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Sight>> {
+        Ok(match (viewer.name.as_str(), viewer.id) {
+            ("watch", 4) => Some(Sight::All),
+            ("alpha", 2) | ("beta", 3) => Some(Sight::Own),
+            _ => None,
+        })
+    }
+
+    fn attributes(&mut self) -> anyhow::Result<Attributes> {
+        Ok(Attributes {
+            time: Timestamp::UNIX_EPOCH,
+            name: "here".into(),
+            kernel: "6.12".into(),
+            architecture: "x86_64".into(),
+            version: "1".into(),
+            since: Timestamp::UNIX_EPOCH,
+            cores: 2,
+            memory_bytes: 1 << 30,
+            load: [0.0; 3],
+            slices: Some(Used {
+                usage: 3,
+                limit: Some(32),
+            }),
+        })
+    }
+
+    fn all(&mut self) -> anyhow::Result<&Status> {
+        self.read.push("all");
+        Ok(&self.status)
+    }
+
+    fn own(&mut self, viewer: &Viewer) -> anyhow::Result<(Timestamp, Row)> {
+        let rows = &self.status.rows;
+        let row = rows.iter().find(|row| row.id == viewer.id).unwrap();
+        Ok((Timestamp::UNIX_EPOCH, row.clone()))
+    }
+
+    fn ports(&mut self) -> anyhow::Result<&Ports> {
+        Ok(&self.ports)
+    }
+}
+
+fn asks() -> Vec<Ask> {
+    vec![
+        Ask::Node,
+        Ask::Ports,
+        Ask::Rows(Form::All),
+        Ask::Rows(Form::Drops),
+        Ask::Rows(Form::Metrics),
+    ]
+}
+
+fn one(name: &str) -> Ask {
+    Ask::Rows(Form::One(name.into()))
+}
+
+#[test]
+fn without_the_grant_a_slice_is_told_of_itself_alone_whatever_it_asks() {
+    let mut fake = Fake::new();
+    for ask in asks() {
+        let told = fake.told("alpha", ask.clone()).unwrap();
+        for stranger in [
+            "beta",
+            "watch",
+            "unattributed",
+            "\"node\"",
+            "7003",
+            "7000",
+            "9003",
+            "9000",
+            "total\":{\"",
+            "32",
+        ] {
+            assert!(!told.contains(stranger), "{ask:?} tells {stranger}: {told}");
+        }
+    }
+    for name in ["beta", "watch", "node", "unattributed", "nobody"] {
+        assert_eq!(fake.told("alpha", one(name)), Err(Refusal::NoSuchSlice));
+    }
+    let own: Value = serde_json::from_str(&fake.told("alpha", one("alpha")).unwrap()).unwrap();
+    assert_eq!((&own["name"], &own["id"]), (&"alpha".into(), &2.into()));
+    // Nor is more read for it than its own row.
+    assert_eq!(fake.read, [""; 0]);
+}
+
+#[test]
+fn with_the_grant_it_is_told_of_all() {
+    let mut fake = Fake::new();
+    for (ask, words) in [
+        (Ask::Node, &["\"usage\":3", "\"limit\":32"][..]),
+        (Ask::Ports, &["alpha", "beta", "node"]),
+        (
+            Ask::Rows(Form::All),
+            &[
+                "alpha",
+                "beta",
+                "watch",
+                "node",
+                "unattributed",
+                "total\":{\"",
+            ],
+        ),
+        (Ask::Rows(Form::Drops), &["7000", "7002", "7003"]),
+        (
+            Ask::Rows(Form::Metrics),
+            &[
+                "slice=\"beta\"",
+                "slice=\"unattributed\"",
+                "slice_node_slices 3",
+            ],
+        ),
+    ] {
+        let told = fake.told("watch", ask.clone()).unwrap();
+        for word in words {
+            assert!(told.contains(word), "{ask:?} does not tell {word}: {told}");
+        }
+    }
+    for name in ["alpha", "watch", "node", "unattributed"] {
+        assert!(fake.told("watch", one(name)).is_ok(), "{name}");
+    }
+    assert_eq!(fake.told("watch", one("nobody")), Err(Refusal::NoSuchSlice));
+}
+
+#[test]
+fn who_is_no_slice_any_more_is_told_nothing_also_where_another_has_its_name() {
+    let mut fake = Fake::new();
+    for ask in asks() {
+        assert_eq!(fake.told_to("gone", 9, ask.clone()), Err(Refusal::Gone));
+        assert_eq!(fake.told_to("watch", 258, ask), Err(Refusal::Gone));
+    }
+}

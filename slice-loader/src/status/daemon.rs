@@ -1,0 +1,264 @@
+//! The daemon's side of the status hooks: it holds the listeners, starts the
+//! process that parses, again if that ends, and answers its questions.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+use rustix::fs::inotify;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use super::answers;
+use super::front;
+use super::sockets::{Change, Listener, Listeners};
+use super::source::Reading;
+use super::wire::{self, Answer, Notice, Question, Refusal};
+use crate::context::shown;
+use crate::sys::readable::Readable;
+
+/// Between two looks at the directories, if the kernel gives no notice.
+const LOOK: Duration = Duration::from_secs(30);
+/// Notices of one start come in bursts: so long after the first.
+const SETTLE: Duration = Duration::from_millis(50);
+/// A process that does not read for so long is replaced.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Before a process that ended is replaced.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest time before that; who lived as long begins anew.
+const LONG: Duration = Duration::from_secs(30);
+/// What was read is let go of after so long without a question.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Serves the status hooks for as long as the daemon runs.
+///
+/// # Errors
+/// The kernel gives no notice of directories, or the process cannot be started.
+pub async fn run() -> anyhow::Result<()> {
+    front::open_many();
+    shown::make_top()?;
+    let watch = watch()?;
+    let listeners = Arc::new(Mutex::new(Listeners::default()));
+    let mut pause = PAUSE;
+    loop {
+        let start = Instant::now();
+        let why = match with_process(&listeners, &watch).await {
+            Ok(()) => String::from("it ended"),
+            Err(error) => format!("{error:#}"),
+        };
+        tracing::warn!("the process that answers slices is started anew: {why}");
+        sleep(pause).await;
+        // One that never gets far is no reason to fill the log.
+        pause = if start.elapsed() > LONG {
+            PAUSE
+        } else {
+            LONG.min(pause * 2)
+        };
+    }
+}
+
+/// The kernel's notices of slices that start and end.
+fn watch() -> anyhow::Result<Readable> {
+    use inotify::{CreateFlags, WatchFlags};
+    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+        .context("ask for notices of directories")?;
+    let flags = WatchFlags::CREATE | WatchFlags::DELETE;
+    inotify::add_watch(&watch, shown::DIRECTORY, flags)
+        .with_context(|| format!("watch {}", shown::DIRECTORY))?;
+    Readable::new(watch).context("wait for notices of directories")
+}
+
+/// One process's life.
+async fn with_process(listeners: &Arc<Mutex<Listeners>>, watch: &Readable) -> anyhow::Result<()> {
+    let Process {
+        mut child,
+        notices,
+        stream,
+    } = Process::start()?;
+    let ended = serve_by(Arc::new(notices), stream, listeners, watch).await;
+    // It may be alive, and not reading.
+    let _ = child.kill();
+    let _ = spawn_blocking(move || child.wait()).await;
+    ended
+}
+
+async fn serve_by(
+    notices: Arc<OwnedFd>,
+    stream: UnixStream,
+    listeners: &Arc<Mutex<Listeners>>,
+    watch: &Readable,
+) -> anyhow::Result<()> {
+    // Those that an earlier process had: this one was told of none.
+    let come = lock(listeners).all();
+    let there = Change {
+        come,
+        gone: Vec::new(),
+    };
+    tell(&notices, there).await?;
+    let (read, write) = stream.into_split();
+    tokio::select! {
+        ended = follow(listeners, &notices, watch) => ended.context("follow the slices"),
+        ended = serve(read, write) => ended.context("answer"),
+    }
+}
+
+/// A process that parses.
+struct Process {
+    child: Child,
+    notices: OwnedFd,
+    stream: UnixStream,
+}
+
+impl Process {
+    fn start() -> anyhow::Result<Self> {
+        let pair = |kind| {
+            socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)
+                .context("make a pair of sockets")
+        };
+        let (notices, its_notices) = pair(SockType::SeqPacket)?;
+        let (stream, its_stream) = pair(SockType::Stream)?;
+        let patience = TimeVal::new(i64::try_from(PATIENCE.as_secs())?, 0);
+        setsockopt(&notices, sockopt::SendTimeout, &patience).context("bound a wait")?;
+        let stream = StdStream::from(stream);
+        stream.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(stream)?;
+        let child = Command::new("/proc/self/exe")
+            .arg0("slice")
+            .arg("status-front")
+            .env_clear()
+            .current_dir("/")
+            .stdin(its_notices)
+            .stdout(its_stream)
+            .spawn()
+            .context("start the process that answers slices")?;
+        Ok(Self {
+            child,
+            notices,
+            stream,
+        })
+    }
+}
+
+/// Tells the process of slices that start and end.
+async fn follow(
+    listeners: &Arc<Mutex<Listeners>>,
+    notices: &Arc<OwnedFd>,
+    watch: &Readable,
+) -> anyhow::Result<()> {
+    loop {
+        let there = listeners.clone();
+        let change = spawn_blocking(move || lock(&there).follow()).await?;
+        match change {
+            Ok(change) => tell(notices, change).await?,
+            // That the node is down ends the daemon; else it is tried again.
+            Err(error) => tracing::debug!("could not follow the slices: {error:#}"),
+        }
+        if let Ok(waited) = timeout(LOOK, watch.wait()).await {
+            waited?;
+            sleep(SETTLE).await;
+        }
+        // What they say is seen in the directories.
+        let mut buffer = [0; 4096];
+        while rustix::io::read(watch, &mut buffer[..]).is_ok_and(|length| length > 0) {}
+    }
+}
+
+async fn tell(notices: &Arc<OwnedFd>, change: Change) -> anyhow::Result<()> {
+    let notices = notices.clone();
+    spawn_blocking(move || {
+        for key in change.gone {
+            send(&notices, &Notice::Forget { key }, None)?;
+        }
+        for listener in change.come {
+            let Listener {
+                key,
+                viewer,
+                socket,
+                ..
+            } = listener;
+            send(
+                &notices,
+                &Notice::Listen { key, viewer },
+                Some(socket.as_fd()),
+            )?;
+        }
+        Ok(())
+    })
+    .await?
+}
+
+/// Waits where there is no room, but not for ever.
+fn send(notices: &OwnedFd, notice: &Notice, socket: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
+    let bytes = serde_json::to_vec(notice)?;
+    let descriptors = socket.map(|socket| [socket.as_raw_fd()]);
+    let rights = descriptors
+        .as_ref()
+        .map(|descriptors| [ControlMessage::ScmRights(descriptors)]);
+    sendmsg::<()>(
+        notices.as_raw_fd(),
+        &[IoSlice::new(&bytes)],
+        rights.as_ref().map_or(&[], |rights| &rights[..]),
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .context("hand over a listener")?;
+    Ok(())
+}
+
+/// Answers one question after the other until the process ends.
+async fn serve(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> anyhow::Result<()> {
+    let mut reading = Reading::default();
+    loop {
+        // Not while a question is half read: only before its first octet.
+        if timeout(IDLE, from.readable()).await.is_err() {
+            reading.forget();
+            from.readable().await?;
+        }
+        let Some((question, _)) = wire::read::<Question>(&mut from, 0).await? else {
+            return Ok(());
+        };
+        let (back, answer, body) = spawn_blocking(move || {
+            let (answer, body) = answer(&mut reading, question);
+            (reading, answer, body)
+        })
+        .await?;
+        reading = back;
+        timeout(PATIENCE, wire::write(&mut to, &answer, &body))
+            .await
+            .context("it does not read")??;
+    }
+}
+
+fn answer(reading: &mut Reading, question: Question) -> (Answer, Vec<u8>) {
+    let Question {
+        number,
+        viewer,
+        ask,
+    } = question;
+    let (result, body) = match answers::answer(reading, &viewer, &ask) {
+        Ok(Ok((content, body))) => (Ok(content), body),
+        Ok(Err(refusal)) => (Err(refusal), Vec::new()),
+        Err(error) => {
+            tracing::debug!(slice = viewer.name, "could not answer {ask:?}: {error:#}");
+            (Err(Refusal::Unreadable), Vec::new())
+        }
+    };
+    (Answer { number, result }, body)
+}
+
+fn lock(listeners: &Mutex<Listeners>) -> std::sync::MutexGuard<'_, Listeners> {
+    // A panic within leaves at worst a listener too few, which is made anew.
+    listeners.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,258 @@
+//! The process that takes connections of slices and parses what they write. It
+//! has no right and no file; it was handed two sockets, and gets listeners by
+//! one of them and answers by the other. When the daemon ends, it ends.
+
+use std::collections::HashMap;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Builder;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::confine;
+use super::http::{self, Client};
+use super::quota::{self, Bucket};
+use super::wire::{self, Answer, Ask, Content, Notice, Question, Refusal, Viewer};
+use crate::sys::process;
+use crate::sys::readable::Readable;
+
+/// Questions that wait to be written.
+const QUEUE: usize = 256;
+
+/// After a connection that could not be taken.
+const AGAIN: Duration = Duration::from_secs(1);
+
+type Reply = Result<(Content, Vec<u8>), Refusal>;
+
+/// Runs until the daemon ends.
+///
+/// # Errors
+/// It was not started by the daemon, or cannot give up what it has.
+pub fn run() -> anyhow::Result<()> {
+    let notices = rustix::stdio::stdin().try_clone_to_owned()?;
+    let stream = StdStream::from(rustix::stdio::stdout().try_clone_to_owned()?);
+    stream.set_nonblocking(true)?;
+    open_many();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
+    confine::give_up()?;
+    runtime.block_on(serve(notices, stream))
+}
+
+/// As many descriptors as this process may have: each slice needs a few.
+pub fn open_many() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // With fewer, the last slices are not served.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+async fn serve(notices: OwnedFd, stream: StdStream) -> anyhow::Result<()> {
+    let (read, write) = UnixStream::from_std(stream)?.into_split();
+    let (asker, questions) = Asker::new();
+    let mut listeners = Listening {
+        asker: asker.clone(),
+        by_key: HashMap::new(),
+    };
+    tokio::select! {
+        ended = listeners.follow(notices) => ended.context("hear of listeners"),
+        ended = write_questions(questions, write) => ended.context("ask the daemon"),
+        ended = asker.read_answers(read) => ended.context("hear from the daemon"),
+    }
+}
+
+/// Asks the daemon.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    waiting: Arc<Mutex<Waiting>>,
+    to_daemon: mpsc::Sender<Question>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    last: u64,
+    replies: HashMap<u64, oneshot::Sender<Reply>>,
+}
+
+impl Asker {
+    fn new() -> (Self, mpsc::Receiver<Question>) {
+        let (to_daemon, questions) = mpsc::channel(QUEUE);
+        let asker = Self {
+            waiting: Arc::default(),
+            to_daemon,
+        };
+        (asker, questions)
+    }
+
+    /// The daemon's answer; none where it gives none.
+    pub async fn ask(&self, viewer: Viewer, ask: Ask) -> Option<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let number = self.with(|waiting| {
+            waiting.last += 1;
+            waiting.replies.insert(waiting.last, reply);
+            waiting.last
+        });
+        // Also when whoever waits is dropped.
+        let _forget = Forget {
+            asker: self,
+            number,
+        };
+        let question = Question {
+            number,
+            viewer,
+            ask,
+        };
+        self.to_daemon.send(question).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn read_answers(&self, mut from: OwnedReadHalf) -> anyhow::Result<()> {
+        while let Some((answer, body)) = wire::read::<Answer>(&mut from, wire::BODY).await? {
+            let reply = self.with(|waiting| waiting.replies.remove(&answer.number));
+            if let Some(reply) = reply {
+                // Nobody waits any more: no matter.
+                let _ = reply.send(answer.result.map(|content| (content, body)));
+            }
+        }
+        Ok(())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Waiting) -> T) -> T {
+        act(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Forgets a question when it is over.
+struct Forget<'a> {
+    asker: &'a Asker,
+    number: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.asker
+            .with(|waiting| waiting.replies.remove(&self.number));
+    }
+}
+
+async fn write_questions(
+    mut questions: mpsc::Receiver<Question>,
+    mut to: OwnedWriteHalf,
+) -> anyhow::Result<()> {
+    while let Some(question) = questions.recv().await {
+        wire::write(&mut to, &question, &[]).await?;
+    }
+    Ok(())
+}
+
+/// The listeners there are, each with a task.
+struct Listening {
+    asker: Asker,
+    by_key: HashMap<u64, AbortHandle>,
+}
+
+impl Listening {
+    async fn follow(&mut self, notices: OwnedFd) -> anyhow::Result<()> {
+        let notices = Readable::new(notices)?;
+        loop {
+            while let Some((notice, socket)) = next(notices.as_fd())? {
+                match (notice, socket) {
+                    (Some(Notice::Listen { key, viewer }), Some(socket)) => {
+                        let listener = StdListener::from(socket);
+                        listener.set_nonblocking(true)?;
+                        let listener = UnixListener::from_std(listener)?;
+                        let task = tokio::spawn(listen(listener, viewer, self.asker.clone()));
+                        self.by_key.insert(key, task.abort_handle());
+                    }
+                    (Some(Notice::Forget { key }), _) => {
+                        if let Some(task) = self.by_key.remove(&key) {
+                            task.abort();
+                        }
+                    }
+                    (Some(Notice::Listen { .. }), None) => {}
+                    // The daemon has ended.
+                    (None, _) => return Ok(()),
+                }
+            }
+            notices.wait().await?;
+        }
+    }
+}
+
+/// The next notice, if it is there, with what came along; a notice of nothing
+/// is the end.
+fn next(from: impl AsFd) -> anyhow::Result<Option<(Option<Notice>, Option<OwnedFd>)>> {
+    let mut bytes = [0; wire::NOTICE];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = match recvmsg::<()>(
+        from.as_fd().as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        flags,
+    ) {
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+        message => message?,
+    };
+    let mut socket = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(rights) = control {
+            socket = rights.into_iter().map(process::owned).next();
+        }
+    }
+    let length = message.bytes;
+    if length == 0 {
+        return Ok(Some((None, socket)));
+    }
+    Ok(Some((
+        Some(serde_json::from_slice(&bytes[..length])?),
+        socket,
+    )))
+}
+
+/// Takes the connections of one slice, at a pace.
+async fn listen(listener: UnixListener, viewer: Viewer, asker: Asker) {
+    let client = Arc::new(Client::new(viewer));
+    let places = Arc::new(Semaphore::new(quota::CONNECTIONS));
+    let mut pace = Bucket::new(quota::ACCEPTED);
+    // They end with this task.
+    let mut connections = JoinSet::new();
+    loop {
+        while let Err(wait) = pace.take(Instant::now()) {
+            sleep(wait).await;
+        }
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(AGAIN).await;
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        match places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let (client, asker) = (client.clone(), asker.clone());
+                connections.spawn(async move {
+                    http::serve(stream, client, asker).await;
+                    drop(place);
+                });
+            }
+            Err(_) => {
+                connections.spawn(http::turn_away(stream));
+            }
+        }
+    }
+}

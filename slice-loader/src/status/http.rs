@@ -1,0 +1,133 @@
+//! One connection of a slice: HTTP/1.1, bounded in all that it may take.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::front::Asker;
+use super::openmetrics;
+use super::quota::{self, Bucket};
+use super::route::{self, Problem};
+use super::wire::{Content, Viewer};
+
+/// What the connections of one slice share.
+#[derive(Debug)]
+pub struct Client {
+    viewer: Viewer,
+    questions: Mutex<Bucket>,
+}
+
+impl Client {
+    /// Of this slice.
+    #[must_use]
+    pub fn new(viewer: Viewer) -> Self {
+        Self {
+            viewer,
+            questions: Mutex::new(Bucket::new(quota::ANSWERED)),
+        }
+    }
+
+    fn may_ask(&self) -> Result<(), Problem> {
+        let mut questions = self
+            .questions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        questions
+            .take(Instant::now())
+            .map_err(|wait| Problem::TooMany(wait.as_secs() + 1))
+    }
+}
+
+/// Serves a connection until it ends, or has lived long enough.
+pub async fn serve(stream: UnixStream, client: Arc<Client>, asker: Asker) {
+    let service = service_fn(move |request| {
+        let (client, asker) = (client.clone(), asker.clone());
+        async move { Ok::<_, Infallible>(respond(&request, &client, &asker).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(quota::HEAD)
+        // Programs that say "no more" before they read, as `socat` does.
+        .half_close(true)
+        .max_buf_size(quota::HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    // How it ends is the slice's affair.
+    let _ = timeout(quota::LIFE, connection).await;
+}
+
+/// Tells that there are too many, before anything is read.
+pub async fn turn_away(mut stream: UnixStream) {
+    let problem = Problem::Connections;
+    let body = problem.document();
+    let mut text = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM}\r\ncontent-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    text.extend(body);
+    let _ = timeout(quota::HEAD, stream.write_all(&text)).await;
+}
+
+const PROBLEM: &str = "application/problem+json";
+
+async fn respond(
+    request: &Request<Incoming>,
+    client: &Client,
+    asker: &Asker,
+) -> Response<Full<Bytes>> {
+    match ask(request, client, asker).await {
+        Ok((content, body)) => {
+            let kind = match content {
+                Content::Json => "application/json",
+                Content::OpenMetrics => openmetrics::CONTENT_TYPE,
+            };
+            response(StatusCode::OK, kind, body)
+        }
+        Err(problem) => {
+            let mut response = response(problem.status(), PROBLEM, problem.document());
+            let headers = response.headers_mut();
+            if let Some(seconds) = problem.again_after() {
+                headers.insert(header::RETRY_AFTER, seconds.into());
+                // Who goes on regardless has to connect first, which has a pace.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            if problem == Problem::OnlyReading {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
+            response
+        }
+    }
+}
+
+async fn ask(
+    request: &Request<Incoming>,
+    client: &Client,
+    asker: &Asker,
+) -> Result<(Content, Vec<u8>), Problem> {
+    client.may_ask()?;
+    let ask = route::read(request.method(), request.uri().path())?;
+    match timeout(quota::ANSWER, asker.ask(client.viewer.clone(), ask)).await {
+        Ok(Some(answer)) => answer.map_err(Problem::from),
+        Ok(None) | Err(_) => Err(Problem::Unavailable),
+    }
+}
+
+fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,25 @@
+//! The status hooks: what the node says of itself to the slices.
+//!
+//! ```text
+//!  a slice                     nobody's process            the daemon
+//!  /run/slice/status.sock ──── http, route, quota ──────── answers
+//!                              parses; has no right        applies the grants
+//! ```
+//!
+//! Each slice that has a context has a listener of its own, which is its
+//! identity: what a request says of who it is does not matter. The daemon makes
+//! the listeners and keeps them; a process without any right (`front`) takes
+//! connections and parses what slices write. What it understood it asks the
+//! daemon as a typed question ([`wire::Ask`]) in the slice's name.
+
+pub mod answers; // what a slice is told
+pub mod confine; // giving up every right
+pub mod daemon; // the daemon's side
+pub mod front; // the process that parses
+pub mod http; // one connection of a slice
+pub mod openmetrics; // the rows as OpenMetrics
+pub mod quota; // how much a slice may ask
+pub mod route; // from a path to a question
+pub mod sockets; // the listeners of all slices
+pub mod source; // the node, read at most once a second
+pub mod wire; // what the two processes say to each other

@@ -1,0 +1,171 @@
+//! The rows as OpenMetrics 1.0 text: one table says which families there are.
+//!
+//! Labels take only names of slices, reasons and directions: as many series as
+//! there are rows, times a constant. A limit is absent where nothing bounds it.
+
+use std::fmt::Write;
+
+use super::answers::Attributes;
+use crate::report::Used;
+use crate::report::status::{Row, Transfer, Volume};
+use Kind::{Counter, Gauge, Info};
+use families::{FAMILIES, Kind};
+
+mod families;
+
+/// The type of a body in this form.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Where the samples of one family go.
+struct Samples<'a> {
+    text: &'a mut String,
+    family: &'a str,
+    suffix: &'static str,
+    slice: &'a str,
+}
+
+/// The text about these rows, and about the node where the reader may know.
+#[must_use]
+pub fn render(node: Option<&Attributes>, rows: &[Row]) -> String {
+    let mut text = String::with_capacity(256 + rows.len() * 2048);
+    if let Some(node) = node {
+        about(node, &mut text);
+    }
+    for family in FAMILIES {
+        head(
+            &mut text,
+            family.name,
+            family.kind,
+            family.unit,
+            family.help,
+        );
+        for row in rows {
+            let mut samples = Samples {
+                text: &mut text,
+                family: family.name,
+                suffix: suffix(family.kind),
+                slice: &row.name,
+            };
+            (family.samples)(row, &mut samples);
+        }
+    }
+    text.push_str("# EOF\n");
+    text
+}
+
+/// The node's own families.
+fn about(node: &Attributes, text: &mut String) {
+    head(text, "slice_node", Info, "", "The node.");
+    let [name, kernel, version] = [&node.name, &node.kernel, &node.version].map(|of| escaped(of));
+    let _ = writeln!(
+        text,
+        "slice_node_info{{name=\"{name}\",kernel=\"{kernel}\",version=\"{version}\"}} 1"
+    );
+    let mut gauge = |name: &str, unit: &str, help: &str, value: Option<u64>| {
+        if let Some(value) = value {
+            head(text, name, Gauge, unit, help);
+            let _ = writeln!(text, "{name} {value}");
+        }
+    };
+    let since = u64::try_from(node.since.as_second()).ok();
+    gauge(
+        "slice_node_start_time_seconds",
+        "seconds",
+        "When the node came up.",
+        since,
+    );
+    gauge(
+        "slice_node_cores",
+        "cores",
+        "Processors of the machine.",
+        Some(node.cores),
+    );
+    gauge(
+        "slice_node_memory_bytes",
+        "bytes",
+        "Memory of the machine.",
+        Some(node.memory_bytes),
+    );
+    let slices = node.slices.as_ref();
+    gauge(
+        "slice_node_slices",
+        "",
+        "Slices in force.",
+        slices.map(|used| used.usage),
+    );
+    let most = slices.and_then(|used| used.limit);
+    gauge("slice_node_slices_limit", "", "Most slices.", most);
+}
+
+fn head(text: &mut String, name: &str, kind: Kind, unit: &str, help: &str) {
+    let kind = match kind {
+        Counter => "counter",
+        Gauge => "gauge",
+        Info => "info",
+    };
+    let _ = writeln!(text, "# TYPE {name} {kind}");
+    if !unit.is_empty() {
+        let _ = writeln!(text, "# UNIT {name} {unit}");
+    }
+    let _ = writeln!(text, "# HELP {name} {help}");
+}
+
+const fn suffix(kind: Kind) -> &'static str {
+    match kind {
+        Counter => "_total",
+        Gauge => "",
+        Info => "_info",
+    }
+}
+
+impl Samples<'_> {
+    fn put(&mut self, labels: &[(&str, &str)], value: &str) {
+        let (family, suffix, slice) = (self.family, self.suffix, escaped(self.slice));
+        let _ = write!(self.text, "{family}{suffix}{{slice=\"{slice}\"");
+        for (label, of) in labels {
+            let _ = write!(self.text, ",{label}=\"{}\"", escaped(of));
+        }
+        let _ = writeln!(self.text, "}} {value}");
+    }
+
+    fn number(&mut self, labels: &[(&str, &str)], value: u64) {
+        self.put(labels, &value.to_string());
+    }
+
+    fn usage(&mut self, used: Option<Used>) {
+        if let Some(used) = used {
+            self.number(&[], used.usage);
+        }
+    }
+
+    fn limit(&mut self, used: Option<Used>) {
+        if let Some(limit) = used.and_then(|used| used.limit) {
+            self.number(&[], limit);
+        }
+    }
+
+    fn io(&mut self, row: &Row, number: fn(&Transfer) -> u64) {
+        if let Some(io) = &row.io {
+            self.number(&[("direction", "read")], number(&io.read));
+            self.number(&[("direction", "write")], number(&io.write));
+        }
+    }
+
+    fn network(&mut self, row: &Row, number: fn(&Volume) -> u64) {
+        for (scope, way) in [("external", &row.external), ("loopback", &row.loopback)] {
+            for (direction, volume) in [("sent", &way.sent), ("received", &way.received)] {
+                let labels = [("scope", scope), ("direction", direction)];
+                self.number(&labels, number(volume));
+            }
+        }
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! The text as Prometheus reads it; that it keeps to the standard is tried by the
+//! strict reader of the VM tests, which reads the same golden file.
+
+use std::fs;
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::report::status::{Cpu, Io, Reading};
+use crate::status::answers::tests::reading;
+
+fn rows() -> Vec<Row> {
+    let full = Reading {
+        cpu: Some(Cpu {
+            used_us: 1_500_001,
+            cap_millicores: Some(2_050),
+        }),
+        memory: Some(Used {
+            usage: 4096,
+            limit: Some(1 << 20),
+        }),
+        processes: Some(Used {
+            usage: 3,
+            limit: Some(12),
+        }),
+        disk: Some(Used {
+            usage: 8192,
+            limit: Some(1 << 24),
+        }),
+        inodes: Some(Used {
+            usage: 5,
+            limit: None,
+        }),
+        io: Some(Io {
+            read: Transfer {
+                bytes: 11,
+                operations: 12,
+                ..Transfer::default()
+            },
+            write: Transfer {
+                bytes: 13,
+                operations: 14,
+                ..Transfer::default()
+            },
+        }),
+        ..reading(2, "alpha")
+    };
+    [reading(0, ""), full, reading(1, "")]
+        .map(Row::from)
+        .to_vec()
+}
+
+fn node() -> Attributes {
+    Attributes {
+        time: Timestamp::UNIX_EPOCH,
+        name: "here\"s \\ name".into(),
+        kernel: "6.12.0".into(),
+        architecture: "x86_64".into(),
+        version: "0.1.0".into(),
+        since: Timestamp::from_second(1_700_000_000).unwrap(),
+        cores: 2,
+        memory_bytes: 1 << 30,
+        load: [0.5; 3],
+        slices: Some(Used {
+            usage: 1,
+            limit: Some(32),
+        }),
+    }
+}
+
+#[test]
+fn the_text_is_the_one_that_was_looked_at() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/golden/metrics.txt");
+    let text = render(Some(&node()), &rows());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&path).unwrap());
+}
+
+#[test]
+fn who_may_not_know_of_the_node_is_told_of_the_rows_alone() {
+    let text = render(None, &rows()[1..2]);
+    assert!(!text.contains("slice_node"), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+}

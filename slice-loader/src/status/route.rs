@@ -1,0 +1,204 @@
+//! From a request to a question, and from a refusal to a problem (RFC 9457).
+
+use hyper::{Method, StatusCode};
+use serde::Serialize;
+
+use super::wire::{Ask, Form, Refusal};
+
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// No document is there.
+    NoSuchDocument,
+    /// No slice of that name is there for the asker.
+    NoSuchSlice,
+    /// Something else than reading was asked for.
+    OnlyReading,
+    /// Too many questions: again after so many seconds.
+    TooMany(u64),
+    /// Too many connections.
+    Connections,
+    /// The asker is no slice of the node any more.
+    Gone,
+    /// The node does not answer.
+    Unavailable,
+    /// The node could not be read.
+    Unreadable,
+}
+
+/// A problem as it is written.
+#[derive(Serialize)]
+struct Document {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'static str,
+}
+
+/// What a request asks.
+///
+/// # Errors
+/// The problem with it.
+pub fn read(method: &Method, path: &str) -> Result<Ask, Problem> {
+    let ask = match path {
+        "/v1/node" => Ask::Node,
+        "/v1/slices" => Ask::Rows(Form::All),
+        "/v1/ports" => Ask::Ports,
+        "/v1/drops" => Ask::Rows(Form::Drops),
+        "/metrics" => Ask::Rows(Form::Metrics),
+        _ => {
+            let name = path
+                .strip_prefix("/v1/slices/")
+                .ok_or(Problem::NoSuchDocument)?;
+            Ask::Rows(Form::One(known(name).ok_or(Problem::NoSuchSlice)?))
+        }
+    };
+    if matches!(*method, Method::GET | Method::HEAD) {
+        Ok(ask)
+    } else {
+        Err(Problem::OnlyReading)
+    }
+}
+
+/// A name that a slice, the node or the unattributed may have: so no other
+/// text comes to the daemon.
+fn known(name: &str) -> Option<String> {
+    let letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+    (!name.is_empty() && name.len() <= 31 && name.bytes().all(letter)).then(|| name.to_owned())
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoSuchSlice => Self::NoSuchSlice,
+            Refusal::Gone => Self::Gone,
+            Refusal::Unreadable => Self::Unreadable,
+        }
+    }
+}
+
+impl Problem {
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::NoSuchDocument | Self::NoSuchSlice => StatusCode::NOT_FOUND,
+            Self::OnlyReading => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Gone => StatusCode::FORBIDDEN,
+            Self::Connections | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Seconds after which it may be asked again.
+    #[must_use]
+    pub const fn again_after(self) -> Option<u64> {
+        match self {
+            Self::TooMany(seconds) => Some(seconds),
+            Self::Connections | Self::Unavailable => Some(1),
+            _ => None,
+        }
+    }
+
+    const fn detail(self) -> &'static str {
+        match self {
+            Self::NoSuchDocument => {
+                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/drops and /metrics."
+            }
+            Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
+            Self::OnlyReading => "The status can be read, with GET or HEAD.",
+            Self::TooMany(_) => "The slice asks more often than it may.",
+            Self::Connections => "The slice has more connections than it may.",
+            Self::Gone => "The slice is not on this node any more.",
+            Self::Unavailable => "The node does not answer.",
+            Self::Unreadable => "The node could not be read.",
+        }
+    }
+
+    /// The document that tells it, `application/problem+json`.
+    #[must_use]
+    pub fn document(self) -> Vec<u8> {
+        let status = self.status();
+        let document = Document {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: self.detail(),
+        };
+        // Strings and a number: this cannot fail.
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_document_has_one_path() {
+        for (path, ask) in [
+            ("/v1/node", Ask::Node),
+            ("/v1/slices", Ask::Rows(Form::All)),
+            ("/v1/slices/alpha", Ask::Rows(Form::One("alpha".into()))),
+            ("/v1/ports", Ask::Ports),
+            ("/v1/drops", Ask::Rows(Form::Drops)),
+            ("/metrics", Ask::Rows(Form::Metrics)),
+        ] {
+            assert_eq!(read(&Method::GET, path), Ok(ask.clone()));
+            assert_eq!(read(&Method::HEAD, path), Ok(ask));
+            assert_eq!(read(&Method::POST, path), Err(Problem::OnlyReading));
+        }
+    }
+
+    #[test]
+    fn no_other_path_is_one_and_no_other_name_comes_to_the_daemon() {
+        for path in [
+            "",
+            "/",
+            "/v1",
+            "/v2/node",
+            "/v1/node/",
+            "//v1/node",
+            "/v1/./node",
+            "/v1/reload",
+            "/v1/slices?",
+            "*",
+        ] {
+            assert_eq!(
+                read(&Method::GET, path),
+                Err(Problem::NoSuchDocument),
+                "{path}"
+            );
+        }
+        for name in [
+            "",
+            "../node",
+            "a/b",
+            "Alpha",
+            "alpha%00",
+            "al pha",
+            "\u{e9}",
+            "alpha\n",
+            "abcdefghijklmnopqrstuvwxyz012345",
+        ] {
+            let path = format!("/v1/slices/{name}");
+            assert_eq!(
+                read(&Method::GET, &path),
+                Err(Problem::NoSuchSlice),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_problem_tells_its_status_and_when_to_come_again() {
+        let text = String::from_utf8(Problem::TooMany(3).document()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The slice asks more often than it may."}"#
+        );
+        assert_eq!(Problem::TooMany(3).again_after(), Some(3));
+        assert_eq!(Problem::NoSuchSlice.again_after(), None);
+    }
+}

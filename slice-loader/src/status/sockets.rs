@@ -1,0 +1,153 @@
+//! The listeners of all slices, held by the daemon: one for each directory that
+//! is shown to a slice as its `/run/slice`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use nix::sys::socket::{Backlog, listen};
+
+use super::quota::BACKLOG;
+use super::wire::Viewer;
+use crate::context::shown;
+use crate::node::Node;
+
+/// The name of the socket in a slice's directory.
+pub const NAME: &str = "status.sock";
+/// What it is called until it can be connected to.
+const NEW: &str = ".status.sock";
+
+/// A slice's listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Tells it from others, also from earlier ones of the same slice.
+    pub key: u64,
+    /// Whose it is.
+    pub viewer: Viewer,
+    /// The socket.
+    pub socket: Arc<UnixListener>,
+    /// Which file it is, so that one is missed that was removed or replaced.
+    file: (u64, u64),
+}
+
+/// Those of all slices.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    by_name: BTreeMap<String, Listener>,
+    last: u64,
+}
+
+/// What has changed.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Those that came.
+    pub come: Vec<Listener>,
+    /// The keys of those that went.
+    pub gone: Vec<u64>,
+}
+
+impl Listeners {
+    /// All that there are.
+    pub fn all(&self) -> Vec<Listener> {
+        self.by_name.values().cloned().collect()
+    }
+
+    /// Makes what is missing, lets go of what is too much.
+    ///
+    /// # Errors
+    /// The node is not up, or the directories cannot be read. One that cannot
+    /// be made is no error: it is told, and tried again the next time.
+    pub fn follow(&mut self) -> anyhow::Result<Change> {
+        // First the directories: one that a slice gets meanwhile is of the slice
+        // that the record has then, or is looked at again.
+        let names = directories().context("list the slices' directories")?;
+        let node = Node::open()?;
+        let mut change = Change::default();
+        let mut next = BTreeMap::new();
+        for name in names {
+            let Some(slice) = node.record().slices.get(&name) else {
+                continue;
+            };
+            let viewer = Viewer {
+                name: name.clone(),
+                id: slice.id,
+            };
+            let directory = Path::new(shown::DIRECTORY).join(&name);
+            let there = self.by_name.remove(&name);
+            let kept = there.filter(|listener| {
+                let same = listener.viewer == viewer
+                    && file(&directory.join(NAME)).is_ok_and(|file| file == listener.file);
+                if !same {
+                    change.gone.push(listener.key);
+                }
+                same
+            });
+            let listener = match kept {
+                Some(listener) => listener,
+                None => match bind(&directory) {
+                    Ok((socket, file)) => {
+                        self.last += 1;
+                        let listener = Listener {
+                            key: self.last,
+                            viewer,
+                            socket: Arc::new(socket),
+                            file,
+                        };
+                        change.come.push(listener.clone());
+                        listener
+                    }
+                    // A slice that was stopped meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => {
+                        tracing::warn!(slice = name, "could not listen for the slice: {error}");
+                        continue;
+                    }
+                },
+            };
+            next.insert(name, listener);
+        }
+        let rest = std::mem::replace(&mut self.by_name, next);
+        change
+            .gone
+            .extend(rest.values().map(|listener| listener.key));
+        Ok(change)
+    }
+}
+
+/// The names that have a directory.
+fn directories() -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(shown::DIRECTORY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// A listener in this directory, in the place of any that was there.
+fn bind(directory: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    let (new, name) = (directory.join(NEW), directory.join(NAME));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixListener::bind(&new)?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    socket.set_nonblocking(true)?;
+    // For all users of the slice; on the node nobody reaches the directory.
+    fs::set_permissions(&new, Permissions::from_mode(0o666))?;
+    fs::rename(&new, &name)?;
+    let file = file(&name)?;
+    Ok((socket, file))
+}
+
+fn file(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}

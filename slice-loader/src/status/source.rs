@@ -1,0 +1,154 @@
+//! The node as the answers need it, read at most once a second however many
+//! ask: what is told is at most that old.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use policy::SliceId;
+
+use super::answers::{Attributes, Sight, Source};
+use super::wire::Viewer;
+use crate::node::Node;
+use crate::report::status::Row;
+use crate::report::{Ports, Status, Used, read};
+
+/// How old an answer may be.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The node, and what was read of it.
+#[derive(Debug, Default)]
+pub struct Reading {
+    node: Option<Aged<Node>>,
+    all: Option<Aged<Status>>,
+    ports: Option<Aged<Ports>>,
+    own: BTreeMap<u32, Aged<(Timestamp, Row)>>,
+}
+
+/// Something, and when it was read.
+#[derive(Debug)]
+struct Aged<T> {
+    since: Instant,
+    value: T,
+}
+
+/// What is there, if it is fresh; else what is read now.
+fn fresh<T>(
+    slot: &mut Option<Aged<T>>,
+    read: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<&T> {
+    if !slot.as_ref().is_some_and(Aged::fresh) {
+        // What is stale is nothing, also where it cannot be read anew.
+        *slot = None;
+        let value = read()?;
+        *slot = Some(Aged::now(value));
+    }
+    let aged = slot.as_ref().context("it was read")?;
+    Ok(&aged.value)
+}
+
+impl<T> Aged<T> {
+    fn now(value: T) -> Self {
+        Self {
+            since: Instant::now(),
+            value,
+        }
+    }
+
+    fn fresh(&self) -> bool {
+        self.since.elapsed() < FRESH
+    }
+}
+
+impl Reading {
+    fn node(&mut self) -> anyhow::Result<&Node> {
+        fresh(&mut self.node, Node::open)
+    }
+
+    /// Lets go of all that is stale: between two scrapes nothing is kept.
+    pub fn forget(&mut self) {
+        self.node.take_if(|node| !node.fresh());
+        self.all.take_if(|all| !all.fresh());
+        self.ports.take_if(|ports| !ports.fresh());
+        self.own.retain(|_, row| row.fresh());
+    }
+}
+
+impl Source for Reading {
+    fn sight(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Sight>> {
+        let record = self.node()?.record();
+        let slice = record.slices.get(&viewer.name);
+        if slice.is_none_or(|slice| slice.id != viewer.id) {
+            return Ok(None);
+        }
+        let granted = record
+            .contexts
+            .get(&viewer.name)
+            .is_some_and(|recipe| recipe.status);
+        Ok(Some(if granted { Sight::All } else { Sight::Own }))
+    }
+
+    fn attributes(&mut self) -> anyhow::Result<Attributes> {
+        let node = self.node()?;
+        let host = nix::sys::utsname::uname().context("ask the kernel for its name")?;
+        let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
+        let rows = node.settings()?.rows;
+        let most = rows.saturating_sub(policy::ids::FIRST_SLICE_ROW);
+        let record = node.record();
+        Ok(Attributes {
+            time: Timestamp::now(),
+            name: text(host.nodename()),
+            kernel: text(host.release()),
+            architecture: text(host.machine()),
+            version: record.version.clone(),
+            since: Timestamp::from_second(i64::try_from(record.since)?)?,
+            cores: std::thread::available_parallelism().map_or(0, |cores| cores.get() as u64),
+            memory_bytes: memory().unwrap_or(0),
+            load: load().unwrap_or_default(),
+            slices: Some(Used {
+                usage: u64::try_from(record.slices.len())?,
+                limit: Some(u64::from(most)),
+            }),
+        })
+    }
+
+    fn all(&mut self) -> anyhow::Result<&Status> {
+        let node = fresh(&mut self.node, Node::open)?;
+        fresh(&mut self.all, || read::status(node))
+    }
+
+    fn own(&mut self, viewer: &Viewer) -> anyhow::Result<(Timestamp, Row)> {
+        if let Some(row) = self.own.get(&viewer.id).filter(|row| row.fresh()) {
+            return Ok(row.value.clone());
+        }
+        let id = SliceId(viewer.id);
+        let row = read::row(self.node()?, &viewer.name, id)?;
+        let row = (Timestamp::now(), row);
+        self.own.insert(viewer.id, Aged::now(row.clone()));
+        Ok(row)
+    }
+
+    fn ports(&mut self) -> anyhow::Result<&Ports> {
+        let node = fresh(&mut self.node, Node::open)?;
+        fresh(&mut self.ports, || read::ports(node))
+    }
+}
+
+/// Bytes of memory of the machine.
+fn memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// The load averages.
+fn load() -> Option<[f64; 3]> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let mut words = text.split(' ').map(|word| word.parse().ok());
+    Some([words.next()??, words.next()??, words.next()??])
+}

@@ -1,0 +1,227 @@
+//! What the process that parses and the daemon say to each other, over two
+//! pairs of sockets: listeners one way, questions and answers the other.
+//!
+//! A frame is two lengths of four bytes, a head in JSON and a body. The daemon
+//! trusts nothing of a question but its form: it may come from a process that a
+//! slice has taken over, which could then ask in the name of any slice, and
+//! nothing else.
+
+use std::io;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Whose listener a question came by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Viewer {
+    /// The slice's name.
+    pub name: String,
+    /// Its id: another slice may have the name by now.
+    pub id: u32,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// The machine.
+    Node,
+    /// Whose each port is.
+    Ports,
+    /// The rows.
+    Rows(Form),
+}
+
+/// How the rows are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// All of them.
+    All,
+    /// That of this name.
+    One(String),
+    /// Denied calls and dropped packets, by reason.
+    Drops,
+    /// OpenMetrics.
+    Metrics,
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// Tells its answer from others.
+    pub number: u64,
+    /// Who asks.
+    pub viewer: Viewer,
+    /// What.
+    pub ask: Ask,
+}
+
+/// The head of an answer; what was asked for is the frame's body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The question's number.
+    pub number: u64,
+    /// What the body is, or why there is none.
+    pub result: Result<Content, Refusal>,
+}
+
+/// The form of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// A JSON document.
+    Json,
+    /// OpenMetrics text.
+    OpenMetrics,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// There is no slice of that name, or the asker may not know.
+    NoSuchSlice,
+    /// The asker is no slice of the node any more.
+    Gone,
+    /// The node could not be read.
+    Unreadable,
+}
+
+/// What is told of listeners; a listener comes along as a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    /// Take connections by this one.
+    Listen {
+        /// Tells it from others.
+        key: u64,
+        /// Whose it is.
+        viewer: Viewer,
+    },
+    /// Let go of that one.
+    Forget {
+        /// Which.
+        key: u64,
+    },
+}
+
+/// Most bytes of a notice.
+pub const NOTICE: usize = 256;
+
+/// Most bytes of a head: all that a question has.
+const HEAD: u32 = 1024;
+
+/// Most bytes of an answer's body: 5,000 slices need a fifth of it.
+pub const BODY: u32 = 64 << 20;
+
+/// Reads a frame whose body has at most `most` bytes; none at the end.
+///
+/// # Errors
+/// The other end wrote something else, or the kernel's.
+pub async fn read<T: DeserializeOwned>(
+    from: &mut (impl AsyncRead + Unpin),
+    most: u32,
+) -> io::Result<Option<(T, Vec<u8>)>> {
+    let head = match from.read_u32_le().await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        length => length?,
+    };
+    let body = from.read_u32_le().await?;
+    if head > HEAD || body > most {
+        return Err(io::Error::other("a frame is too long"));
+    }
+    let mut read = async |length: u32| -> io::Result<Vec<u8>> {
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        from.read_exact(&mut bytes).await?;
+        Ok(bytes)
+    };
+    let head = read(head).await?;
+    Ok(Some((serde_json::from_slice(&head)?, read(body).await?)))
+}
+
+/// Writes a frame.
+///
+/// # Errors
+/// It is too long, or the kernel's.
+pub async fn write(
+    to: &mut (impl AsyncWrite + Unpin),
+    head: &impl Serialize,
+    body: &[u8],
+) -> io::Result<()> {
+    let head = serde_json::to_vec(head)?;
+    let length = |bytes: &[u8], most: u32| {
+        u32::try_from(bytes.len())
+            .ok()
+            .filter(|length| *length <= most)
+            .ok_or_else(|| io::Error::other("a frame would be too long"))
+    };
+    let (heads, bodies) = (length(&head, HEAD)?, length(body, BODY)?);
+    let mut start = Vec::with_capacity(head.len() + 8);
+    start.extend(heads.to_le_bytes());
+    start.extend(bodies.to_le_bytes());
+    start.extend(head);
+    to.write_all(&start).await?;
+    to.write_all(body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(name: &str) -> Question {
+        Question {
+            number: 7,
+            viewer: Viewer {
+                name: "alpha".into(),
+                id: 258,
+            },
+            ask: Ask::Rows(Form::One(name.into())),
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_come_out_as_they_went_in_one_after_the_other_until_the_end() {
+        let mut pipe = Vec::new();
+        for (name, body) in [("beta", &b"body"[..]), ("gamma", b"")] {
+            write(&mut pipe, &question(name), body).await.unwrap();
+        }
+        let mut from = &pipe[..];
+        for (name, body) in [("beta", &b"body"[..]), ("gamma", b"")] {
+            let frame = read::<Question>(&mut from, 4).await.unwrap();
+            assert_eq!(frame, Some((question(name), body.to_vec())));
+        }
+        assert_eq!(read::<Question>(&mut from, 4).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_question_is_refused_before_memory_is_taken_for_it() {
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        // Lengths beyond all measure.
+        frames.push([0xff; 8].to_vec());
+        frames.push([2, 0, 0, 0, 1, 0, 0, 0, b'{', b'}', 0].to_vec());
+        // The end in the middle.
+        frames.push([9, 0, 0, 0, 0, 0, 0, 0, b'{'].to_vec());
+        // Another form.
+        for head in [
+            r#"{}"#,
+            r#"{"number":1,"viewer":{"name":"a","id":1},"ask":"Everything"}"#,
+            r#"{"number":1,"viewer":{"name":"a","id":1},"ask":"Node","grants":["status"]}"#,
+            r#"{"number":1,"viewer":{"name":"a","id":-1},"ask":"Node"}"#,
+        ] {
+            let length = u32::try_from(head.len()).unwrap().to_le_bytes();
+            frames.push([&length[..], &[0; 4], head.as_bytes()].concat());
+        }
+        for frame in frames {
+            let read = read::<Question>(&mut &frame[..], 0).await;
+            assert!(read.is_err(), "{frame:?}: {read:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_too_long_is_no_question() {
+        let long = "x".repeat(2000);
+        let mut pipe = Vec::new();
+        assert!(write(&mut pipe, &question(&long), b"").await.is_err());
+        assert!(pipe.is_empty());
+    }
+}
