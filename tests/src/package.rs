@@ -17,6 +17,7 @@ use crate::servers::listens;
 use crate::siege::Ground;
 use crate::site::{SLICES, Site, until};
 use crate::ssh::Ssh;
+use crate::status_hooks;
 use crate::survival::{programs, still_counting};
 
 pub const TESTS: &[Test] = &[
@@ -107,6 +108,19 @@ fn a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices(node: &mut Node
         owner.daemon()? != daemon,
         "the daemon of before the restart runs"
     );
+
+    // The sandbox lets the process that parses what slices ask give up the rest.
+    let daemon = owner.daemon()?;
+    until("somebody without rights parses for the daemon", || {
+        let children = format!("/proc/{daemon}/task/{daemon}/children");
+        let children = fs::read_to_string(children)?;
+        let status = |pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        Ok(children
+            .split_whitespace()
+            .map(status)
+            .any(|status| status.contains(status_hooks::PARSER) && status.contains("Seccomp:\t2")))
+    })
+    .with_context(|| owner.journal())?;
 
     // What the owner changed comes with a reload, by either unit.
     for (unit, name) in [("slice", "gamma"), ("slice-daemon", "delta")] {

@@ -47,6 +47,9 @@ const SLICE: &str = "epsilon";
 /// Has it while a test says so.
 const MANAGER: &str = "delta";
 
+/// The user that the process has which parses for the daemon.
+pub const PARSER: &str = "4293939662";
+
 /// What was answered: status, type, body.
 struct Told {
     status: u64,
@@ -358,7 +361,7 @@ fn the_daemon_or_who_parses_is_killed(node: &mut Node) -> Result<()> {
     ensure!(field("Seccomp:").as_deref() == Some("2"), "{status}");
     ensure!(field("Groups:").as_deref() == Some(""), "{status}");
     let user = field("Uid:").context("no user")?;
-    ensure!(user == ["4293939662"; 4].join(" "), "{user}");
+    ensure!(user == [PARSER; 4].join(" "), "{user}");
 
     let kill = |pid| {
         Ok::<_, anyhow::Error>(kill_process(
