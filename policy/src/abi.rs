@@ -21,6 +21,14 @@
 //! | `STARTED` | hash | [`FlowKey`] | [`StartedFlow`] | programs | programs, loader |
 //! | `STARTED_RING` | hash | [`StartedAt`] | [`FlowKey`] | programs | programs, loader |
 //! | `DEVICES` | hash | number of a device (u32) | [`ArmedDevice`] | loader | programs |
+//! | `LINK_OF` | hash | number of a device (u32) | link (u32) | loader | programs |
+//! | `LINKS` | array | link | [`LinkEntry`] | loader | programs |
+//! | `LINK_STATES` | array | link | [`LinkState`] | programs | programs, loader |
+//! | `KNOBS` | array | [`link_index`] | [`LinkKnobs`] | loader | programs |
+//! | `BUCKETS` | array | [`link_index`] | [`Bucket`] | programs (loader zeroes) | programs, loader |
+//! | `WAITING` | array | link x words + row / 64 | bits (u64) | programs | programs |
+//! | `TURNS` | array | [`link_index`] x [`TURNS`] + flow | [`FlowTurn`] | programs | programs |
+//! | `DIVIDED` | array | [`link_index`] | row (u32) | programs | programs |
 //! | `RAW_OUT`, `NODE_OUT`, `RAW_IN`, `CAPTURE` | program array | 0 | program | loader | kernel |
 //! | `AUDITORS` | array of [`AUDITOR_ROWS`] | 0, or who | [`Auditor`] | who audits | programs |
 //! | `AUDITORS_LOST` | array of [`AUDITOR_ROWS`] | who | packets that found no room (u64) | programs | who audits |
@@ -321,6 +329,96 @@ layouts! {
         pub reserved @ 6: u16,
     }
 
+    /// What the owner gives a link.
+    pub struct LinkEntry [8] {
+        /// Rate, bytes per second; 0 where there is no link of this number.
+        pub rate @ 0: u64,
+    }
+
+    /// How a link stands; see [`crate::decide::pace`].
+    pub struct LinkState [112] {
+        /// When rates were divided last, monotonic clock, nanoseconds.
+        pub divided_ns @ 0: u64,
+        /// 1 while one CPU divides.
+        pub busy @ 8: u64,
+        /// Rate for one unit of share.
+        pub level @ 16: u64,
+        /// What all together may send, bytes per second.
+        pub budget @ 24: u64,
+        /// Bytes sent beyond the rate.
+        pub debt @ 32: i64,
+        /// Divisions (counter).
+        pub divisions @ 40: u64,
+        /// Slices among which it was divided last.
+        pub slices @ 48: u64,
+        /// What is left for shares, bytes per second.
+        pub rest @ 56: u64,
+        /// The shares that it is left for, of slices that woke since included.
+        pub shares @ 64: u64,
+        /// While dividing: the sums of [`crate::decide::pace::Sums`].
+        pub sums @ 72: [u64; 3],
+        /// The same: bits left of a word.
+        pub bits @ 96: u64,
+        /// The same: number of the word.
+        pub word @ 104: u64,
+    }
+
+    /// What the owner gives a slice on a link; see [`crate::decide::pace::Knobs`].
+    pub struct LinkKnobs [24] {
+        /// Bytes per second.
+        pub floor @ 0: u64,
+        /// Bytes per second.
+        pub cap @ 8: u64,
+        /// Weight, 0 where the row is not in use.
+        pub share @ 16: u32,
+        /// The slice.
+        pub id @ 20: SliceId,
+    }
+
+    /// The token bucket of a slice on a link.
+    pub struct Bucket [128] {
+        /// When all that was stamped has left, monotonic clock, nanoseconds.
+        pub next_ns @ 0: u64,
+        /// Rate, bytes per second.
+        pub rate @ 8: u64,
+        /// Bytes that were let through, as they are on the wire (counter).
+        pub bytes @ 16: u64,
+        /// Packets that were let through, segments apiece (counter).
+        pub packets @ 24: u64,
+        /// Bytes that were dropped, as too much waited (counter).
+        pub dropped_bytes @ 32: u64,
+        /// Packets that were dropped (counter).
+        pub dropped_packets @ 40: u64,
+        /// 0: it is not divided for; 1: it woke since the last division; 2: it is.
+        pub state @ 48: u64,
+        /// Last departure that was given.
+        pub last_ns @ 56: u64,
+        /// As `next_ns`, for what goes ahead of the queue.
+        pub ahead_ns @ 64: u64,
+        /// `bytes` at the last division.
+        pub bytes_before @ 72: u64,
+        /// Bytes that waited at the last division.
+        pub queue @ 80: u64,
+        /// Demand at the last division, bytes per second.
+        pub wants @ 88: u64,
+        /// 1 where a packet had to wait since the last division.
+        pub waited @ 96: u64,
+        /// 1 where `queue` is more than a packet on its way.
+        pub stands @ 104: u64,
+        /// Zero.
+        pub reserved @ 112: [u64; 2],
+    }
+
+    /// A flow of a slice on a link: those whose hash has the same last bits are one.
+    pub struct FlowTurn [24] {
+        /// When its last packet leaves, monotonic clock, nanoseconds.
+        pub last_ns @ 0: u64,
+        /// When all has left that was ahead of its first packet.
+        pub round_ns @ 8: u64,
+        /// Bytes that it sent since then ahead of the queue.
+        pub bytes @ 16: u64,
+    }
+
     /// The ports that a slice has bound on its private loopback.
     pub struct LoopbackPorts [512] {
         /// `sockets << 32 | lap << 24 | protocol << 16 | port`, see
@@ -451,6 +549,24 @@ pub const LOOPBACK_SLOTS: usize = 64;
 /// Flows in `STARTED` that are a slice's at once; a further one takes the place
 /// of the oldest.
 pub const STARTED_PER_SLICE: u32 = 256;
+
+/// Links that a node can have.
+pub const LINKS: u32 = 8;
+
+/// Flows of a slice that are told apart on a link; a power of two.
+pub const TURNS: u32 = 64;
+
+/// Words of `WAITING` for a link.
+#[inline(always)]
+pub const fn waiting_words(rows: u32) -> u32 {
+    rows.div_ceil(64)
+}
+
+/// The row of a slice on a link, of the maps that have `rows` for each.
+#[inline(always)]
+pub const fn link_index(link: u32, row: u32, rows: u32) -> u32 {
+    link * rows + row
+}
 
 /// Rules that one prefix can carry.
 pub const REFUSED_RANGES: usize = 16;

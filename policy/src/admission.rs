@@ -16,6 +16,7 @@ mod disk;
 mod floors;
 mod ids;
 mod io;
+mod links;
 mod ports;
 
 pub use addresses::shared_addresses;
@@ -196,6 +197,7 @@ pub fn admit<'a>(
     floors::floors(config, given, &mut complaints);
     disk::disk(config, given.disk, &facts.disk, &mut complaints);
     io::io(config, &facts.io, &mut complaints);
+    links::links(config, &mut complaints);
     ports::ports(config, &mut complaints);
     addresses::addresses(config, facts, &mut complaints);
     ids::uids(config, facts, &mut complaints);

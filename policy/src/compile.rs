@@ -8,9 +8,9 @@ use zerocopy::FromZeros;
 
 use crate::abi::{
     ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, AUDIT, Address, AddressEntry, CLAIM,
-    LIVE, OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND, RESERVED_NODE,
-    RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry,
-    SliceNameBytes, TCP, UDP, mapped, port_index, refused_row, refused_row_of,
+    LIVE, LinkKnobs, OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND,
+    RESERVED_NODE, RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings,
+    SliceEntry, SliceNameBytes, TCP, UDP, mapped, port_index, refused_row, refused_row_of,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
 use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Raw, Slice, SliceName};
@@ -20,6 +20,7 @@ mod cgroups;
 mod changes;
 pub mod disk;
 mod io;
+mod link;
 pub mod refused;
 mod show;
 mod weight;
@@ -27,6 +28,7 @@ mod weight;
 pub use cgroups::{Cgroup, CgroupWrite};
 pub use changes::{Changes, MapChanges, Step};
 pub use disk::DiskLimits;
+pub use link::{KnobsAt, Link};
 
 /// Everything an admitted policy makes the loader write. Two compilations of the same input are
 /// equal.
@@ -42,6 +44,10 @@ pub struct Plan {
     pub addresses: BTreeMap<Address, AddressEntry>,
     /// `REFUSED`.
     pub refused: BTreeMap<RefusedAt, RefusedPorts>,
+    /// Links, sorted by name: the number of one is its place here. Their rates are `LINKS`.
+    pub links: Vec<Link>,
+    /// `KNOBS`: of the node (row 0) and of every slice on every link.
+    pub knobs: BTreeMap<KnobsAt, LinkKnobs>,
     /// Attributes of cgroups, the parent's before its children's.
     pub cgroups: Vec<CgroupWrite>,
     /// Bounds on the disk: the file system's project has the slice's id. Every slice is there.
@@ -77,6 +83,8 @@ pub fn compile(admitted: &Admitted<'_>) -> Plan {
         reserved: reserved(admitted),
         addresses,
         refused,
+        links: link::links(admitted),
+        knobs: link::knobs(admitted),
         cgroups: cgroups::cgroups(admitted),
         disk: disk::disk(admitted),
         reserved_ports: reserved_ports(admitted),

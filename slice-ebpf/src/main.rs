@@ -23,6 +23,7 @@ mod destination; // what the node's owner refuses
 mod event; // counting a denial and telling of it
 mod flow; // flows that no socket of the kernel's holds
 mod kernel; // reading the kernel's own structures
+mod link; // what a slice may send on a link, and when
 mod loopback; // the ports of a slice's private loopback
 mod maps; // every map
 mod octets; // a packet's octets, wherever they are
@@ -49,6 +50,7 @@ mod hooks {
     mod node; // a packet leaves a socket of the node, or of the kernel itself
     mod open; // open(2) of /proc/net's files
     mod option; // setsockopt(2), getsockopt(2)
+    mod pace; // a packet reaches a link
     mod raw; // what raw sockets send and receive
     mod raw_port; // a raw socket claims a port
     mod receive; // recvfrom(2), recvmsg(2)

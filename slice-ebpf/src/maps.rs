@@ -6,9 +6,10 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, Progr
 use aya_ebpf::macros::btf_map;
 use policy::SliceId;
 use policy::abi::{
-    AUDIT_RING, AUDITOR_ROWS, Address, AddressEntry, ArmedDevice, Audited, Auditor, Claim, Denials,
-    Event, FlowKey, LoopbackPorts, PORT_ROWS, RefusedPorts, Reserved, STARTED_PER_SLICE, Settings,
-    SliceEntry, SliceState, StartedAt, StartedFlow, Tag, Traffic,
+    AUDIT_RING, AUDITOR_ROWS, Address, AddressEntry, ArmedDevice, Audited, Auditor, Bucket, Claim,
+    Denials, Event, FlowKey, FlowTurn, LINKS as MOST_LINKS, LinkEntry, LinkKnobs, LinkState,
+    LoopbackPorts, PORT_ROWS, RefusedPorts, Reserved, STARTED_PER_SLICE, Settings, SliceEntry,
+    SliceState, StartedAt, StartedFlow, Tag, Traffic,
 };
 
 /// Rows where the loader does not say otherwise.
@@ -47,6 +48,22 @@ pub static STARTED: HashMap<FlowKey, StartedFlow, STARTS, NO_PREALLOC> = HashMap
 pub static STARTED_RING: HashMap<StartedAt, FlowKey, STARTS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static DEVICES: HashMap<u32, ArmedDevice, 4096> = HashMap::new();
+#[btf_map]
+pub static LINK_OF: HashMap<u32, u32, { MOST_LINKS as usize }> = HashMap::new();
+#[btf_map]
+pub static LINKS: Array<LinkEntry, { MOST_LINKS as usize }> = Array::new();
+#[btf_map]
+pub static LINK_STATES: Array<LinkState, { MOST_LINKS as usize }> = Array::new();
+#[btf_map]
+pub static KNOBS: Array<LinkKnobs, ROWS> = Array::new();
+#[btf_map]
+pub static BUCKETS: Array<Bucket, ROWS> = Array::new();
+#[btf_map]
+pub static WAITING: Array<u64, ROWS> = Array::new();
+#[btf_map]
+pub static DIVIDED: Array<u32, ROWS> = Array::new();
+#[btf_map]
+pub static TURNS: Array<FlowTurn, ROWS> = Array::new();
 /// The program for packets that raw sockets send, at 0.
 #[btf_map]
 pub static RAW_OUT: ProgramArray<1> = ProgramArray::new();

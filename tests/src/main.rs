@@ -48,6 +48,7 @@ mod interrupted; // up and down that are killed or fail half-way
 mod io; // what a slice reads and writes of the disk
 mod isolation; // what root of a slice tries in vain
 mod lifecycle; // up and down: twice is once, half-way is not at all
+mod links; // the rate of a link, divided
 mod localhost; // what programs find at 127.0.0.1 and ::1
 mod logins; // logging in to slices by ssh
 mod loopback; // whose a loopback is
@@ -127,6 +128,7 @@ const MODULES: &[&[Test]] = &[
     malformed::TESTS,
     survival::TESTS,
     package::TESTS,
+    links::TESTS,
     scale::TESTS,
 ];
 

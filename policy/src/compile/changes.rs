@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use zerocopy::FromZeros;
 
-use super::{Cgroup, CgroupWrite, DiskLimits, Plan, RefusedAt};
-use crate::abi::{Address, AddressEntry, LIVE, RefusedPorts, Reserved, Settings, SliceEntry};
+use super::{Cgroup, CgroupWrite, DiskLimits, KnobsAt, Plan, RefusedAt};
+use crate::abi::{
+    Address, AddressEntry, LIVE, LinkEntry, LinkKnobs, RefusedPorts, Reserved, Settings, SliceEntry,
+};
 use crate::config::PortSet;
 use crate::ids::SliceId;
 
@@ -17,6 +19,10 @@ pub struct Changes {
     /// Whether what sockets remember of earlier checks is void: raise the generation in `SETTINGS`
     /// after the steps.
     pub forget_checks: bool,
+    /// Whether there are other links than before, by name or by number: all that is kept by the
+    /// number of a link (devices, states, buckets) is then another link's. Not so where only a rate
+    /// is different.
+    pub other_links: bool,
     /// Attributes of cgroups to write; those of new slices included.
     pub cgroups: Vec<CgroupWrite>,
     /// Bounds on the disk to write, those of slices that go excepted.
@@ -40,6 +46,10 @@ pub enum Step {
     Addresses(MapChanges<Address, AddressEntry>),
     /// `REFUSED`; in this order, the entries to set before those to remove.
     Refused(MapChanges<RefusedAt, RefusedPorts>),
+    /// `LINKS`, by number; a zeroed row is no link.
+    Links(Vec<(u32, LinkEntry)>),
+    /// `KNOBS`; a zeroed row is nobody's.
+    Knobs(Vec<(KnobsAt, LinkKnobs)>),
     /// `SETTINGS`; the loader fills in the generation.
     Settings(Settings),
 }
@@ -68,10 +78,10 @@ fn changes<K: Ord + Copy, V: PartialEq + Copy>(
 }
 
 /// The same for an array, where a row that goes is zeroed.
-fn rows<V: PartialEq + Copy + FromZeros>(
-    old: &BTreeMap<u32, V>,
-    new: &BTreeMap<u32, V>,
-) -> Vec<(u32, V)> {
+fn rows<K: Ord + Copy, V: PartialEq + Copy + FromZeros>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> Vec<(K, V)> {
     let MapChanges { mut set, remove } = changes(old, new);
     set.extend(remove.into_iter().map(|row| (row, V::new_zeroed())));
     set.sort_by_key(|(row, _)| *row);
@@ -96,6 +106,8 @@ impl Plan {
             reserved: BTreeMap::new(),
             addresses: BTreeMap::new(),
             refused: BTreeMap::new(),
+            links: Vec::new(),
+            knobs: BTreeMap::new(),
             cgroups: Vec::new(),
             disk: BTreeMap::new(),
             reserved_ports: PortSet::default(),
@@ -107,8 +119,8 @@ impl Plan {
     /// The order of the steps is safe at every moment in between:
     /// slices that go are dead before anything of theirs is another's; refused destinations are set
     /// from the longest prefix to the shortest and then removed from the shortest to the longest, so
-    /// that every destination has at every moment its old or its new answer; new slices live last,
-    /// when all that is theirs is in place.
+    /// that every destination has at every moment its old or its new answer; a link has a rate only
+    /// while the knobs on it are in place; new slices live last, when all that is theirs is in place.
     #[must_use]
     pub fn changes(&self, new: &Self) -> Changes {
         let mut steps = Vec::new();
@@ -150,6 +162,19 @@ impl Plan {
         if !refused.is_empty() {
             steps.push(Step::Refused(refused));
         }
+        let links = rows(&self.link_entries(), &new.link_entries());
+        let (gone, links): (Vec<_>, Vec<_>) =
+            links.into_iter().partition(|(_, entry)| entry.rate == 0);
+        let knobs = rows(&self.knobs, &new.knobs);
+        if !gone.is_empty() {
+            steps.push(Step::Links(gone));
+        }
+        if !knobs.is_empty() {
+            steps.push(Step::Knobs(knobs));
+        }
+        if !links.is_empty() {
+            steps.push(Step::Links(links));
+        }
         if !slices.is_empty() {
             steps.push(Step::Slices(slices));
         }
@@ -177,6 +202,7 @@ impl Plan {
         Changes {
             steps,
             forget_checks,
+            other_links: !self.link_names().eq(new.link_names()),
             cgroups: new.cgroups.iter().filter(changed).cloned().collect(),
             // A project that was never bounded has no bound.
             disk: new
@@ -190,6 +216,18 @@ impl Plan {
             reserved_ports: (self.reserved_ports != new.reserved_ports)
                 .then(|| new.reserved_ports.clone()),
         }
+    }
+}
+
+impl Plan {
+    /// `LINKS` of this plan, by number.
+    fn link_entries(&self) -> BTreeMap<u32, LinkEntry> {
+        let entries = self.links.iter().map(|link| LinkEntry { rate: link.rate });
+        (0..).zip(entries).collect()
+    }
+
+    fn link_names(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().map(|link| link.name.as_str())
     }
 }
 
@@ -208,6 +246,7 @@ impl Changes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+            && !self.other_links
             && self.cgroups.is_empty()
             && self.disk.is_empty()
             && self.reserved_ports.is_none()

@@ -75,6 +75,16 @@ impl fmt::Display for Plan {
                 ranges.join(" ")
             )?;
         }
+        for (number, link) in self.links.iter().enumerate() {
+            writeln!(f, "LINKS {number} {} rate={}", link.name, link.rate)?;
+        }
+        for (at, knobs) in &self.knobs {
+            writeln!(
+                f,
+                "KNOBS link={} row={} id={} floor={} share={} cap={}",
+                at.link, at.row, knobs.id.0, knobs.floor, knobs.share, knobs.cap
+            )?;
+        }
         for write in &self.cgroups {
             let cgroup = match &write.cgroup {
                 Cgroup::Holder => String::from("."),

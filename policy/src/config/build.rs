@@ -5,11 +5,13 @@ use super::fields::Fields;
 use super::keys::{self, TableDef, Takes};
 use super::name::SliceName;
 use super::source::{At, Place};
-use super::units::{Bytes, MilliCores, Nanoseconds};
+use super::units::{BitsPerSecond, Bytes, MilliCores, Nanoseconds};
 use super::{
-    Context, Cpu, Disk, Give, Grants, Io, Login, Memory, Node, OwnAddress, Ports, Raw, Refusal,
-    RefusedProtocol, Role, Slice, SlicePorts, capability,
+    Context, Cpu, Disk, Give, Grants, Io, Link, LinkTable, LinkTerms, Login, Memory, Node,
+    OwnAddress, Ports, Raw, Refusal, RefusedProtocol, Role, Slice, SliceLinks, SlicePorts,
+    capability,
 };
+use crate::abi;
 
 /// `node.toml`.
 pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
@@ -33,8 +35,75 @@ pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
                 .flag("disk_overcommit")
                 .is_some_and(|overcommit| overcommit.value),
         },
+        links: links(fields, complaints),
         refuse: refusals(fields, complaints),
     }
+}
+
+/// Every `[links.NAME]` of `node.toml`.
+fn links(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Link> {
+    let (file, table) = (&keys::NODE_FILE, "links.NAME");
+    let tables = fields.devices("links");
+    if let Some((name, one)) = tables.get(abi::LINKS as usize) {
+        let message = format!(
+            "{name} is one link too many: a node has at most {}",
+            abi::LINKS
+        );
+        let help = "remove it: what is no uplink needs no table";
+        complaints.push(Complaint::at(one.at, message, help));
+    }
+    let mut links: Vec<Link> = tables
+        .into_iter()
+        .filter_map(|(name, link)| {
+            let node = LinkTerms {
+                floor: link
+                    .rate("node_floor")
+                    .unwrap_or(At::default(BitsPerSecond(0))),
+                share: count(&link, file, table, "node_share").value,
+                cap: link.rate("node_cap"),
+            };
+            let whose = format!("of the node on {name}");
+            cap_above_floor(&whose, node.floor, node.cap, complaints);
+            Some(Link {
+                // Without a rate it is complained about.
+                rate: link.rate("rate")?,
+                name: At::written(name, link.at),
+                node,
+            })
+        })
+        .collect();
+    links.sort_by(|a, b| a.name.value.cmp(&b.name.value));
+    links
+}
+
+/// `[link]` and every `[links.NAME]` of a slice's file.
+fn slice_links(fields: &Fields, complaints: &mut Vec<Complaint>) -> SliceLinks {
+    let mut table = |title: &str, fields: &Fields| {
+        let table = LinkTable {
+            at: fields.at,
+            floor: fields.rate("floor"),
+            share: fields.count("share").map(|share| share.value),
+            cap: fields.rate("cap"),
+        };
+        if let Some(floor) = table.floor {
+            cap_above_floor(&format!("of {title}"), floor, table.cap, complaints);
+        }
+        table
+    };
+    let every = fields
+        .has("link")
+        .then(|| table("[link]", &fields.table("link")));
+    let mut one: Vec<_> = fields
+        .devices("links")
+        .into_iter()
+        .map(|(name, fields)| {
+            let title = format!("[links.{}]", keys::quoted(name.as_str()));
+            let table = table(&title, &fields);
+            (name, table)
+        })
+        .collect();
+    one.sort_by(|(a, _), (b, _)| a.cmp(b));
+    SliceLinks { every, one }
 }
 
 /// `slices/NAME.toml`.
@@ -56,8 +125,8 @@ pub(super) fn slice(
         floor: memory.size("floor").unwrap_or(At::default(Bytes(0))),
         cap: memory.size("cap"),
     };
-    cap_above_floor("cpu", cpu.floor, cpu.cap, complaints);
-    cap_above_floor("memory", memory.floor, memory.cap, complaints);
+    cap_above_floor("of [cpu]", cpu.floor, cpu.cap, complaints);
+    cap_above_floor("of [memory]", memory.floor, memory.cap, complaints);
     let stem = name.value.to_string();
     Slice {
         name,
@@ -92,6 +161,7 @@ pub(super) fn slice(
             read_operations: io.count("read_operations"),
             write_operations: io.count("write_operations"),
         },
+        links: slice_links(fields, complaints),
         refuse: refusals(fields, complaints),
         context: fields
             .has("context")
@@ -219,8 +289,8 @@ fn context(fields: &Fields, slice: &str, complaints: &mut Vec<Complaint>) -> Opt
     })
 }
 
-fn cap_above_floor<T: Ord + Copy + std::fmt::Display>(
-    table: &str,
+pub(crate) fn cap_above_floor<T: Ord + Copy + std::fmt::Display>(
+    whose: &str,
     floor: At<T>,
     cap: Option<At<T>>,
     complaints: &mut Vec<Complaint>,
@@ -229,7 +299,7 @@ fn cap_above_floor<T: Ord + Copy + std::fmt::Display>(
         && cap.value < floor.value
     {
         let message = format!(
-            "the cap of [{table}] ({}) is below its floor ({})",
+            "the cap {whose} ({}) is below its floor ({})",
             cap.value, floor.value
         );
         let help = "raise the cap, or lower the floor";

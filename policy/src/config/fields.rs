@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::MemoryGive;
+use super::device::DeviceName;
 use super::name::SliceName;
 use super::ports::PortRange;
 use super::prefix::Prefix;
 use super::public_key::PublicKey;
 use super::source::{At, Place};
-use super::units::{Bytes, MilliCores, Nanoseconds};
+use super::units::{BitsPerSecond, Bytes, MilliCores, Nanoseconds};
 
 /// A value that passed its declaration.
 #[derive(Clone, Debug)]
@@ -17,6 +18,7 @@ pub(super) enum Value {
     Count(u32),
     Size(Bytes),
     SizeOrPart(MemoryGive),
+    Rate(BitsPerSecond),
     Time(Nanoseconds),
     Cpu(MilliCores),
     Flag(bool),
@@ -31,6 +33,7 @@ pub(super) enum Value {
     Ipv6(Ipv6Addr),
     Table(Fields),
     Tables(Vec<Fields>),
+    Devices(Vec<(DeviceName, Fields)>),
 }
 
 /// The values of one table that passed.
@@ -73,6 +76,7 @@ impl Fields {
         count Count -> u32;
         size Size -> Bytes;
         size_or_part SizeOrPart -> MemoryGive;
+        rate Rate -> BitsPerSecond;
         time Time -> Nanoseconds;
         cpu Cpu -> MilliCores;
         flag Flag -> bool;
@@ -128,6 +132,17 @@ impl Fields {
         match self.values.get(key) {
             Some(At {
                 value: Value::Tables(tables),
+                ..
+            }) => tables.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Tables by the names of devices, in the order of the file.
+    pub fn devices(&self, key: &str) -> Vec<(DeviceName, Self)> {
+        match self.values.get(key) {
+            Some(At {
+                value: Value::Devices(tables),
                 ..
             }) => tables.clone(),
             _ => Vec::new(),

@@ -3,7 +3,7 @@
 //! The reader checks files against these tables, "did you mean" looks here, and the tables in
 //! `docs/policy.md` are printed from here (a test compares them).
 
-use super::units::{Bytes, MilliCores, Nanoseconds, SIZE, THROUGHPUT, TIME};
+use super::units::{BitsPerSecond, Bytes, MilliCores, Nanoseconds, RATE, SIZE, THROUGHPUT, TIME};
 
 mod node_file;
 mod reference;
@@ -46,6 +46,13 @@ pub enum Takes {
     Size { low: u64, default: Option<u64> },
     /// Bytes in a second, at least `low`.
     Throughput { low: u64 },
+    /// A rate in bits per second.
+    Rate {
+        low: u64,
+        high: u64,
+        default: Option<u64>,
+        required: bool,
+    },
     /// A size, or a percentage of the node's.
     SizeOrPart { low: u64 },
     /// A time.
@@ -86,6 +93,12 @@ pub enum Takes {
     Table(&'static TableDef),
     /// A list of tables.
     Tables(&'static TableDef),
+    /// Tables by the names of devices; [`DEVICE`] stands for the name in the path.
+    Devices {
+        one: &'static TableDef,
+        /// The table about all of them.
+        every: Option<&'static TableDef>,
+    },
     /// A knob of a later build: refused by name, because what is not enforced is not promised.
     Later {
         /// What enforcement needs.
@@ -94,6 +107,9 @@ pub enum Takes {
         without: &'static str,
     },
 }
+
+/// Stands in the path of a table for the name of a device.
+pub const DEVICE: &str = "NAME";
 
 const fn key(
     name: &'static str,
@@ -121,6 +137,17 @@ const fn later(name: &'static str, needs: &'static str, without: &'static str) -
     }
 }
 
+/// A name as TOML has it in a header: what is more than letters, digits, `_` and `-` is quoted.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !name.is_empty() && name.chars().all(bare) {
+        name.to_owned()
+    } else {
+        format!("{name:?}")
+    }
+}
+
 impl TableDef {
     /// The declaration of a key.
     #[must_use]
@@ -138,11 +165,14 @@ impl TableDef {
         }
     }
 
-    /// Where a key of the table stands.
+    /// The same of the table about this device.
     #[must_use]
-    pub fn place(&self) -> String {
-        let preposition = if self.path.is_empty() { "at" } else { "in" };
-        format!("{preposition} {}", self.title())
+    pub fn title_of(&self, device: Option<&str>) -> String {
+        let title = self.title();
+        device.map_or_else(
+            || title.clone(),
+            |name| title.replace(DEVICE, &quoted(name)),
+        )
     }
 
     /// Every table of the file, this one first.
@@ -150,7 +180,7 @@ impl TableDef {
     pub fn tables(&'static self) -> Vec<&'static Self> {
         let mut tables = vec![self];
         for key in self.keys {
-            if let Takes::Table(table) | Takes::Tables(table) = &key.takes {
+            if let Some(table) = key.takes.table() {
                 tables.extend(table.tables());
             }
         }
@@ -171,6 +201,10 @@ impl Key {
                 default: Some(bytes),
                 ..
             } => format!("{}", Bytes(*bytes)),
+            Takes::Rate {
+                default: Some(bits),
+                ..
+            } => format!("{}", BitsPerSecond(*bits)),
             Takes::Time { default, .. } => format!("{}", Nanoseconds(*default)),
             Takes::Cpu {
                 default: Some(milli),
@@ -186,7 +220,27 @@ impl Key {
 impl Takes {
     /// Whether the key holds a value that can be written in this build.
     fn is_value(&self) -> bool {
-        !matches!(self, Self::Table(_) | Self::Tables(_) | Self::Later { .. })
+        self.table().is_none() && !matches!(self, Self::Later { .. })
+    }
+
+    /// The table, or each of the tables, that stands there.
+    #[must_use]
+    pub fn table(&self) -> Option<&'static TableDef> {
+        match self {
+            Self::Table(table) | Self::Tables(table) | Self::Devices { one: table, .. } => {
+                Some(table)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the table is wrong without it.
+    #[must_use]
+    pub fn required(&self) -> bool {
+        matches!(
+            self,
+            Self::Prefixes { required: true } | Self::Rate { required: true, .. }
+        )
     }
 
     /// What may stand there, with unit and range.
@@ -198,6 +252,10 @@ impl Takes {
             Self::Size { low, .. } => format!("a size from {}", SIZE.print(*low)),
             Self::Throughput { low } => {
                 format!("bytes in a second, from {}", THROUGHPUT.print(*low))
+            }
+            Self::Rate { low: 0, high, .. } => format!("a rate up to {}", RATE.print(*high)),
+            Self::Rate { low, high, .. } => {
+                format!("a rate from {} to {}", RATE.print(*low), RATE.print(*high))
             }
             Self::SizeOrPart { low } => {
                 format!(
@@ -232,6 +290,7 @@ impl Takes {
             Self::Ipv6 => String::from("an IPv6 address"),
             Self::Table(table) => format!("the table [{}]", table.path),
             Self::Tables(table) => format!("tables [[{}]]", table.path),
+            Self::Devices { one, .. } => format!("tables [{}]", one.path),
             Self::Later { needs, .. } => format!("needs {needs}"),
         }
     }
@@ -261,6 +320,14 @@ mod tests {
             for key in file.tables().iter().flat_map(|table| table.keys) {
                 match key.takes {
                     Takes::Count { low, high, default } if key.absent.is_empty() => {
+                        assert!((low..=high).contains(&default), "{}", key.name);
+                    }
+                    Takes::Rate {
+                        low,
+                        high,
+                        default: Some(default),
+                        ..
+                    } => {
                         assert!((low..=high).contains(&default), "{}", key.name);
                     }
                     Takes::Time { low, high, default } => assert!((low..=high).contains(&default)),

@@ -9,11 +9,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-mod build;
+pub(crate) mod build;
 pub mod capability;
+mod device;
 mod error;
 mod fields;
 mod keys;
+mod link;
 mod lists;
 mod load;
 mod name;
@@ -26,8 +28,10 @@ mod syntax;
 pub mod trust;
 pub mod units;
 
+pub use device::{BadDevice, DeviceName};
 pub use error::{Complaint, Errors, Report};
 pub use keys::{MAX_SLICES, reference};
+pub use link::{Link, LinkTable, LinkTerms, SliceLinks};
 pub use load::{load, parse};
 pub use name::{BadName, SliceName};
 pub use ports::{BadPorts, LOOPBACK_PORTS, PortRange, PortSet};
@@ -66,6 +70,8 @@ pub struct Node {
     pub exclude: Vec<At<Prefix>>,
     /// What all slices together may have.
     pub give: Give,
+    /// Links, sorted by name; 8 at most.
+    pub links: Vec<Link>,
     /// Destinations refused to all slices.
     pub refuse: Vec<Refusal>,
 }
@@ -127,6 +133,8 @@ pub struct Slice {
     pub disk: Disk,
     /// Reading and writing of the disk.
     pub io: Io,
+    /// Links.
+    pub links: SliceLinks,
     /// Destinations refused to this slice.
     pub refuse: Vec<Refusal>,
     /// Root, namespaces and credentials of its own; absent: its commands run with the node's files.

@@ -8,13 +8,15 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::device::DeviceName;
 use super::error::Complaint;
 use super::fields::{Fields, Value};
-use super::keys::{Key, TableDef, Takes};
+use super::keys::{DEVICE, Key, TableDef, Takes, quoted};
 use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{
-    Bytes, CPU, Kind, MilliCores, MilliPercent, Nanoseconds, PART, SIZE, THROUGHPUT, TIME,
+    BitsPerSecond, Bytes, CPU, Kind, MilliCores, MilliPercent, Nanoseconds, PART, RATE, SIZE,
+    THROUGHPUT, TIME,
 };
 use super::{MemoryGive, syntax};
 use crate::decide::loopback::row_of;
@@ -46,7 +48,7 @@ pub(super) fn read(
         elsewhere,
         complaints: Vec::new(),
     };
-    let fields = reader.table(root, document.get_ref(), Place::top(file));
+    let fields = reader.table(root, None, document.get_ref(), Place::top(file));
     // What the parser guessed where it could not read would be blamed on the owner.
     let meant = reader
         .complaints
@@ -66,14 +68,20 @@ impl Reader<'_> {
         Place::new(self.file, span)
     }
 
-    fn table(&mut self, def: &'static TableDef, table: &DeTable<'_>, at: Place) -> Fields {
+    fn table(
+        &mut self,
+        def: &'static TableDef,
+        device: Option<&str>,
+        table: &DeTable<'_>,
+        at: Place,
+    ) -> Fields {
         let mut values = BTreeMap::new();
         for (name, value) in table {
             let key_at = self.place(name.span());
             match def.key(name.get_ref()) {
                 None => {
                     let table = value.get_ref().is_table();
-                    let complaint = self.unknown(def, name.get_ref(), table, key_at);
+                    let complaint = self.unknown((def, device), name.get_ref(), table, key_at);
                     self.complain(complaint);
                 }
                 Some(Key {
@@ -102,12 +110,10 @@ impl Reader<'_> {
             }
         }
         for key in def.keys {
-            let missing = matches!(key.takes, Takes::Prefixes { required: true })
-                && !table.contains_key(key.name);
-            if missing {
+            if key.takes.required() && !table.contains_key(key.name) {
                 self.complain(Complaint::at(
                     at,
-                    format!("{} has no `{}`", def.title(), key.name),
+                    format!("{} has no `{}`", def.title_of(device), key.name),
                     format!("add for example `{} = {}`", key.name, key.example),
                 ));
             }
@@ -116,8 +122,18 @@ impl Reader<'_> {
     }
 
     /// A key nobody declared: what may have been meant.
-    fn unknown(&self, def: &'static TableDef, name: &str, is_table: bool, at: Place) -> Complaint {
-        let message = format!("unknown key `{name}` {}", def.place());
+    fn unknown(
+        &self,
+        (def, device): (&'static TableDef, Option<&str>),
+        name: &str,
+        is_table: bool,
+        at: Place,
+    ) -> Complaint {
+        let preposition = if def.path.is_empty() { "at" } else { "in" };
+        let message = format!(
+            "unknown key `{name}` {preposition} {}",
+            def.title_of(device)
+        );
         let near = def
             .keys
             .iter()
@@ -127,7 +143,7 @@ impl Reader<'_> {
         let fits = |table: &&'static TableDef| {
             table
                 .key(name)
-                .is_some_and(|key| is_table == matches!(key.takes, Takes::Table(_)))
+                .is_some_and(|key| is_table == key.takes.table().is_some())
         };
         let home = self
             .root
@@ -138,6 +154,18 @@ impl Reader<'_> {
         let other_file = self.elsewhere.0.tables().into_iter().find(fits);
         let help = if let Some((_, near)) = near {
             format!("did you mean `{near}`?")
+        } else if let (true, Some(device)) = (is_table, device) {
+            // A dot in the name of a device (VLANs have one) is TOML's own.
+            let dotted = quoted(&format!("{device}.{name}"));
+            format!(
+                "put the name of the device in quotes: `{}`",
+                def.title().replace(DEVICE, &dotted)
+            )
+        } else if let (true, Some(one)) = (is_table, self.one_of(def)) {
+            format!(
+                "write the header `{}`",
+                one.title().replace(DEVICE, &quoted(name))
+            )
         } else if let Some(table) = home {
             match table.path {
                 "" => format!("`{name}` belongs at the top of the file, before the first [table]"),
@@ -162,6 +190,17 @@ impl Reader<'_> {
             format!("known here: {}", known.join(", "))
         };
         Complaint::at(at, message, help)
+    }
+
+    /// Where this table is about all devices, that about one.
+    fn one_of(&self, def: &'static TableDef) -> Option<&'static TableDef> {
+        self.root.keys.iter().find_map(|key| match key.takes {
+            Takes::Devices {
+                one,
+                every: Some(every),
+            } if every.path == def.path => Some(one),
+            _ => None,
+        })
     }
 
     fn value(
@@ -191,6 +230,10 @@ impl Reader<'_> {
             (Takes::Throughput { low }, DeValue::String(text)) => {
                 let bytes = self.quantity(key, &THROUGHPUT, text, at, *low, u64::MAX)?;
                 Some(Value::Size(Bytes(bytes)))
+            }
+            (Takes::Rate { low, high, .. }, DeValue::String(text)) => {
+                let bits = self.quantity(key, &RATE, text, at, *low, *high)?;
+                Some(Value::Rate(BitsPerSecond(bits)))
             }
             (Takes::SizeOrPart { .. }, DeValue::String(text)) if text.trim_end().ends_with('%') => {
                 let part = self.quantity(key, &PART, text, at, 1, 100_000)?;
@@ -285,14 +328,19 @@ impl Reader<'_> {
                 Err(_) => self.no_address(key, text, at),
             },
             (Takes::Table(def), DeValue::Table(table)) => {
-                Some(Value::Table(self.table(def, table, at)))
+                Some(Value::Table(self.table(def, None, table, at)))
+            }
+            (Takes::Devices { one, every }, DeValue::Table(table)) => {
+                Some(Value::Devices(self.devices(key, (one, *every), table)))
             }
             (Takes::Tables(def), DeValue::Array(list)) => {
                 let mut tables = Vec::new();
                 for entry in list {
                     let entry_at = self.place(entry.span());
                     match entry.get_ref() {
-                        DeValue::Table(table) => tables.push(self.table(def, table, entry_at)),
+                        DeValue::Table(table) => {
+                            tables.push(self.table(def, None, table, entry_at));
+                        }
                         other => self.wrong_type(key, other, entry_at),
                     }
                 }
@@ -303,6 +351,47 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Tables by the names of devices.
+    fn devices(
+        &mut self,
+        key: &'static Key,
+        (one, every): (&'static TableDef, Option<&'static TableDef>),
+        table: &DeTable<'_>,
+    ) -> Vec<(DeviceName, Fields)> {
+        let mut tables = Vec::new();
+        for (name, value) in table {
+            let name_at = self.place(name.span());
+            let DeValue::Table(table) = value.get_ref() else {
+                let message = format!("unknown key `{}` in [{}]", name.get_ref(), key.name);
+                let one = one.title();
+                let help = match every.filter(|every| every.key(name.get_ref()).is_some()) {
+                    Some(every) => {
+                        format!("write the header `{}`, or `{one}` for one", every.title())
+                    }
+                    None => format!("write the header `{one}` and the keys below it"),
+                };
+                self.complain(Complaint::at(name_at, message, help));
+                continue;
+            };
+            let at = self.place(value.span());
+            // As with every table.
+            let at = if at.end > at.start { at } else { name_at };
+            match DeviceName::new(name.get_ref()) {
+                Ok(device) => {
+                    let fields = self.table(one, Some(device.as_str()), table, at);
+                    tables.push((device, fields));
+                }
+                Err(bad) => {
+                    let message = format!("the name \"{}\" {bad}", name.get_ref());
+                    let help = "write the name of an uplink device, as `ip link` shows it";
+                    self.complain(Complaint::at(name_at, message, help));
+                }
+            }
+        }
+        tables.sort_by_key(|(_, fields)| fields.at);
+        tables
     }
 
     fn refuse(
@@ -323,7 +412,7 @@ impl Reader<'_> {
             kind_of(value)
         );
         let help = match key.takes {
-            Takes::Table(table) => {
+            Takes::Table(table) | Takes::Devices { one: table, .. } => {
                 format!("write the header `[{}]` and the keys below it", table.path)
             }
             Takes::Tables(table) => format!(

@@ -15,6 +15,8 @@ pub struct Kind {
     pub step: &'static str,
     /// Units with their size in steps; the first of a size is the one that is printed.
     pub units: &'static [(&'static str, u64)],
+    /// Units that are read as well, and never printed.
+    pub also: &'static [(&'static str, u64)],
     /// What a number without unit means, in steps.
     pub bare: Option<u64>,
     /// A good example.
@@ -36,6 +38,7 @@ pub static SIZE: Kind = Kind {
         ("GiB", 1 << 30),
         ("TiB", 1 << 40),
     ],
+    also: &[],
     bare: None,
     example: "512 MiB",
 };
@@ -50,6 +53,9 @@ pub static RATE: Kind = Kind {
         ("Mbit/s", 1_000_000),
         ("Gbit/s", 1_000_000_000),
         ("Tbit/s", 1_000_000_000_000),
+    ],
+    // Who writes 16 Mbit/s is not to be answered with 2 MB/s.
+    also: &[
         ("B/s", 8),
         ("kB/s", 8_000),
         ("MB/s", 8_000_000),
@@ -72,6 +78,7 @@ pub static THROUGHPUT: Kind = Kind {
         ("MiB/s", 1 << 20),
         ("GiB/s", 1 << 30),
     ],
+    also: &[],
     bare: None,
     example: "20 MB/s",
 };
@@ -92,6 +99,7 @@ pub static TIME: Kind = Kind {
         ("weeks", 604_800_000_000_000),
         ("week", 604_800_000_000_000),
     ],
+    also: &[],
     bare: None,
     example: "120 s",
 };
@@ -101,6 +109,7 @@ pub static CPU: Kind = Kind {
     name: "number of cores",
     step: "thousandth of a core",
     units: &[("cores", 1_000), ("core", 1_000), ("%", 10)],
+    also: &[],
     bare: Some(1_000),
     example: "1.5",
 };
@@ -110,6 +119,7 @@ pub static PART: Kind = Kind {
     name: "percentage",
     step: "thousandth of a percent",
     units: &[("%", 1_000)],
+    also: &[],
     bare: None,
     example: "80 %",
 };
@@ -164,7 +174,7 @@ impl Kind {
         let size = match (unit, self.bare) {
             ("", Some(bare)) => bare,
             ("", None) => return bad(Why::NoUnit, 0..text.len()),
-            _ => match self.units.iter().find(|(name, _)| *name == unit) {
+            _ => match self.read().find(|(name, _)| *name == unit) {
                 Some((_, size)) => *size,
                 None => return bad(self.blame(unit), unit_span),
             },
@@ -200,8 +210,13 @@ impl Kind {
         format!("{} {name}", with_fraction(steps, size))
     }
 
+    /// Every unit that is read.
+    fn read(&self) -> impl Iterator<Item = &'static (&'static str, u64)> + use<> {
+        self.units.iter().chain(self.also)
+    }
+
     fn blame(&self, unit: &str) -> Why {
-        let names = |kind: &'static Kind| kind.units.iter().map(|(name, _)| *name);
+        let names = |kind: &'static Kind| kind.read().map(|(name, _)| *name);
         if let Some(kind) = KINDS
             .iter()
             .find(|kind| names(kind).any(|name| name == unit))
@@ -216,7 +231,7 @@ impl Kind {
             &|name| name.chars().count() > 1 && strsim::damerau_levenshtein(name, unit) == 1,
             &|name| lower.starts_with(&name.to_lowercase()),
         ];
-        let own = || self.units.iter().map(|(name, _)| *name);
+        let own = || self.read().map(|(name, _)| *name);
         Why::Unit(
             guesses
                 .iter()
@@ -227,7 +242,7 @@ impl Kind {
     /// What to do about a bad quantity.
     #[must_use]
     pub fn help(&self, bad: &BadQuantity) -> String {
-        let names: Vec<&str> = self.units.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = self.read().map(|(name, _)| *name).collect();
         match bad.why {
             Why::Unit(Some(near)) => {
                 format!("did you mean `{near}`? Units are {}", names.join(", "))
@@ -320,6 +335,14 @@ quantities! {
     MilliPercent(u32) = PART;
 }
 
+impl BitsPerSecond {
+    /// The same as the maps have it: whole bytes per second, rounded down.
+    #[must_use]
+    pub const fn bytes_per_second(self) -> u64 {
+        self.0 / 8
+    }
+}
+
 /// CPU time in thousandths of one core. Written `"1.5"`, `"1.5 cores"` or `"150 %"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MilliCores(pub u64);
@@ -398,6 +421,7 @@ mod tests {
         assert_eq!(Bytes(1_000_000_000).to_string(), "1 GB");
         assert_eq!(Bytes(0).to_string(), "0 B");
         assert_eq!(BitsPerSecond(10_000_000).to_string(), "10 Mbit/s");
+        assert_eq!(BitsPerSecond(16_000_000).to_string(), "16 Mbit/s");
         assert_eq!(Nanoseconds(86_400_000_000_000).to_string(), "1 days");
         assert_eq!(Nanoseconds(120_000_000_000).to_string(), "2 min");
         assert_eq!(MilliCores(1500).to_string(), "1.5 cores");

@@ -10,5 +10,6 @@ pub mod create;
 pub mod destination;
 pub mod loopback;
 pub mod option;
+pub mod pace;
 pub mod raw;
 pub mod sight;

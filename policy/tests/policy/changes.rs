@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy::abi::{Reserved, SliceEntry};
-use policy::compile::{Plan, Step, compile};
+use policy::abi::{LinkEntry, LinkKnobs, Reserved, SliceEntry};
+use policy::compile::{KnobsAt, Plan, Step, compile};
 use policy::config::PortRange;
 use policy::ledger::Ledger;
 use proptest::collection::vec;
@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use zerocopy::FromZeros;
 
 use crate::laws::{borrowed, reservations, texts};
+use crate::links::node_links;
 use crate::node::{facts, read};
 use crate::refusals::{answers, refusal};
 
@@ -18,6 +19,8 @@ use crate::refusals::{answers, refusal};
 struct Maps {
     slices: BTreeMap<u32, SliceEntry>,
     reserved: BTreeMap<u32, Reserved>,
+    links: BTreeMap<u32, LinkEntry>,
+    knobs: BTreeMap<KnobsAt, LinkKnobs>,
     plan: Plan,
 }
 
@@ -26,6 +29,11 @@ impl Maps {
         Self {
             slices: plan.slices.clone(),
             reserved: plan.reserved.clone(),
+            links: (0..)
+                .zip(&plan.links)
+                .map(|(number, link)| (number, LinkEntry { rate: link.rate }))
+                .collect(),
+            knobs: plan.knobs.clone(),
             plan: plan.clone(),
         }
     }
@@ -57,6 +65,14 @@ impl Maps {
                     after_each(self);
                 }
             }
+            Step::Links(rows) => rows.iter().for_each(|(number, entry)| {
+                self.links.insert(*number, *entry);
+                after_each(self);
+            }),
+            Step::Knobs(rows) => rows.iter().for_each(|(at, knobs)| {
+                self.knobs.insert(*at, *knobs);
+                after_each(self);
+            }),
             Step::Settings(settings) => self.plan.settings = *settings,
         }
     }
@@ -67,9 +83,22 @@ impl Maps {
             .retain(|_, entry| *entry != SliceEntry::new_zeroed());
         self.reserved
             .retain(|_, entry| *entry != Reserved::new_zeroed());
+        self.links.retain(|_, entry| entry.rate != 0);
+        self.knobs
+            .retain(|_, knobs| *knobs != LinkKnobs::new_zeroed());
+        // The map has rates, and no names.
+        let rates: Vec<LinkEntry> = self.links.into_values().collect();
+        let shall: Vec<LinkEntry> = like
+            .links
+            .iter()
+            .map(|link| LinkEntry { rate: link.rate })
+            .collect();
+        assert_eq!(rates, shall);
         Plan {
             slices: self.slices,
             reserved: self.reserved,
+            links: like.links.clone(),
+            knobs: self.knobs,
             cgroups: like.cgroups.clone(),
             disk: like.disk.clone(),
             reserved_ports: like.reserved_ports.clone(),
@@ -88,17 +117,20 @@ proptest! {
         new in vec(refusal(), 0..4),
         before in reservations(),
         after in reservations(),
+        uplinks in (node_links(), node_links()),
     ) {
         let facts = facts();
         let mut ledger = Ledger::default();
-        let mut plan = |rules: &[String], slices: &[(Vec<PortRange>, Vec<PortRange>)]| {
+        let mut plan = |rules: &[String], slices: &[(Vec<PortRange>, Vec<PortRange>)], links: &str| {
             let texts = texts(slices);
-            let config = read(&rules.concat(), &borrowed(&texts)).unwrap();
+            let config = read(&format!("{}{links}", rules.concat()), &borrowed(&texts)).unwrap();
             let rows = policy::admission::rows(&config);
             ledger = ledger.assign(config.slices.iter().map(|slice| &slice.name.value), rows, &BTreeSet::new());
             policy::admission::admit(&config, &facts, &ledger).ok().map(|admitted| compile(&admitted))
         };
-        let (Some(old), Some(new)) = (plan(&old, &before), plan(&new, &after)) else { return Ok(()) };
+        let (Some(old), Some(new)) =
+            (plan(&old, &before, &uplinks.0), plan(&new, &after, &uplinks.1))
+        else { return Ok(()) };
         prop_assert!(old.changes(&old).is_empty());
         let changes = old.changes(&new);
         prop_assert_eq!(changes.is_empty(), old == new);
@@ -109,6 +141,10 @@ proptest! {
                 let now = answers(&maps.plan.refused, 0);
                 for ((now, first), last) in now.iter().zip(&first).zip(&last) {
                     assert!(now == first || now == last, "neither the old answer nor the new one");
+                }
+                for (number, _) in maps.links.iter().filter(|(_, entry)| entry.rate != 0) {
+                    let at = KnobsAt { link: *number, row: 0 };
+                    assert!(maps.knobs[&at].share > 0, "a link with a rate and without knobs");
                 }
             });
         }

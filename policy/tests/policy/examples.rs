@@ -61,11 +61,16 @@ fn the_storage_compiles_to_what_it_did() {
 }
 
 #[test]
+fn the_uplinks_compile_to_what_they_did() {
+    golden("uplinks");
+}
+
+#[test]
 fn there_is_no_example_without_a_test() {
     let mut names: Vec<String> = fs::read_dir(here().join("examples"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["campus", "demo", "storage"]);
+    assert_eq!(names, ["campus", "demo", "storage", "uplinks"]);
 }

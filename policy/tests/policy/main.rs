@@ -19,6 +19,9 @@ mod fit;
 mod examples;
 mod plans;
 
+// All of that for one subject: links, their floors, shares and caps.
+mod links;
+
 // Laws that hold for every input.
 mod changes;
 mod judge;

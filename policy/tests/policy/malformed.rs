@@ -515,15 +515,15 @@ fn no_node_file() {
 #[test]
 fn a_knob_of_a_later_build() {
     refused(
-        "[[link]]\ndevice = \"eth0\"\nrate = \"1 Gbit/s\"\n",
+        "[audit]\nkeep = \"7 days\"\n",
         &[],
         r#"
-error: `link` needs the link scheduler, which this build does not have
-  --> node.toml:1:3
+error: `audit` needs the flow audit, which this build does not have
+  --> node.toml:1:2
   |
-1 | [[link]]
-  |   ^^^^
-  help: remove it: until then slices share every link unshaped
+1 | [audit]
+  |  ^^^^^
+  help: remove it: until then `slice events` shows denials
 "#,
     );
 }
@@ -567,10 +567,7 @@ error: `raw_udp` without `raw = "safe"`: nobody speaks on the port
 fn knobs_of_later_builds_in_a_slice() {
     refused(
         "",
-        &[(
-            "a",
-            "role = \"management\"\ngrants = [\"control\"]\n[link]\nfloor = \"1 Mbit/s\"\n",
-        )],
+        &[("a", "role = \"management\"\ngrants = [\"control\"]\n")],
         r#"
 error: `control` in `grants` needs control of slices by slices, which this build does not have
   --> slices/a.toml:2:11
@@ -578,13 +575,6 @@ error: `control` in `grants` needs control of slices by slices, which this build
 2 | grants = ["control"]
   |           ^^^^^^^^^
   help: write a list of `audit`, `status`
-
-error: `link` needs the link scheduler, which this build does not have
-  --> slices/a.toml:3:2
-  |
-3 | [link]
-  |  ^^^^
-  help: remove it: until then the slice shares every link unshaped
 "#,
     );
 }

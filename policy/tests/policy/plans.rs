@@ -15,7 +15,7 @@ use policy::ledger::Ledger;
 use crate::node::{facts, fits, plan, read};
 
 /// What `slice reload` does when the slices' files change so.
-fn reload(node: &str, before: &[(&str, &str)], after: &[(&str, &str)]) -> Changes {
+pub fn reload(node: &str, before: &[(&str, &str)], after: &[(&str, &str)]) -> Changes {
     let facts = facts();
     let mut ledger = Ledger::default();
     let mut plan = |slices| {
@@ -28,12 +28,14 @@ fn reload(node: &str, before: &[(&str, &str)], after: &[(&str, &str)]) -> Change
     before.changes(&plan(after))
 }
 
-fn names(changes: &Changes) -> Vec<&'static str> {
+pub fn names(changes: &Changes) -> Vec<&'static str> {
     let name = |step: &Step| match step {
         Step::Slices(_) => "slices",
         Step::Reserved(_) => "reserved",
         Step::Addresses(_) => "addresses",
         Step::Refused(_) => "refused",
+        Step::Links(_) => "links",
+        Step::Knobs(_) => "knobs",
         Step::Settings(_) => "settings",
     };
     changes.steps.iter().map(name).collect()

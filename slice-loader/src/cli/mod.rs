@@ -24,6 +24,7 @@ pub mod exit;
 mod image;
 mod layer;
 mod life;
+mod link;
 mod live;
 mod manual;
 pub mod ports;
@@ -125,6 +126,8 @@ enum Command {
     Status(StatusArgs),
     /// Tell whose each port is.
     Ports(PortsArgs),
+    /// Tell what each owner may send on the links, and does.
+    Link,
     /// Show denials as the daemon saw them.
     Events(EventsArgs),
     /// Write the packets of all slices with their owners as pcapng.
@@ -368,6 +371,7 @@ impl Cli {
             Command::Down => down::run(json),
             Command::Status(args) => status::run(args, screen),
             Command::Ports(args) => ports::run(args, screen),
+            Command::Link => link::run(screen),
             Command::Events(args) => events::run(args, screen),
             Command::Sniff(args) => sniff::run(args),
             Command::Start(args) => life::run(Life::Start, args, screen),

@@ -28,6 +28,18 @@ pub fn count(count: u64) -> String {
     )
 }
 
+/// A rate in bit/s with a decimal unit, three digits that count: `0 bit/s`,
+/// `1.50 Mbit/s`.
+#[must_use]
+pub fn bit_rate(rate: u64) -> String {
+    const UNITS: [&str; 6] = ["kbit/s", "Mbit/s", "Gbit/s", "Tbit/s", "Pbit/s", "Ebit/s"];
+    let scaled = scale(rate, 1000, &UNITS);
+    scaled.map_or_else(
+        || format!("{rate} bit/s"),
+        |(number, unit)| format!("{number} {unit}"),
+    )
+}
+
 /// CPU time: `12 ms`, `3.21 s`, `4 min 5 s`, `2 h 3 min`.
 #[must_use]
 pub fn cpu_time(microseconds: u64) -> String {

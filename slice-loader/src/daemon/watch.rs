@@ -43,7 +43,10 @@ impl Watch {
         let kind = SockProtocol::NetlinkRoute;
         let notices = socket(AddressFamily::Netlink, SockType::Raw, flags, kind)
             .context("make a netlink socket")?;
-        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        let groups = libc::RTMGRP_LINK
+            | libc::RTMGRP_TC
+            | libc::RTMGRP_IPV4_IFADDR
+            | libc::RTMGRP_IPV6_IFADDR;
         bind(
             notices.as_raw_fd(),
             &NetlinkAddr::new(0, u32::try_from(groups)?),

@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::Context;
 use libbpf_sys as libbpf;
 
-use super::devices;
+use super::hook::Hook;
 use super::object::Object;
 use super::store::Store;
 use crate::sys::bpf;
@@ -33,8 +33,8 @@ pub enum Place {
     Network,
     /// A table of programs, from which others jump to it.
     Jump(&'static str),
-    /// The way out of devices; see [`super::devices`].
-    Devices,
+    /// The way out of devices; see [`super::hook`].
+    Devices(Hook),
 }
 
 /// One program of the object and where it belongs.
@@ -144,6 +144,16 @@ pub const PROGRAMS: &[Attachment] = &[
     at(Jump("RAW_IN"), "raw_in", libbpf::BPF_CGROUP_INET_INGRESS),
     at(Jump("CAPTURE"), "capture", 0),
     at(
+        Devices(Hook::Frames),
+        Hook::Frames.program(),
+        libbpf::BPF_TCX_EGRESS,
+    ),
+    at(
+        Devices(Hook::Pace),
+        Hook::Pace.program(),
+        libbpf::BPF_TCX_EGRESS,
+    ),
+    at(
         Jump("AUDIT_OUT"),
         "audit_out",
         libbpf::BPF_CGROUP_INET_EGRESS,
@@ -154,7 +164,6 @@ pub const PROGRAMS: &[Attachment] = &[
         libbpf::BPF_CGROUP_INET_INGRESS,
     ),
     at(Jump("AUDIT_FRAME"), "audit_frame", libbpf::BPF_TCX_EGRESS),
-    at(Devices, devices::PROGRAM, libbpf::BPF_TCX_EGRESS),
 ];
 
 /// The network namespace of this process, which is the node's: what the sockets
@@ -192,7 +201,7 @@ impl Targets {
             Place::Slices => self.slices.as_fd(),
             Place::Network => self.network.as_fd(),
             Place::View => return bpf::iterator_link_create(program),
-            Place::Jump(_) | Place::Devices => {
+            Place::Jump(_) | Place::Devices(_) => {
                 return Err(io::Error::other("the program has no link"));
             }
         };
@@ -220,7 +229,7 @@ pub fn attach(
     targets: &Targets,
     undo: &mut Undo,
 ) -> anyhow::Result<()> {
-    for attachment in PROGRAMS {
+    for attachment in object.attachments() {
         let name = attachment.program;
         let program = object.program(name)?;
         match attachment.place {
@@ -230,9 +239,9 @@ pub fn attach(
                 undo.jumps.extend(former.map(|former| (table, former)));
                 continue;
             }
-            Place::Devices => {
-                devices::pin(store, program)?;
-                devices::replace(store)?;
+            Place::Devices(hook) => {
+                hook.pin(store, program)?;
+                hook.replace(store)?;
                 continue;
             }
             _ => {}
@@ -279,12 +288,14 @@ fn jump(store: &Store, table: &str, program: BorrowedFd<'_>) -> anyhow::Result<O
     Ok(was.then(|| u32::from_ne_bytes(former)))
 }
 
-/// Whether every program of the table is attached.
+/// Whether every program of the table is attached; those for links, where there
+/// are some.
 #[must_use]
-pub fn all_there(store: &Store) -> bool {
+pub fn all_there(store: &Store, links: bool) -> bool {
     PROGRAMS.iter().all(|attachment| match attachment.place {
+        Place::Devices(Hook::Pace) if !links => true,
         Place::Jump(table) => store.map(table).exists(),
-        Place::Devices => store.frame_program().exists(),
+        Place::Devices(hook) => hook.pinned_program(store).exists(),
         _ => store.link(attachment.program).exists(),
     })
 }
@@ -327,9 +338,9 @@ impl Undo {
                 .and_then(|program| jump(store, table, program));
             result = result.and(back.map(|_| ()).with_context(|| format!("restore {table}")));
         }
-        if let Some(frame) = &former.frame {
-            result = result.and(devices::pin(store, frame.as_fd()));
-            result = result.and(devices::replace(store));
+        for (hook, program) in &former.on_devices {
+            result = result.and(hook.pin(store, program.as_fd()));
+            result = result.and(hook.replace(store));
         }
         result
     }
@@ -339,7 +350,7 @@ impl Undo {
 #[derive(Debug)]
 pub struct Former {
     programs: Vec<(u32, OwnedFd)>,
-    frame: Option<OwnedFd>,
+    on_devices: Vec<(Hook, OwnedFd)>,
 }
 
 impl Former {
@@ -369,8 +380,14 @@ impl Former {
                 }
             }
         }
-        let frame = bpf::object_get(&store.frame_program()).ok();
-        Ok(Self { programs, frame })
+        let on_devices = [Hook::Frames, Hook::Pace]
+            .into_iter()
+            .filter_map(|hook| Some((hook, hook.open(store).ok()?)))
+            .collect();
+        Ok(Self {
+            programs,
+            on_devices,
+        })
     }
 
     fn program(&self, id: u32) -> anyhow::Result<BorrowedFd<'_>> {

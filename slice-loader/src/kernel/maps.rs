@@ -7,8 +7,9 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, ensure};
 use policy::abi::{
-    ABI_VERSION, Address, AddressEntry, ArmedDevice, Claim, Denials, FlowKey, LoopbackPorts,
-    RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, SliceState, Tag, Traffic,
+    ABI_VERSION, Address, AddressEntry, ArmedDevice, Bucket, Claim, Denials, FlowKey, LinkEntry,
+    LinkKnobs, LinkState, LoopbackPorts, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry,
+    SliceState, Tag, Traffic,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -249,6 +250,11 @@ pub struct Maps {
     pub loopback: Table<u32, LoopbackPorts>,
     pub tags: Table<RawFd, Tag>,
     pub devices: Table<u32, ArmedDevice>,
+    pub link_of: Table<u32, u32>,
+    pub links: Table<u32, LinkEntry>,
+    pub link_states: Table<u32, LinkState>,
+    pub knobs: Table<u32, LinkKnobs>,
+    pub buckets: Table<u32, Bucket>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -292,6 +298,11 @@ impl Maps {
             loopback: Table::open(store, "LOOPBACK")?,
             tags: Table::open(store, "TAGS")?,
             devices: Table::open(store, "DEVICES")?,
+            link_of: Table::open(store, "LINK_OF")?,
+            links: Table::open(store, "LINKS")?,
+            link_states: Table::open(store, "LINK_STATES")?,
+            knobs: Table::open(store, "KNOBS")?,
+            buckets: Table::open(store, "BUCKETS")?,
         })
     }
 
@@ -316,6 +327,11 @@ impl Maps {
         self.traffic.clear(row)?;
         self.denials.set(&row, &NO_DENIALS)?;
         self.loopback.set(&row, &LoopbackPorts::new_zeroed())?;
+        let rows = self.states.rows();
+        let of_links = (row..self.buckets.rows()).step_by(usize::try_from(rows)?);
+        for index in of_links.filter(|_| self.buckets.rows() >= rows) {
+            self.buckets.set(&index, &Bucket::new_zeroed())?;
+        }
         self.states.set(&row, &SliceState::new_zeroed())
     }
 }

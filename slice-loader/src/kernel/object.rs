@@ -7,9 +7,10 @@ use anyhow::{Context, ensure};
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::btf::{BtfType, Func, FuncLinkage};
-use policy::abi::STARTED_PER_SLICE;
+use policy::abi::{STARTED_PER_SLICE, TURNS, waiting_words};
 
-use super::attach::{Function, PROGRAMS};
+use super::attach::{Attachment, Function, PROGRAMS, Place};
+use super::hook::Hook;
 use super::layout;
 use super::store::Store;
 use crate::cli::exit::{Exit, Failure};
@@ -34,6 +35,14 @@ const MAPS: &[&str] = &[
     "STARTED",
     "STARTED_RING",
     "DEVICES",
+    "LINK_OF",
+    "LINKS",
+    "LINK_STATES",
+    "KNOBS",
+    "BUCKETS",
+    "WAITING",
+    "DIVIDED",
+    "TURNS",
     "RAW_OUT",
     "NODE_OUT",
     "RAW_IN",
@@ -69,6 +78,7 @@ pub fn is_built_in() -> bool {
 /// The loaded object: programs verified, maps pinned, nothing attached.
 pub struct Object {
     ebpf: Ebpf,
+    paces: bool,
 }
 
 impl Object {
@@ -78,7 +88,7 @@ impl Object {
     /// # Errors
     /// No object was built in, or the kernel refuses a map or a program: the
     /// verifier's words are in the source.
-    pub fn load(store: &Store, rows: u32) -> anyhow::Result<Self> {
+    pub fn load(store: &Store, rows: u32, links: usize) -> anyhow::Result<Self> {
         if OBJECT.is_empty() {
             return Err(Failure::new(
                 Exit::Kernel,
@@ -101,6 +111,17 @@ impl Object {
         for name in ["STARTED", "STARTED_RING"] {
             loader.map_max_entries(name, rows.saturating_mul(STARTED_PER_SLICE));
         }
+        let links = u32::try_from(links)?;
+        // A node without links needs none of these, and one that has some no more.
+        for (name, of_each) in [
+            ("KNOBS", rows),
+            ("BUCKETS", rows),
+            ("DIVIDED", rows),
+            ("WAITING", waiting_words(rows)),
+            ("TURNS", rows.saturating_mul(TURNS)),
+        ] {
+            loader.map_max_entries(name, of_each.saturating_mul(links).max(1));
+        }
         let mut ebpf = loader.load(OBJECT).context("load the programs' maps")?;
         for (name, program) in ebpf.programs() {
             let known = PROGRAMS.iter().any(|attachment| attachment.program == name);
@@ -112,6 +133,9 @@ impl Object {
         }
         let btf = functions()?;
         for attachment in PROGRAMS {
+            if links == 0 && attachment.place == Place::Devices(Hook::Pace) {
+                continue;
+            }
             let name = attachment.program;
             let program = ebpf
                 .program_mut(name)
@@ -119,7 +143,10 @@ impl Object {
             load(program, attachment.function, &btf)
                 .with_context(|| format!("load program {name}"))?;
         }
-        Ok(Self { ebpf })
+        Ok(Self {
+            ebpf,
+            paces: links > 0,
+        })
     }
 
     /// The loaded program of this name.
@@ -137,13 +164,19 @@ impl Object {
             .as_fd())
     }
 
+    /// The programs that were loaded: without links, none that paces.
+    pub fn attachments(&self) -> impl Iterator<Item = &'static Attachment> {
+        let left_out =
+            |attachment: &&Attachment| self.paces || attachment.place != Place::Devices(Hook::Pace);
+        PROGRAMS.iter().filter(left_out)
+    }
+
     /// Instructions the verifier looked at, per program.
     ///
     /// # Errors
     /// The kernel does not tell.
     pub fn verifier_costs(&self) -> anyhow::Result<BTreeMap<&'static str, u32>> {
-        PROGRAMS
-            .iter()
+        self.attachments()
             .map(|attachment| {
                 let name = attachment.program;
                 let info = crate::sys::bpf::program_info(self.program(name)?)

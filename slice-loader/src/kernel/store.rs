@@ -72,25 +72,12 @@ impl Store {
         program.starts_with("view_")
     }
 
-    /// Where the program for the frames of devices is pinned.
-    #[must_use]
-    pub fn frame_program(&self) -> PathBuf {
-        self.root.join("frame")
-    }
-
-    /// Where the link to the device of this number is pinned, or what marks that
-    /// it has the program otherwise.
-    #[must_use]
-    pub fn device(&self, number: u32) -> PathBuf {
-        self.root.join("devices").join(number.to_string())
-    }
-
-    /// The names of all pins of devices.
+    /// The names of all pins in one of its directories.
     ///
     /// # Errors
     /// The directory cannot be read; that it is not there is no error.
-    pub fn devices(&self) -> anyhow::Result<Vec<String>> {
-        names(&self.root.join("devices"))
+    pub fn names(&self, directory: &str) -> anyhow::Result<Vec<String>> {
+        names(&self.root.join(directory))
     }
 
     /// The names of all pinned links.
@@ -144,6 +131,7 @@ impl Store {
         make(&self.root.join("maps"), 0o700)?;
         make(&self.root.join("links"), 0o700)?;
         make(&self.root.join("devices"), 0o700)?;
+        make(&self.root.join("paced"), 0o700)?;
         make(&self.views(), 0o755)
     }
 
@@ -153,7 +141,7 @@ impl Store {
     /// # Errors
     /// Something cannot be unlinked; that it is not there is no error.
     pub fn remove(&self) -> anyhow::Result<()> {
-        for part in ["links", "devices", "views", "maps", ""] {
+        for part in ["links", "devices", "paced", "views", "maps", ""] {
             let directory = self.root.join(part);
             match fs::remove_dir_all(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -70,6 +70,16 @@ pub fn describe(old: &Plan, wanted: &Wanted, changes: &Changes) -> Reloaded {
                     .chain(changes.remove.iter().map(|at| at.row));
                 owners.extend(at.filter_map(of_row));
             }
+            Step::Links(_) => drop(owners.insert(SliceId::NODE)),
+            Step::Knobs(rows) => {
+                let both = |at| [old.knobs.get(at), new.knobs.get(at)];
+                owners.extend(
+                    rows.iter()
+                        .flat_map(|(at, _)| both(at))
+                        .flatten()
+                        .map(|knobs| knobs.id),
+                );
+            }
             Step::Settings(settings) => {
                 if *settings != old.settings {
                     owners.insert(SliceId::NODE);
@@ -82,7 +92,7 @@ pub fn describe(old: &Plan, wanted: &Wanted, changes: &Changes) -> Reloaded {
         .iter()
         .filter_map(|id| names.get(id).copied())
         .collect();
-    let mut node = owners.contains(&SliceId::NODE);
+    let mut node = owners.contains(&SliceId::NODE) || changes.other_links;
     for write in &changes.cgroups {
         match &write.cgroup {
             Cgroup::Slice(name) => drop(changed.insert(name.as_str())),

@@ -25,6 +25,8 @@ use crate::context::cgroup::SliceCgroup;
 use crate::context::holder::{CGROUPFS, Holder};
 use crate::kernel::attach::{self, Former, Targets};
 use crate::kernel::devices;
+use crate::kernel::hook::Hook;
+use crate::kernel::links;
 use crate::kernel::loopback;
 use crate::kernel::maps::{self, Maps, OtherAbi};
 use crate::kernel::object::{self, Object};
@@ -89,6 +91,7 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         &BTreeSet::new(),
     )?;
     account::refuse_unprepared(!wanted.logins.is_empty())?;
+    links::refuse_unshapeable(&names_of_links(&wanted.plan))?;
     ids::save(&wanted.ledger)?;
     let record = Record {
         phase: Phase::Starting,
@@ -104,6 +107,7 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         reserved_ports_before: before.to_string(),
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
+        links: names_of_links(&wanted.plan),
         slices: wanted.slices.clone(),
         uids_per_slice: wanted.uids_per_slice,
         contexts: wanted.contexts.clone(),
@@ -139,11 +143,12 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     let slices = holder.make_slices()?;
     let store = Store::of_node();
     store.create()?;
-    let object = Object::load(&store, record.rows)?;
+    let object = Object::load(&store, record.rows, record.links.len())?;
     let maps = Maps::open(&store)?;
     let place = Place {
         maps: &maps,
         holder: &holder,
+        links: &record.links,
     };
     let before = Plan {
         disk: state::disk_limits(plan)?,
@@ -156,6 +161,7 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     let targets = Targets::open(Path::new(CGROUPFS), &slices)?;
     attach::attach(&object, &store, &targets, &mut attach::Undo::default())?;
     devices::refresh(&store, &maps, has_raw(&record))?;
+    links::refresh(&store, &maps, &record.links)?;
     state::note_found(&maps)?;
     place.make_cgroups(&record.slices)?;
     holder.refuse_without_io(&changes.cgroups)?;
@@ -174,7 +180,7 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
     store.create()?;
     // Somebody may have set the device lo down and up.
     loopback::set(&rows(&record.slices))?;
-    if record.object == object::digest() && attach::all_there(&store) {
+    if record.object == object::digest() && attach::all_there(&store, !record.links.is_empty()) {
         return Ok(Up::Already {
             slices: record.slices.len(),
         });
@@ -183,7 +189,7 @@ fn upgrade(mut record: Record) -> anyhow::Result<Up> {
     let made_before = store.maps()?;
     let mut undo = attach::Undo::default();
     let mut replace = || -> anyhow::Result<()> {
-        let object = Object::load(&store, record.rows)?;
+        let object = Object::load(&store, record.rows, record.links.len())?;
         let targets = Targets::open(Path::new(CGROUPFS), &record.holder.slices())?;
         attach::attach(&object, &store, &targets, &mut undo)
     };
@@ -224,6 +230,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     let place = Place {
         maps: &maps,
         holder: &holder,
+        links: &record.links,
     };
     let before = autobind::parse(&record.reserved_ports_before)?;
     let (held, busy) = (state::held_by_node(&maps)?, state::busy_rows(&maps)?);
@@ -233,6 +240,9 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
 
     let old = place.read(&wanted.plan)?;
     let changes = old.changes(&wanted.plan);
+    if changes.other_links {
+        refuse_other_links()?;
+    }
     let (added, removed) = (
         only_in(&wanted.slices, &record.slices),
         only_in(&record.slices, &wanted.slices),
@@ -265,6 +275,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         place.write_disk(&changes.disk)?;
         place.write_maps(&changes)?;
         devices::refresh(&store, &maps, has_raw(&next) || has_raw(&record))?;
+        links::refresh(&store, &maps, &record.links)?;
         account::write_all(&next.accounts())?;
         // Written whole or not at all: a full /run undoes the rest too.
         next.save()
@@ -274,6 +285,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             let half = place.read(&old)?;
             let changes = half.changes(&old);
             place.write_maps(&changes)?;
+            links::refresh(&store, &maps, &record.links)?;
             place.write_attributes(&changes.cgroups)?;
             place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
@@ -339,7 +351,8 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     // The slices' processes first, and under the rules.
     SliceCgroup::all(&holder.slices()).kill()?;
     let mut result = SliceCgroup::all(&holder.slices()).remove();
-    result = result.and(devices::remove_all(&Store::of_node()));
+    result = result.and(links::remove_all(&Store::of_node()));
+    result = result.and(Hook::Frames.remove_all(&Store::of_node()));
     result = result.and(Store::of_node().remove());
     result = result.and(loopback::set(&BTreeSet::new()));
     if let Some(record) = record {
@@ -392,6 +405,19 @@ fn refuse_missing_features() -> anyhow::Result<()> {
             first.remedy
         ))
         .into())
+}
+
+/// The names of a plan's links, by number.
+fn names_of_links(plan: &Plan) -> Vec<String> {
+    plan.links.iter().map(|link| link.name.clone()).collect()
+}
+
+fn refuse_other_links() -> anyhow::Result<()> {
+    let message = "change which links node.toml has: that cannot change while the node is up";
+    bail!(
+        Failure::new(Exit::Policy, message)
+            .remedy("change it back (rates may change), or: slice down, slice up")
+    )
 }
 
 /// Pinned maps of another layout can be neither adopted nor changed.

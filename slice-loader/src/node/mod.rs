@@ -22,8 +22,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use policy::SliceId;
 use policy::abi::{
-    Address, AddressEntry, Claim, Denials, RESERVED_NOBODY, Reserved, Settings, SliceEntry,
-    SliceState, TCP, Tag, Traffic, UDP,
+    Address, AddressEntry, Bucket, Claim, Denials, LinkKnobs, RESERVED_NOBODY, Reserved, Settings,
+    SliceEntry, SliceState, TCP, Tag, Traffic, UDP,
 };
 use zerocopy::FromZeros;
 
@@ -36,6 +36,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
 use crate::kernel::devices;
 use crate::kernel::events::Events;
+use crate::kernel::links::{self, Repaired};
 use crate::kernel::maps::{Maps, Table};
 use crate::kernel::store::Store;
 
@@ -245,6 +246,39 @@ impl Node {
             .collect())
     }
 
+    /// The links by number: name, and rate in bytes per second.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn links(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let rates = self.maps.links.all()?;
+        let names = self.record.links.iter().cloned();
+        Ok(names
+            .zip(rates)
+            .map(|(name, (_, entry))| (name, entry.rate))
+            .collect())
+    }
+
+    /// What owners have on links: the link's number, what they are given, and the
+    /// bucket.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn buckets(&self) -> anyhow::Result<Vec<(u32, LinkKnobs, Bucket)>> {
+        if self.record.links.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.maps.states.rows();
+        let knobs = self.maps.knobs.all()?;
+        let buckets = self.maps.buckets.all()?;
+        Ok(knobs
+            .into_iter()
+            .zip(buckets)
+            .filter(|((_, knobs), _)| knobs.share != 0)
+            .map(|((index, knobs), (_, bucket))| (index / rows, knobs, bucket))
+            .collect())
+    }
+
     /// The ports held by sockets, or lingering: protocol, port, whose. Sorted.
     ///
     /// # Errors
@@ -284,6 +318,8 @@ impl Node {
         locked(|node| {
             let raw = lifecycle::has_raw(&node.record);
             let devices = devices::refresh(&Store::of_node(), &node.maps, raw)?;
+            let links = links::refresh(&Store::of_node(), &node.maps, &node.record.links)?;
+            let devices = devices || links != Repaired::default();
             Ok(addresses::refresh(&node.maps, &node.record)? || devices)
         })
     }

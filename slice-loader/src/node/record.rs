@@ -82,6 +82,9 @@ pub struct Record {
     pub reserved_ports: String,
     /// Addresses of devices that are nobody's, as prefixes.
     pub exclude: Vec<String>,
+    /// The links, by number.
+    #[serde(default)]
+    pub links: Vec<String>,
     /// The slices.
     pub slices: BTreeMap<String, SliceRecord>,
     /// How many user ids each has.

@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::Context;
-use policy::abi::{RESERVED_FOUND, RESERVED_NOBODY, Reserved, port_index};
-use policy::compile::{Cgroup, CgroupWrite, Changes, DiskLimits, Plan, RefusedAt, Step};
+use policy::abi::{LinkKnobs, RESERVED_FOUND, RESERVED_NOBODY, Reserved, port_index};
+use policy::compile::{
+    Cgroup, CgroupWrite, Changes, DiskLimits, KnobsAt, Link, Plan, RefusedAt, Step,
+};
 use policy::ids::SliceId;
 use zerocopy::FromZeros;
 
@@ -27,6 +29,8 @@ pub struct Place<'a> {
     pub maps: &'a Maps,
     /// The cgroups.
     pub holder: &'a Holder,
+    /// The names of the links, by number.
+    pub links: &'a [String],
 }
 
 /// The slices of a plan: their names and user ids, which the maps do not know.
@@ -58,6 +62,8 @@ impl Place<'_> {
             reserved: maps.reserved.all()?.into_iter().filter(kept).collect(),
             addresses: maps.addresses.all()?.into_iter().collect(),
             refused: refused.collect(),
+            links: self.read_links()?,
+            knobs: self.read_knobs()?,
             cgroups: wanted
                 .cgroups
                 .iter()
@@ -66,6 +72,35 @@ impl Place<'_> {
             disk: disk_limits(wanted)?,
             reserved_ports: autobind::read()?,
         })
+    }
+
+    fn read_links(&self) -> anyhow::Result<Vec<Link>> {
+        let rates = self.maps.links.all()?;
+        let named = self.links.iter().zip(rates);
+        Ok(named
+            .map(|(name, (_, entry))| Link {
+                name: name.clone(),
+                rate: entry.rate,
+            })
+            .collect())
+    }
+
+    fn read_knobs(&self) -> anyhow::Result<BTreeMap<KnobsAt, LinkKnobs>> {
+        if self.links.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let rows = self.maps.states.rows();
+        let all = self.maps.knobs.all()?.into_iter();
+        Ok(all
+            .filter(|(_, knobs)| knobs.share != 0)
+            .map(|(index, knobs)| {
+                let at = KnobsAt {
+                    link: index / rows,
+                    row: index % rows,
+                };
+                (at, knobs)
+            })
+            .collect())
     }
 
     /// None where the cgroup is not there: then it is to be written.
@@ -165,6 +200,15 @@ impl Place<'_> {
                     for at in &changes.remove {
                         maps.refused.remove(&at.key())?;
                     }
+                }
+                Step::Links(rows) => maps.links.set_all(rows)?,
+                Step::Knobs(rows) => {
+                    let of_each = maps.states.rows();
+                    let rows: Vec<_> = rows
+                        .iter()
+                        .map(|(at, knobs)| (at.index(of_each), *knobs))
+                        .collect();
+                    maps.knobs.set_all(&rows)?;
                 }
                 Step::Settings(settings) => {
                     let mut settings = *settings;

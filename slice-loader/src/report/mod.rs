@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub mod admission;
 pub mod clock;
 pub mod event;
+pub mod links;
 pub mod ports;
 pub mod rates;
 pub mod read;
@@ -17,6 +18,7 @@ pub mod status;
 
 pub use clock::Clock;
 pub use event::Event;
+pub use links::{Link, LinkRow};
 pub use ports::{Port, PortKind, Ports};
 pub use status::{Row, RowKind, Status};
 

@@ -4,14 +4,16 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use nix::sys::socket::{getsockopt, sockopt};
 use policy::SliceId;
-use policy::abi::SliceEntry;
+use policy::abi::{Bucket, LinkKnobs, SliceEntry};
 use zerocopy::FromZeros;
 
+use super::links::{Link, LinkReading, LinkRow};
 use super::ports::Protocol;
 use super::status::{Cpu, Daemon, Reading, Row};
 use super::{Clock, Names, Ports, Status, Used, status};
@@ -58,6 +60,43 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
         daemon: daemon(),
     };
     Ok(Status::new(clock.time(), about, readings))
+}
+
+/// The report of `slice link`: what there is, and what goes out in `during`.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn links(node: &Node, during: Duration) -> anyhow::Result<Vec<Link>> {
+    let names = names(node);
+    let start = Clock::now().context("read the clock")?.monotonic_ns;
+    let before = node.buckets()?;
+    std::thread::sleep(during);
+    let after = node.buckets()?;
+    let now_ns = Clock::now().context("read the clock")?.monotonic_ns;
+    let elapsed_ns = now_ns.saturating_sub(start);
+    let mut links = Vec::new();
+    for (number, (name, rate)) in (0..).zip(node.links()?) {
+        let rows = after.iter().filter(|(link, ..)| *link == number);
+        let rows = rows.filter_map(|(link, knobs, after)| {
+            let same = |(l, k, _): &&(u32, LinkKnobs, Bucket)| l == link && k.id == knobs.id;
+            let (_, _, before) = before.iter().find(same)?;
+            let reading = LinkReading {
+                knobs: *knobs,
+                before: *before,
+                after: *after,
+                elapsed_ns,
+                now_ns,
+            };
+            Some(LinkRow::new(&names, &reading))
+        });
+        links.push(Link {
+            rate: rate * 8,
+            there: crate::kernel::links::number(&name).is_some(),
+            rows: rows.collect(),
+            name,
+        });
+    }
+    Ok(links)
 }
 
 /// The row of one slice alone.

@@ -204,14 +204,18 @@ fn instruction(code: u32, to: u8, from: u8, off: i16, imm: i32) -> libbpf::bpf_i
     instruction
 }
 
-/// Attaches a program to the way out of a device by a link.
-pub fn device_link_create(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+/// Attaches a program to the way out of a device by a link, before all others or
+/// after them.
+pub fn device_link_create(
+    program: BorrowedFd<'_>,
+    device: u32,
+    first: bool,
+) -> io::Result<OwnedFd> {
     let device = i32::try_from(device).map_err(io::Error::other)?;
-    // Before all others: one of them may let a packet out by itself.
     let options = libbpf::bpf_link_create_opts {
         sz: libbpf::size_t::try_from(size_of::<libbpf::bpf_link_create_opts>())
             .map_err(io::Error::other)?,
-        flags: libbpf::BPF_F_BEFORE,
+        flags: if first { libbpf::BPF_F_BEFORE } else { 0 },
         ..Default::default()
     };
     // SAFETY: the options are a whole structure that lives through the call; the

@@ -8,7 +8,24 @@ use libbpf_sys as libbpf;
 
 /// By which the filter is found again: those of others have others.
 const HANDLE: u32 = 0x534c;
-const PRIORITY: u32 = 1;
+
+/// Where among the filters of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Before all others.
+    First,
+    /// After those that drop.
+    Last,
+}
+
+impl Turn {
+    fn priority(self) -> u32 {
+        match self {
+            Turn::First => 1,
+            Turn::Last => 0xc000,
+        }
+    }
+}
 
 fn result(code: i32) -> io::Result<()> {
     match code {
@@ -26,11 +43,11 @@ fn hook(device: u32, attach_point: u32) -> io::Result<libbpf::bpf_tc_hook> {
     })
 }
 
-fn options() -> io::Result<libbpf::bpf_tc_opts> {
+fn options(turn: Turn) -> io::Result<libbpf::bpf_tc_opts> {
     Ok(libbpf::bpf_tc_opts {
         sz: libbpf::size_t::try_from(size_of::<libbpf::bpf_tc_opts>()).map_err(io::Error::other)?,
         handle: HANDLE,
-        priority: PRIORITY,
+        priority: turn.priority(),
         ..Default::default()
     })
 }
@@ -38,7 +55,7 @@ fn options() -> io::Result<libbpf::bpf_tc_opts> {
 /// Puts the program on the device's way out, in place of the one that this put
 /// there before. Whether the device had no place for such filters (clsact) and
 /// has one now.
-pub fn attach(program: BorrowedFd<'_>, device: u32) -> io::Result<bool> {
+pub fn attach(program: BorrowedFd<'_>, device: u32, turn: Turn) -> io::Result<bool> {
     let mut hook = hook(device, libbpf::BPF_TC_EGRESS)?;
     // SAFETY: the structure is whole and lives through the call.
     let made = match result(unsafe { libbpf::bpf_tc_hook_create(&raw mut hook) }) {
@@ -46,7 +63,7 @@ pub fn attach(program: BorrowedFd<'_>, device: u32) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
         Err(error) => return Err(error),
     };
-    let mut options = options()?;
+    let mut options = options(turn)?;
     options.prog_fd = program.as_raw_fd();
     options.flags = libbpf::BPF_TC_F_REPLACE;
     // SAFETY: both structures are whole and live through the call.
@@ -56,14 +73,14 @@ pub fn attach(program: BorrowedFd<'_>, device: u32) -> io::Result<bool> {
 
 /// Takes it off again; with `place` the device's place for filters too, and
 /// what others have put there since. That it is not there is fine.
-pub fn detach(device: u32, place: bool) -> io::Result<()> {
+pub fn detach(device: u32, place: bool, turn: Turn) -> io::Result<()> {
     let points = if place {
         libbpf::BPF_TC_EGRESS | libbpf::BPF_TC_INGRESS
     } else {
         libbpf::BPF_TC_EGRESS
     };
     let mut hook = hook(device, points)?;
-    let options = options()?;
+    let options = options(turn)?;
     // SAFETY: both structures are whole and live through the calls.
     let code = unsafe {
         if place {

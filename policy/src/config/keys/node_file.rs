@@ -1,6 +1,7 @@
 //! The keys of `node.toml`.
 
 use super::{TableDef, Takes, key, later};
+use crate::decide::pace::{RATE_MAX, SHARE_MAX};
 use crate::ids::{FIRST_SLICE_ROW, MAX_ROWS};
 
 /// Most slices that the per-slice maps have rows for.
@@ -32,10 +33,15 @@ pub static NODE_FILE: TableDef = TableDef {
             "",
             "Destinations refused to all slices.",
         ),
-        later(
-            "link",
-            "the link scheduler",
-            "slices share every link unshaped",
+        key(
+            "links",
+            Takes::Devices {
+                one: &LINK,
+                every: None,
+            },
+            "nothing is shaped",
+            "",
+            "Links: devices whose rate is divided.",
         ),
         later(
             "status",
@@ -202,6 +208,67 @@ static GIVE: TableDef = TableDef {
             "",
             "true",
             "Whether the caps of slices on the disk may be more together than there is.",
+        ),
+    ],
+};
+
+/// At less, a packet takes longer than rates are divided anew for.
+const LINK_LOWEST: u64 = 100_000;
+/// The largest rate that is computed with, in bits per second.
+pub(super) const RATE_MOST: u64 = RATE_MAX * 8;
+/// At less, a packet takes longer than anything may wait.
+pub(super) const RATE_LOWEST_CAP: u64 = 10_000;
+
+/// `[links.NAME]`.
+static LINK: TableDef = TableDef {
+    path: "links.NAME",
+    keys: &[
+        key(
+            "rate",
+            Takes::Rate {
+                low: LINK_LOWEST,
+                high: RATE_MOST,
+                default: None,
+                required: true,
+            },
+            "must be there",
+            "\"100 Mbit/s\"",
+            "What leaves by the device together. A little less than what the way behind it carries, so that packets wait here and not there.",
+        ),
+        key(
+            "node_share",
+            Takes::Count {
+                low: 1,
+                high: SHARE_MAX,
+                default: 5,
+            },
+            "",
+            "5",
+            "Weight of the node's own traffic, beside those of the slices.",
+        ),
+        key(
+            "node_floor",
+            Takes::Rate {
+                low: 0,
+                high: RATE_MOST,
+                default: Some(0),
+                required: false,
+            },
+            "",
+            "\"1 Mbit/s\"",
+            "Rate that the node's own traffic gets whenever it wants it.",
+        ),
+        key(
+            "node_cap",
+            Takes::Rate {
+                low: RATE_LOWEST_CAP,
+                high: RATE_MOST,
+                default: None,
+                required: false,
+            },
+            "the rate of the link",
+            "\"50 Mbit/s\"",
+            "Never more of the node's own than this.",
         ),
     ],
 };

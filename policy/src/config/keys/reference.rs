@@ -6,12 +6,11 @@ use super::{Key, NODE_FILE, SLICE_FILE, TableDef, Takes};
 
 /// The whole language as markdown, by the heading it stands under in `docs/policy.md`.
 #[must_use]
-pub fn reference() -> [(&'static str, String); 4] {
+pub fn reference() -> [(&'static str, String); 3] {
     [
         ("node", NODE_FILE.markdown()),
         ("slice", SLICE_FILE.markdown()),
         ("node-later", NODE_FILE.markdown_later()),
-        ("slice-later", SLICE_FILE.markdown_later()),
     ]
 }
 

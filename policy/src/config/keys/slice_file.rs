@@ -1,8 +1,12 @@
 //! The keys of `slices/NAME.toml`.
 
-use super::node_file::{CPU_LOWEST_CAP, CPU_MOST, MIB, PID_MAX, REFUSE, SECOND};
-use super::{TableDef, Takes, key, later};
+use super::node_file::{
+    CPU_LOWEST_CAP, CPU_MOST, MIB, PID_MAX, RATE_LOWEST_CAP, RATE_MOST, REFUSE, SECOND,
+};
+use super::{TableDef, Takes, key};
 use crate::config::capability;
+use crate::config::link::SliceLinks;
+use crate::decide::pace::SHARE_MAX;
 
 /// `slices/NAME.toml`.
 pub static SLICE_FILE: TableDef = TableDef {
@@ -118,10 +122,22 @@ pub static SLICE_FILE: TableDef = TableDef {
             "",
             "Destinations refused to this slice, beside those refused to all.",
         ),
-        later(
+        key(
             "link",
-            "the link scheduler",
-            "the slice shares every link unshaped",
+            Takes::Table(&LINK),
+            "",
+            "",
+            "Its part of every link of the node.",
+        ),
+        key(
+            "links",
+            Takes::Devices {
+                one: &LINKS,
+                every: Some(&LINK),
+            },
+            "as in [link]",
+            "",
+            "Its part of one link.",
         ),
         key(
             "raw",
@@ -382,6 +398,74 @@ static IO: TableDef = TableDef {
             "no bound",
             "200",
             "The same for writes.",
+        ),
+    ],
+};
+
+const LINK_FLOOR: Takes = Takes::Rate {
+    low: 0,
+    high: RATE_MOST,
+    default: Some(0),
+    required: false,
+};
+const LINK_SHARE: Takes = Takes::Count {
+    low: 1,
+    high: SHARE_MAX,
+    default: SliceLinks::SHARE,
+};
+const LINK_CAP: Takes = Takes::Rate {
+    low: RATE_LOWEST_CAP,
+    high: RATE_MOST,
+    default: None,
+    required: false,
+};
+
+/// `[link]`.
+static LINK: TableDef = TableDef {
+    path: "link",
+    keys: &[
+        key(
+            "floor",
+            LINK_FLOOR,
+            "",
+            "\"2 Mbit/s\"",
+            "Rate at which the slice sends whenever it wants to, whatever other slices do.",
+        ),
+        key(
+            "share",
+            LINK_SHARE,
+            "",
+            "3",
+            "Weight by which what the floors leave of the link is split.",
+        ),
+        key(
+            "cap",
+            LINK_CAP,
+            "the rate of the link",
+            "\"5 Mbit/s\"",
+            "Never more than this.",
+        ),
+    ],
+};
+
+/// `[links.NAME]`.
+static LINKS: TableDef = TableDef {
+    path: "links.NAME",
+    keys: &[
+        key(
+            "floor",
+            LINK_FLOOR,
+            "as in [link]",
+            "\"10 Mbit/s\"",
+            "The same for the link of this name.",
+        ),
+        key("share", LINK_SHARE, "as in [link]", "1", "The same."),
+        key(
+            "cap",
+            LINK_CAP,
+            "as in [link]",
+            "\"20 Mbit/s\"",
+            "The same.",
         ),
     ],
 };

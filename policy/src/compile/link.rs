@@ -1,0 +1,77 @@
+//! Links as the maps have them: in bytes per second, by number.
+
+use std::collections::BTreeMap;
+
+use crate::abi::{self, LinkKnobs};
+use crate::admission::Admitted;
+use crate::config::LinkTerms;
+use crate::config::units::BitsPerSecond;
+use crate::decide::pace::RATE_MAX;
+use crate::ids::SliceId;
+
+/// A link of the node; its place in the list is its number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// The device.
+    pub name: String,
+    /// What the owner gives, bytes per second; never 0.
+    pub rate: u64,
+}
+
+/// A row of `KNOBS`, in the order of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KnobsAt {
+    /// Number of the link.
+    pub link: u32,
+    /// Row of the slice; 0 is the node.
+    pub row: u32,
+}
+
+impl KnobsAt {
+    /// The index in the map, where each link has so many rows.
+    #[must_use]
+    pub const fn index(self, rows: u32) -> u32 {
+        abi::link_index(self.link, self.row, rows)
+    }
+}
+
+pub(super) fn links(admitted: &Admitted<'_>) -> Vec<Link> {
+    let links = admitted.config().node.links.iter();
+    links
+        .map(|link| Link {
+            name: link.name.to_string(),
+            rate: link.rate.bytes_per_second(),
+        })
+        .collect()
+}
+
+/// The knobs of the node and of every slice on every link.
+pub(super) fn knobs(admitted: &Admitted<'_>) -> BTreeMap<KnobsAt, LinkKnobs> {
+    let mut all = BTreeMap::new();
+    for (number, link) in (0..).zip(&admitted.config().node.links) {
+        let of_slices = admitted
+            .slices()
+            .map(|(id, slice)| (id, slice.links.on(&link.name.value)));
+        for (id, terms) in [(SliceId::NODE, link.node)].into_iter().chain(of_slices) {
+            let at = KnobsAt {
+                link: number,
+                row: id.index(),
+            };
+            all.insert(at, entry(id, &terms));
+        }
+    }
+    all
+}
+
+/// A floor may become 0: it is less than every slice has. A cap does not: the least that is read is
+/// more than a byte.
+fn entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
+    LinkKnobs {
+        floor: terms.floor.bytes_per_second(),
+        cap: terms
+            .cap
+            .map_or(RATE_MAX, |cap| BitsPerSecond::bytes_per_second(cap.value)),
+        share: terms.share,
+        id,
+    }
+}

@@ -1,0 +1,76 @@
+//! Links and what everybody has of them, as written: floor, share and cap.
+
+use super::device::DeviceName;
+use super::source::{At, Place};
+use super::units::BitsPerSecond;
+
+/// An uplink device and the rate that the owner gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The device; placed at its table.
+    pub name: At<DeviceName>,
+    /// What is divided.
+    pub rate: At<BitsPerSecond>,
+    /// What the node itself has of it.
+    pub node: LinkTerms,
+}
+
+/// What somebody has of one link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTerms {
+    /// Guaranteed whenever it is wanted.
+    pub floor: At<BitsPerSecond>,
+    /// Weight by which what the floors leave is split. 1 to 1000.
+    pub share: u32,
+    /// Never more than this.
+    pub cap: Option<At<BitsPerSecond>>,
+}
+
+/// One table of a slice's file about links: `[link]` or `[links.NAME]`. What is not written there
+/// is absent, not the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTable {
+    /// Where the table starts.
+    pub at: Place,
+    /// See [`LinkTerms::floor`].
+    pub floor: Option<At<BitsPerSecond>>,
+    /// See [`LinkTerms::share`].
+    pub share: Option<u32>,
+    /// See [`LinkTerms::cap`].
+    pub cap: Option<At<BitsPerSecond>>,
+}
+
+/// What a slice's file says about links.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SliceLinks {
+    /// `[link]`: every link of the node.
+    pub every: Option<LinkTable>,
+    /// `[links.NAME]`: one link; sorted by name.
+    pub one: Vec<(DeviceName, LinkTable)>,
+}
+
+impl SliceLinks {
+    /// Share of a slice that says nothing.
+    pub const SHARE: u32 = 1;
+
+    /// What the slice has of a link of the node: key by key `[links.NAME]` goes over `[link]`, and
+    /// that over the defaults.
+    #[must_use]
+    pub fn on(&self, link: &DeviceName) -> LinkTerms {
+        let one = self
+            .one
+            .iter()
+            .find(|(name, _)| name == link)
+            .map(|(_, table)| table);
+        let tables = || one.into_iter().chain(&self.every);
+        LinkTerms {
+            floor: tables()
+                .find_map(|table| table.floor)
+                .unwrap_or(At::default(BitsPerSecond(0))),
+            share: tables()
+                .find_map(|table| table.share)
+                .unwrap_or(Self::SHARE),
+            cap: tables().find_map(|table| table.cap),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `slice link`: the links, and who may send and does send how much on each; from
+//! the pinned maps, so that it works with the daemon dead.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anstyle::Style;
+
+use super::exit::Exit;
+use super::quantity;
+use super::screen::Screen;
+use super::table::{Cell, Column, Table};
+use crate::node::Node;
+use crate::report::{self, Link};
+
+/// How long is looked at what goes out.
+const DURING: Duration = Duration::from_millis(500);
+
+pub(super) fn run(screen: &Screen) -> anyhow::Result<ExitCode> {
+    let node = Node::open()?;
+    let links = report::read::links(&node, DURING)?;
+    if screen.json() {
+        screen.print_json(&links)?;
+        return Ok(Exit::Ok.into());
+    }
+    if links.is_empty() && !screen.quiet() {
+        writeln!(
+            screen.err(),
+            "the node has no links: see [links] in node.toml"
+        )?;
+    }
+    let mut out = screen.out();
+    for link in &links {
+        write_one(&mut out, link, screen.width())?;
+    }
+    out.flush()?;
+    Ok(Exit::Ok.into())
+}
+
+fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Result<()> {
+    let gone = if link.there { "" } else { ", not there" };
+    writeln!(
+        out,
+        "{}: {}{gone}",
+        link.name,
+        quantity::bit_rate(link.rate)
+    )?;
+    let mut table = Table::new([
+        Column::left("OWNER", 0),
+        Column::right("SENDS", 0),
+        Column::right("MAY SEND", 0),
+        Column::right("FLOOR", 2),
+        Column::right("SHARE", 1),
+        Column::right("CAP", 2),
+        Column::right("WAITS", 3),
+        Column::right("SENT", 3),
+        Column::right("DROPPED", 4),
+    ]);
+    for row in &link.rows {
+        let rate = |rate: Option<u64>| rate.map_or_else(|| "-".to_owned(), quantity::bit_rate);
+        table.row([
+            Cell::new(row.owner.label(), Style::new().bold()),
+            quantity::bit_rate(row.sends).into(),
+            rate(row.may_send).into(),
+            quantity::bit_rate(row.floor).into(),
+            row.share.to_string().into(),
+            rate(row.cap).into(),
+            quantity::cpu_time(row.waits_us).into(),
+            quantity::bytes(row.sent_bytes).into(),
+            quantity::count(row.dropped_packets).into(),
+        ]);
+    }
+    table.write(out, width)
+}

@@ -1,0 +1,147 @@
+//! The devices whose rate is divided among slices: the program on their way out,
+//! and the queue that keeps its times.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use super::devices::is_gone;
+use super::hook::Hook;
+use super::maps::Maps;
+use super::queue;
+use super::segments;
+use super::store::Store;
+use crate::cli::exit::{Exit, Failure};
+use crate::sys::bpf;
+
+/// What was put right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// A program or a number of a device.
+    pub program: bool,
+    /// A queue that somebody else had put there.
+    pub queue: bool,
+}
+
+/// The number of the device of this name, if it is there.
+#[must_use]
+pub fn number(name: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Refuses links that cannot be shaped, before anything is changed.
+///
+/// # Errors
+/// There is no such device, or somebody else has set its queue.
+pub fn refuse_unshapeable(names: &[String]) -> anyhow::Result<()> {
+    for name in names {
+        let Some(number) = number(name) else {
+            let message = format!("shape link {name}: there is no such device");
+            bail!(Failure::new(Exit::Policy, message).remedy(
+                "`ip link` lists the devices; a link that comes later is shaped from then on \
+                 if it is there when the node comes up"
+            ));
+        };
+        if let Some(root) = queue::root(number)?
+            && root.set
+            && root.kind != "fq"
+        {
+            let message = format!(
+                "shape link {name}: somebody has given it the queue discipline {}",
+                root.kind
+            );
+            bail!(
+                Failure::new(Exit::Policy, message)
+                    .remedy(format!("take it away: tc qdisc del dev {name} root"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Shapes these links, whose place in the list is their number; puts right what
+/// somebody has changed since. A device that is gone comes again.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<Repaired> {
+    let mut repaired = Repaired::default();
+    let there: Vec<(u32, u32, &String)> = (0..)
+        .zip(names)
+        .filter_map(|(link, name)| Some((link, number(name)?, name)))
+        .collect();
+    let known = maps.link_of.all()?;
+    for (device, link) in &known {
+        if !there
+            .iter()
+            .any(|(at, number, _)| (at, number) == (link, device))
+        {
+            maps.link_of.remove(device)?;
+            Hook::Pace.disarm(store, *device)?;
+            repaired.program = true;
+        }
+    }
+    if there.is_empty() {
+        return Ok(repaired);
+    }
+    let program = Hook::Pace.open(store)?;
+    for (link, number, name) in there {
+        let root = queue::root(number)?;
+        let mark = queue_mark(store, number);
+        // What somebody else's fq lets wait is not known.
+        if !mark.exists() || !root.as_ref().is_some_and(queue::paces) {
+            let result = queue::put(number).with_context(|| format!("shape link {name}"));
+            match result {
+                Err(error) if is_gone(&error) => continue,
+                result => result?,
+            }
+            if !mark.exists() {
+                bpf::object_pin(program.as_fd(), &mark)?;
+            }
+            repaired.queue = true;
+        }
+        let rate = maps.links.get(&link)?.map_or(0, |entry| entry.rate);
+        segments::bound(number, rate).with_context(|| format!("shape link {name}"))?;
+        match Hook::Pace.arm(store, program.as_fd(), number) {
+            Ok(fresh) => repaired.program |= fresh,
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(error).with_context(|| format!("shape link {name}")),
+        }
+        if !known.contains(&(number, link)) {
+            maps.link_of.set(&number, &link)?;
+            repaired.program = true;
+        }
+    }
+    Ok(repaired)
+}
+
+/// Shapes no link any more.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove_all(store: &Store) -> anyhow::Result<()> {
+    let mut result = Hook::Pace.remove_all(store);
+    for name in store.names("paced")? {
+        let Some(number) = name
+            .strip_suffix("_queue")
+            .and_then(|text| text.parse().ok())
+        else {
+            continue;
+        };
+        result = result
+            .and(queue::take_away(number))
+            .and(segments::unbound(number));
+        let mark = queue_mark(store, number);
+        result = result
+            .and(fs::remove_file(&mark).with_context(|| format!("remove {}", mark.display())));
+    }
+    result
+}
+
+/// Says that the queue of a device is ours.
+fn queue_mark(store: &Store, number: u32) -> PathBuf {
+    store.root().join("paced").join(format!("{number}_queue"))
+}

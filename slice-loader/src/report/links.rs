@@ -1,0 +1,86 @@
+//! What owners may send on the links, and do.
+
+use policy::SliceId;
+use policy::abi::{Bucket, LinkKnobs};
+use policy::decide::pace::RATE_MAX;
+use serde::{Deserialize, Serialize};
+
+use super::{Names, Owner};
+
+/// A device with a rate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The device's name.
+    pub name: String,
+    /// Its rate, bit/s.
+    pub rate: u64,
+    /// Whether the device is there.
+    pub there: bool,
+    /// The owners, the node first.
+    pub rows: Vec<LinkRow>,
+}
+
+/// An owner on a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRow {
+    /// Whose.
+    pub owner: Owner,
+    /// Guaranteed, bit/s.
+    pub floor: u64,
+    /// Weight by which what floors leave is split.
+    pub share: u32,
+    /// Most, bit/s; absent where only the link bounds it.
+    pub cap: Option<u64>,
+    /// What it sent in the time that was looked at, bit/s.
+    pub sends: u64,
+    /// What it may send now, bit/s; absent where it sends nothing.
+    pub may_send: Option<u64>,
+    /// How long what it has sent last will wait, microseconds.
+    pub waits_us: u64,
+    /// Bytes, as they are on the wire (counter).
+    pub sent_bytes: u64,
+    /// Packets, segments apiece (counter).
+    pub sent_packets: u64,
+    /// Bytes dropped since too much waited (counter).
+    pub dropped_bytes: u64,
+    /// Packets dropped (counter).
+    pub dropped_packets: u64,
+}
+
+/// An owner's row as it was read twice.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkReading {
+    /// What it is given.
+    pub knobs: LinkKnobs,
+    /// What it had before.
+    pub before: Bucket,
+    /// What it has.
+    pub after: Bucket,
+    /// Between the two, nanoseconds.
+    pub elapsed_ns: u64,
+    /// The monotonic clock at the second, nanoseconds.
+    pub now_ns: u64,
+}
+
+impl LinkRow {
+    /// The row of what was read.
+    #[must_use]
+    pub fn new(names: &Names, reading: &LinkReading) -> Self {
+        let LinkReading { knobs, after, .. } = reading;
+        let sent = after.bytes.wrapping_sub(reading.before.bytes);
+        let per_second = u128::from(sent) * 8_000_000_000 / u128::from(reading.elapsed_ns.max(1));
+        Self {
+            owner: names.owner(SliceId(knobs.id.0)),
+            floor: knobs.floor * 8,
+            share: knobs.share,
+            cap: (knobs.cap < RATE_MAX).then_some(knobs.cap * 8),
+            sends: u64::try_from(per_second).unwrap_or(u64::MAX),
+            may_send: (after.state != 0).then_some(after.rate * 8),
+            waits_us: after.next_ns.saturating_sub(reading.now_ns) / 1000,
+            sent_bytes: after.bytes,
+            sent_packets: after.packets,
+            dropped_bytes: after.dropped_bytes,
+            dropped_packets: after.dropped_packets,
+        }
+    }
+}

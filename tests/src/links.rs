@@ -1,0 +1,256 @@
+//! The rate of a link, divided among slices that send to another machine.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::beyond::{Beyond, PEER};
+use crate::inventory::Inventory;
+use crate::node::Node;
+use crate::runner::{Test, test};
+use crate::site::{Running, Site, until};
+
+pub const TESTS: &[Test] = &[
+    test("a_link_is_divided_by_shares_floors_and_caps", divided).within(200),
+    test("a_link_that_cannot_be_shaped_is_refused_by_name", refused).once(),
+    test("a_queue_that_another_put_in_place_is_repaired", repaired),
+];
+
+const METER: &str = include_str!("link/meter.py");
+const SEND: &str = include_str!("link/send.py");
+/// Payload of what is on the wire: TCP with time stamps over IPv4, and UDP.
+const OF_TCP: f64 = 1448.0 / 1514.0;
+const OF_UDP: f64 = 1400.0 / 1442.0;
+/// The link's rate, Mbit/s, and how far a part may be from what it should be.
+const RATE: f64 = 10.0;
+const WITHIN: f64 = 0.08;
+const ATTEMPTS: usize = 3;
+const FIRST: usize = 9100;
+
+/// What is looked at: seconds after the first byte, and how long.
+const AFTER: &str = "2";
+const DURING: &str = "4";
+
+struct Wire<'s, 'n> {
+    site: &'s Site<'n>,
+    beyond: &'s Beyond<'n>,
+}
+
+impl Wire<'_, '_> {
+    /// What arrives while these send (slice, protocol, flows, Mbit/s or 0), in Mbit/s
+    /// as the wire has it.
+    fn carries(&self, senders: &[(&str, &str, usize, f64)]) -> Result<Vec<f64>> {
+        let (first, count) = (FIRST.to_string(), senders.len().to_string());
+        let meter = ["python3", "-c", METER, &first, &count, AFTER, DURING];
+        let mut meter = self.site.start("meter", self.beyond.command(&meter))?;
+        until("the meter is ready", || {
+            Ok(meter.output().contains("ready"))
+        })?;
+        let running = senders
+            .iter()
+            .enumerate()
+            .map(|(number, (slice, kind, flows, rate))| {
+                let port = (FIRST + number).to_string();
+                let (flows, rate) = (flows.to_string(), rate.to_string());
+                let command = [
+                    "python3",
+                    "-c",
+                    SEND,
+                    kind,
+                    PEER[number % 2],
+                    &port,
+                    &flows,
+                    &rate,
+                ];
+                let command = match *slice {
+                    "node" => {
+                        let mut own = std::process::Command::new(command[0]);
+                        own.args(&command[1..]);
+                        own
+                    }
+                    slice => self.site.in_slice(slice, &command),
+                };
+                self.site.start(&format!("sender{number}"), command)
+            })
+            .collect::<Result<Vec<Running>>>()?;
+        until("the meter has measured", || Ok(meter.ended()?.is_some()))?;
+        // Else it would go on in its slice, at the next measurement.
+        for sender in running {
+            sender.finish()?;
+        }
+        let output = meter.output();
+        let line = output.lines().last().context("the meter says nothing")?;
+        let rates: Vec<f64> = serde_json::from_str(line).with_context(|| output.clone())?;
+        let of = |kind: &str| if kind == "tcp" { OF_TCP } else { OF_UDP };
+        let of = senders.iter().map(|(_, kind, ..)| of(kind));
+        Ok(rates.iter().zip(of).map(|(rate, of)| rate / of).collect())
+    }
+
+    /// Each gets its part of what is carried.
+    fn are(&self, what: &str, senders: &[(&str, &str, usize, f64)], ideal: &[f64]) -> Result<()> {
+        let ideal_sum: f64 = ideal.iter().sum();
+        self.show(what, senders, |rates, sum| {
+            let parts = rates.iter().zip(ideal);
+            parts
+                .clone()
+                .all(|(rate, ideal)| ((rate / sum) / (ideal / ideal_sum) - 1.0).abs() <= WITHIN)
+        })
+    }
+
+    /// The last of the senders gets no more than this, and nearly that.
+    fn is_bounded(
+        &self,
+        what: &str,
+        senders: &[(&str, &str, usize, f64)],
+        bound: f64,
+    ) -> Result<()> {
+        self.show(what, senders, |rates, _| {
+            let last = rates[rates.len() - 1];
+            last <= 1.04 * bound && last >= 0.8 * bound
+        })
+    }
+
+    /// What is carried is never more than the link's rate; a little less where a CPU
+    /// of this machine stands still for longer than is made up for. A connection that
+    /// lost a packet at the wrong moment may want less than its part for a while, so
+    /// that the division has some attempts.
+    fn show(
+        &self,
+        what: &str,
+        senders: &[(&str, &str, usize, f64)],
+        is_right: impl Fn(&[f64], f64) -> bool,
+    ) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let rates = self.carries(senders)?;
+            println!("{what}: {rates:.3?}");
+            let sum: f64 = rates.iter().sum();
+            ensure!(sum <= 1.03 * RATE, "{what}: {rates:.3?} Mbit/s");
+            if sum >= 0.7 * RATE && is_right(&rates, sum) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{what}: never right; {}", self.site.must(&["link"])?)
+    }
+}
+
+fn divided(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let before = Inventory::take(node)?;
+    let site = Site::up(
+        node,
+        &[
+            ("node.toml", "[links.wire1]\nrate = \"10 Mbit/s\"\n"),
+            ("slices/a.toml", ""),
+            ("slices/b.toml", ""),
+            ("slices/c.toml", "[link]\nshare = 3\n"),
+            ("slices/d.toml", "[link]\ncap = \"1 Mbit/s\"\n"),
+            ("slices/e.toml", "[link]\nfloor = \"2 Mbit/s\"\n"),
+        ],
+    )?;
+    let wire = Wire {
+        site: &site,
+        beyond: &beyond,
+    };
+    let each = |names: &[&'static str], kind: &'static str| -> Vec<_> {
+        names.iter().map(|name| (*name, kind, 1, 0.0)).collect()
+    };
+    wire.are("alone", &each(&["a"], "tcp"), &[10.0])?;
+    wire.are(
+        "node and two",
+        &each(&["node", "a", "b"], "tcp"),
+        &[5.0, 1.0, 1.0],
+    )?;
+    wire.are("floor", &each(&["e", "a"], "tcp"), &[6.0, 4.0])?;
+    wire.are("shares", &each(&["c", "a"], "udp"), &[3.0, 1.0])?;
+    wire.are(
+        "asked otherwise",
+        &[("c", "tcp", 1, 0.0), ("a", "sly", 2, 0.0)],
+        &[3.0, 1.0],
+    )?;
+    wire.are(
+        "flows",
+        &[("a", "tcp", 8, 0.0), ("b", "tcp", 1, 0.0)],
+        &[1.0, 1.0],
+    )?;
+    wire.is_bounded("cap", &each(&["c", "d"], "tcp"), 1.0)?;
+    // Who asks for less than its part leaves the rest to others.
+    wire.is_bounded(
+        "modest",
+        &[("b", "tcp", 1, 0.0), ("a", "udp", 1, 1.0)],
+        1.03,
+    )?;
+    // What stands in the policy is what is in force.
+    site.write("slices/d.toml", "[link]\ncap = \"2 Mbit/s\"\n")?;
+    site.must(&["reload"])?;
+    wire.is_bounded(
+        "another cap",
+        &[("c", "tcp", 1, 0.0), ("d", "udp", 1, 0.0)],
+        2.0,
+    )?;
+    let shown = site.json(&["link"])?;
+    ensure!(shown[0]["rate"] == 10_000_000, "slice link says {shown}");
+    site.must(&["down"])?;
+    let queue = node.must("tc", &["qdisc", "show", "dev", "wire1"])?.stdout;
+    ensure!(queue.contains("noqueue"), "{queue} is left");
+    let device = node.must("ip", &["-d", "link", "show", "wire1"])?.stdout;
+    ensure!(device.contains("gso_max_size 65536"), "{device} is left");
+    before.again(node)?;
+    drop(beyond);
+    Ok(())
+}
+
+fn refused(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let site = Site::new(
+        node,
+        &[("node.toml", "[links.wire9]\nrate = \"10 Mbit/s\"\n")],
+    )?;
+    let output = site.slice(&["up"])?;
+    ensure!(
+        output.status == 3 && output.stderr.contains("wire9"),
+        "{} {}",
+        output.status,
+        output.stderr
+    );
+    site.write("node.toml", "[links.wire1]\nrate = \"10 Mbit/s\"\n")?;
+    node.must("tc", &["qdisc", "add", "dev", "wire1", "root", "pfifo"])?;
+    let output = site.slice(&["up"])?;
+    ensure!(
+        output.status == 3 && output.stderr.contains("pfifo"),
+        "{} {}",
+        output.status,
+        output.stderr
+    );
+    drop(beyond);
+    Ok(())
+}
+
+fn repaired(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    let site = Site::up(
+        node,
+        &[
+            ("node.toml", "[links.wire1]\nrate = \"10 Mbit/s\"\n"),
+            ("slices/a.toml", ""),
+        ],
+    )?;
+    let _daemon = site.daemon()?;
+    let has_fq = || -> Result<bool> {
+        let queue = node.run("tc", &["qdisc", "show", "dev", "wire1", "root"])?;
+        Ok(queue.stdout.contains("qdisc fq "))
+    };
+    ensure!(has_fq()?, "there is no fq");
+    node.must("tc", &["qdisc", "del", "dev", "wire1", "root"])?;
+    until("it is back", has_fq)?;
+    // A device that goes and comes again is another one of the same name.
+    drop(beyond);
+    let beyond = Beyond::open(node)?;
+    until("the new device has it", has_fq)?;
+    std::thread::sleep(Duration::from_millis(200));
+    let wire = Wire {
+        site: &site,
+        beyond: &beyond,
+    };
+    wire.are("alone", &[("a", "tcp", 1, 0.0)], &[10.0])?;
+    Ok(())
+}
