@@ -45,8 +45,8 @@ pub static NODE_FILE: TableDef = TableDef {
         ),
         later(
             "status",
-            "the status hooks",
-            "`slice status` shows the same to the node's owner",
+            "settings of the status hooks",
+            "slices with a context have them, and `grants` says who sees all (status.md)",
         ),
         later("audit", "the flow audit", "`slice events` shows denials"),
     ],
