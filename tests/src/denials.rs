@@ -97,8 +97,9 @@ const CASES: &[Case] = &[
     (Reason::ConnectionRate, "slow", connection_rate),
 ];
 
-/// Made to happen in `raw`, by programs that a puppet is not.
-const ELSEWHERE: [Reason; 4] = [
+/// Made to happen in `raw` and `audit`, by programs that a puppet is not.
+const ELSEWHERE: [Reason; 5] = [
+    Reason::Audit,
     Reason::IcmpType,
     Reason::EchoForeign,
     Reason::Frame,

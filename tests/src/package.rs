@@ -49,8 +49,10 @@ const EXPOSURE_MAX: &str = "35";
 /// Every file that a package could leave.
 fn files(node: &Node) -> Result<BTreeSet<String>> {
     let places = ["/usr", "/etc", "/var", "/opt", "-xdev"];
-    // The package database keeps logs and backups of itself.
-    let not = ["!", "-path", "/var/lib/dpkg/*", "!", "-path", "/var/log/*"];
+    // The package database keeps logs and backups of itself, and what asks questions
+    // for packages (here man-db's, which looks at new pages) a cache.
+    let kept = ["/var/lib/dpkg/*", "/var/log/*", "/var/cache/debconf/*"];
+    let not = kept.map(|path| ["!", "-path", path]).concat();
     let found = node.must("find", &[&places[..], &not].concat())?.stdout;
     Ok(found.lines().map(str::to_owned).collect())
 }
