@@ -86,12 +86,16 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
         let wait = next.saturating_sub(now);
         let flow = bpf_get_hash_recalc(skb) % FLOWS;
         let turn = TURNS.get_ptr_mut(index.wrapping_mul(FLOWS).wrapping_add(flow));
-        let ahead = wait != 0 && turn.is_some_and(|turn| begins(turn, now, next, bytes));
+        let ahead = if wait != 0 && turn.is_some_and(|turn| begins(turn, now, next, bytes)) {
+            lane(&raw mut (*bucket).ahead_ns, now, takes)
+        } else {
+            None
+        };
         if wait != 0 {
             store(&raw mut (*bucket).waited, 1);
         }
         let fresh = load(&raw const (*bucket).state) == FRESH;
-        if !ahead && !may_wait(wait, takes, sender.held_back, fresh) {
+        if ahead.is_none() && !may_wait(wait, takes, sender.held_back, fresh) {
             fetch_add(&raw mut (*bucket).dropped_bytes, bytes as u64);
             fetch_add(&raw mut (*bucket).dropped_packets, segments(skb));
             return Departure::Never;
@@ -101,9 +105,8 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
         {
             at = fetch_add(&raw mut (*bucket).next_ns, takes).max(now);
         }
-        if ahead {
-            at = now.max(load(&raw const (*bucket).ahead_ns));
-            store(&raw mut (*bucket).ahead_ns, at.wrapping_add(takes));
+        if let Some(time) = ahead {
+            at = time;
         }
         fetch_add(&raw mut (*bucket).bytes, bytes as u64);
         fetch_add(&raw mut (*bucket).packets, segments(skb));
@@ -138,6 +141,21 @@ fn segments(skb: *mut __sk_buff) -> u64 {
     }
 }
 
+/// A time in the lane of those that go ahead, which ends at `end`.
+#[inline(always)]
+fn lane(end: *mut u64, now: u64, takes: u64) -> Option<u64> {
+    let ends = load(end);
+    let at = ends.max(now);
+    // Who comes at the same moment on another CPU waits with the others.
+    if pace::is_lane(at.wrapping_sub(now))
+        && compare_exchange(end, ends, at.wrapping_add(takes)) == ends
+    {
+        Some(at)
+    } else {
+        None
+    }
+}
+
 /// Whether a flow with nothing waiting goes ahead of the queue, which ends at
 /// `queue_ns`.
 #[inline(always)]
@@ -152,7 +170,8 @@ fn begins(turn: *mut FlowTurn, now: u64, queue_ns: u64, bytes: u32) -> bool {
             store(&raw mut (*turn).bytes, 0);
         }
         let sent = load(&raw const (*turn).bytes);
-        store(&raw mut (*turn).bytes, sent.wrapping_add(bytes as u64));
+        let sent = sent.wrapping_add(bytes as u64);
+        store(&raw mut (*turn).bytes, sent);
         goes_ahead(sent)
     }
 }

@@ -33,6 +33,11 @@ pub const TESTS: &[Test] = &[
     )
     .on_stage(),
     test(
+        "a_slice_that_hands_over_what_is_closed_slowly_holds_up_no_other",
+        a_slice_that_hands_over,
+    )
+    .on_stage(),
+    test(
         "the_status_hooks_come_again_when_the_daemon_or_who_parses_for_it_is_killed",
         the_daemon_or_who_parses_is_killed,
     )
@@ -40,6 +45,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 const CLIENT: &str = include_str!("status_hooks/client.py");
+const LINGER: &str = include_str!("status_hooks/linger.py");
 const FLOOD: &str = include_str!("status_hooks/flood.py");
 
 /// Without the grant.
@@ -331,6 +337,21 @@ print(longest)
     node.must("slice", &["stop", SLICE])?;
     node.must("slice", &["start", SLICE])?;
     served(&site, SLICE)
+}
+
+fn a_slice_that_hands_over(node: &mut Node) -> Result<()> {
+    let (site, _daemon) = open(node)?;
+    let mut command = Command::new("slice");
+    let text = format!("{CLIENT}\n{LINGER}");
+    command.args(["exec", SLICE, "--", "python3", "-c", &text]);
+    let holder = site.start("holder", command)?;
+    until("it has closed them", || {
+        Ok(holder.output().contains("closed"))
+    })
+    .with_context(|| holder.output())?;
+    served(&site, MANAGER)?;
+    served(&site, SLICE)?;
+    holder.finish().map(drop)
 }
 
 /// The process that parses for a daemon.

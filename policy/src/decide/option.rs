@@ -4,6 +4,8 @@ use crate::verdict::{Reason, Verdict, errno};
 
 /// `SOL_SOCKET`.
 pub const SOL_SOCKET: i32 = 1;
+/// `SO_LINGER`.
+pub const SO_LINGER: i32 = 13;
 /// `SO_REUSEADDR`.
 pub const SO_REUSEADDR: i32 = 2;
 /// `SO_REUSEPORT`.
@@ -13,6 +15,14 @@ const IPPROTO_IP: i32 = 0;
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_IPV6: i32 = 41;
 const IPV6_V6ONLY: i32 = 26;
+
+/// Whether close would wait for the other end with these values of SO_LINGER. Who
+/// closes last waits, and a slice may hand a socket to a process of the node and let
+/// go of it: of a slice's sockets none waits.
+#[inline(always)]
+pub fn waits(on: i32, seconds: i32) -> bool {
+    on != 0 && seconds != 0
+}
 
 /// What happens to a `setsockopt(2)`.
 #[must_use]
@@ -166,6 +176,12 @@ mod tests {
         for (level, name) in REFUSED {
             assert_eq!(verdict(rule(level, name)), Verdict::Deny(Reason::Option));
         }
+    }
+
+    #[test]
+    fn a_close_that_resets_is_none_that_waits() {
+        assert!(waits(1, 30) && waits(-1, i32::MIN));
+        assert!(!waits(1, 0) && !waits(0, 30));
     }
 
     #[test]

@@ -302,11 +302,17 @@ pub const PASSES: u32 = 4;
 /// have waiting: once until that has left. (The "new flows" of RFC 8290, in times.)
 pub const AHEAD: u64 = 2 * 1514;
 
-/// Whether a flow whose last packet has left may go ahead of the queue, which stood
-/// until `round_ns` when it began and in which it has sent `bytes`.
+/// Whether a flow with nothing waiting, which with this packet has sent `bytes` since
+/// the queue stood that it found, may go ahead of it.
 #[inline(always)]
 pub fn goes_ahead(bytes: u64) -> bool {
-    bytes < AHEAD
+    bytes <= AHEAD
+}
+
+/// Whether those that go ahead are few enough that one more is no delay for them.
+#[inline(always)]
+pub fn is_lane(waits_ns: u64) -> bool {
+    waits_ns <= WAIT_NS
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use policy::abi::{
 };
 use policy::decide::create::{AF_INET, AF_INET6, AF_NETLINK, AF_PACKET};
 use policy::decide::option::{
-    OptionRule, PacketOption, RAW_PORT, SO_REUSEADDR, SOL_SLICE, SOL_SOCKET, packet_option, ring,
-    rule, verdict,
+    OptionRule, PacketOption, RAW_PORT, SO_LINGER, SO_REUSEADDR, SOL_SLICE, SOL_SOCKET,
+    packet_option, ring, rule, verdict, waits,
 };
 use policy::decide::sight::{NETLINK_SOCK_DIAG, netlink_option};
 use policy::{Reason, Verdict};
@@ -51,6 +51,9 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
             Some(settings) => raw_port::claim(call, settings),
             None => 1,
         };
+    }
+    if level == SOL_SOCKET && name == SO_LINGER {
+        return linger(call, length);
     }
     if family_of(sk) == AF_PACKET
         && let Some(settings) = owner::settings()
@@ -119,6 +122,29 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     if rule == OptionRule::AtBind && !bound_tcp {
         // SAFETY: as above, writable here.
         unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
+    }
+    1
+}
+
+/// SO_LINGER: a time is left out, so that close sends on behind the program's back, as
+/// without the option; that it resets (a time of 0) stays.
+#[inline(always)]
+fn linger(call: *mut bpf_sockopt, length: i32) -> i32 {
+    // SAFETY: as in `setsockopt`; the two pointers bound the value, which is writable.
+    unsafe {
+        if length > PAGE {
+            write_volatile(&raw mut (*call).optlen, HANDLED);
+            return 1;
+        }
+        let start = read_volatile(&raw const (*call).__bindgen_anon_2.optval);
+        let end = read_volatile(&raw const (*call).__bindgen_anon_3.optval_end);
+        if start as usize + 8 > end as usize {
+            return 1;
+        }
+        let value = start.cast::<i32>();
+        if waits(*value, *value.add(1)) {
+            *value = 0;
+        }
     }
     1
 }

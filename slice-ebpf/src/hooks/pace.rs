@@ -30,7 +30,12 @@ pub fn pace(ctx: TcContext) -> i32 {
         // The queue serves in the order of times alone.
         (*skb).priority = 0;
         match link::departure(skb, *link, settings.rows, &sender) {
-            Departure::Now => TC_ACT_UNSPEC,
+            // Without a time fq paces by what the socket asks for, and holds up others
+            // that it has in the same flow.
+            Departure::Now => {
+                (*skb).tstamp = now_ns();
+                TC_ACT_UNSPEC
+            }
             Departure::At(time) => {
                 (*skb).tstamp = time;
                 TC_ACT_UNSPEC
@@ -79,6 +84,15 @@ fn sender(skb: *mut __sk_buff, settings: &Settings) -> Sender {
 /// forwarded.
 #[inline(never)]
 fn of_flow(skb: *mut __sk_buff) -> Sender {
+    // SAFETY: the pointer is the kernel's, the field readable here.
+    let forwarded = unsafe { read_volatile(&raw const (*skb).ingress_ifindex) } != 0;
+    if forwarded {
+        // After a translation of addresses its port may be a slice's by number.
+        return Sender {
+            who: SliceId::NODE,
+            held_back: false,
+        };
+    }
     let now = now_ns();
     let who = match flow_of(&octets::Inside(skb), Way::Out) {
         Some(key) => match flow::holder_of(&key, now) {

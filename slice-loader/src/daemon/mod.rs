@@ -89,7 +89,7 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
         }
         ended = api::serve(listener, state) => ended.context("serve the API"),
         () = log::summaries(&hub) => Ok(()),
-        ended = crate::status::daemon::run() => ended.context("answer slices"),
+        () = crate::status::daemon::run() => Ok(()),
         () = system::watchdog() => Ok(()),
         ended = system::signals(&options.policy) => ended,
     }

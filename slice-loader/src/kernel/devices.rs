@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use anyhow::Context;
+use nix::errno::Errno;
 use policy::abi::ArmedDevice;
 
 use super::hook::Hook;
@@ -67,9 +68,12 @@ pub fn refresh(store: &Store, maps: &Maps, wanted: bool) -> anyhow::Result<bool>
 }
 
 pub(super) fn is_gone(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)))
+    let number = match error.downcast_ref::<io::Error>() {
+        Some(error) => error.raw_os_error(),
+        // Of netlink.
+        None => error.downcast_ref::<Errno>().map(|error| *error as i32),
+    };
+    matches!(number, Some(libc::ENODEV | libc::ENXIO))
 }
 
 /// The devices that have Ethernet frames, by their numbers.

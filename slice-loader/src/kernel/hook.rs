@@ -116,10 +116,14 @@ impl Hook {
                 }
                 // Another device has the number now.
                 Ok(_) => fs::remove_file(&path)?,
-                // A mark of a filter, not a link: put there anew, lest somebody
-                // took it off.
+                // A mark of a filter, not a link: somebody may have taken that off.
+                // Where it is there it stays, since the kernel tells of each that is
+                // put there, and who hears of it looks here.
                 Err(_) => {
-                    self.by_filter(store, program, number)?;
+                    let ours = bpf::program_info(program)?.number;
+                    if tc::attached(number, self.turn())? != Some(ours) {
+                        self.by_filter(store, program, number)?;
+                    }
                     return Ok(false);
                 }
             }

@@ -41,8 +41,8 @@ pub fn refuse_unshapeable(names: &[String]) -> anyhow::Result<()> {
         let Some(number) = number(name) else {
             let message = format!("shape link {name}: there is no such device");
             bail!(Failure::new(Exit::Policy, message).remedy(
-                "`ip link` lists the devices; a link that comes later is shaped from then on \
-                 if it is there when the node comes up"
+                "`ip link` lists the devices; it must be there when the node comes up, and may \
+                 go and come again later"
             ));
         };
         if let Some(root) = queue::root(number)?
@@ -92,14 +92,16 @@ pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<R
         let root = queue::root(number)?;
         let mark = queue_mark(store, number);
         // What somebody else's fq lets wait is not known.
-        if !mark.exists() || !root.as_ref().is_some_and(queue::paces) {
+        let marked = mark.exists();
+        if !marked || !root.as_ref().is_some_and(queue::paces) {
+            // First the mark, by which it is taken away: this may be killed.
+            if !marked {
+                bpf::object_pin(program.as_fd(), &mark)?;
+            }
             let result = queue::put(number).with_context(|| format!("shape link {name}"));
             match result {
                 Err(error) if is_gone(&error) => continue,
                 result => result?,
-            }
-            if !mark.exists() {
-                bpf::object_pin(program.as_fd(), &mark)?;
             }
             repaired.queue = true;
         }

@@ -9,6 +9,7 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use nix::errno::Errno;
 
 use super::netlink::Netlink;
+use crate::cli::exit::{Exit, Failure};
 
 /// The discipline.
 const FQ: &str = "fq";
@@ -90,7 +91,11 @@ pub fn put(device: u32) -> anyhow::Result<()> {
     let done = Netlink::open()?.change(NLM_F_CREATE | NLM_F_REPLACE, vec![message], &[]);
     match done {
         Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::ENOENT) => {
-            bail!("the kernel has no queue discipline fq (module sch_fq)")
+            let message = "shape a link: the kernel has no queue discipline fq";
+            bail!(
+                Failure::new(Exit::Kernel, message)
+                    .remedy("load the module sch_fq, or remove the links from node.toml")
+            )
         }
         done => done.context("put fq at the root of the device"),
     }

@@ -28,7 +28,6 @@ fn sizes(device: u32) -> anyhow::Result<Option<Sizes>> {
         if let RouteNetlinkMessage::NewLink(message) = answer
             && message.header.index == device
         {
-            // Before 5.19 the kernel does not tell what a device can.
             let mut sizes = Sizes {
                 now: DEFAULT,
                 most: DEFAULT,
@@ -65,7 +64,8 @@ pub fn bound(device: u32, rate: u64) -> anyhow::Result<()> {
     };
     let wanted = u32::try_from(bytes_in(EPOCH_NS, rate))
         .unwrap_or(DEFAULT)
-        .clamp(LEAST, sizes.most.max(LEAST));
+        .max(LEAST)
+        .min(sizes.most);
     if sizes.now == wanted {
         return Ok(());
     }

@@ -285,13 +285,14 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             let half = place.read(&old)?;
             let changes = half.changes(&old);
             place.write_maps(&changes)?;
-            links::refresh(&store, &maps, &record.links)?;
             place.write_attributes(&changes.cgroups)?;
             place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
             loopback::set(&rows(&record.slices))?;
             account::write_all(&record.accounts())?;
-            autobind::write(&old.reserved_ports)
+            autobind::write(&old.reserved_ports)?;
+            // Last: it may be what failed.
+            links::refresh(&store, &maps, &record.links).map(drop)
         };
         return Err(match back() {
             Ok(()) => error.context("change the node (the former policy is in force)"),

@@ -317,10 +317,12 @@ impl Node {
     pub fn refresh_addresses(&self) -> anyhow::Result<bool> {
         locked(|node| {
             let raw = lifecycle::has_raw(&node.record);
-            let devices = devices::refresh(&Store::of_node(), &node.maps, raw)?;
-            let links = links::refresh(&Store::of_node(), &node.maps, &node.record.links)?;
-            let devices = devices || links != Repaired::default();
-            Ok(addresses::refresh(&node.maps, &node.record)? || devices)
+            let store = Store::of_node();
+            // One that fails keeps none of the others from being done.
+            let addresses = addresses::refresh(&node.maps, &node.record);
+            let devices = devices::refresh(&store, &node.maps, raw);
+            let links = links::refresh(&store, &node.maps, &node.record.links);
+            Ok(addresses? | devices? | (links? != Repaired::default()))
         })
     }
 

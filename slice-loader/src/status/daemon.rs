@@ -42,19 +42,15 @@ const LONG: Duration = Duration::from_secs(30);
 /// What was read is let go of after so long without a question.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Serves the status hooks for as long as the daemon runs.
-///
-/// # Errors
-/// The kernel gives no notice of directories, or the process cannot be started.
-pub async fn run() -> anyhow::Result<()> {
+/// Serves the status hooks for as long as the daemon runs, which goes on where they
+/// cannot be served.
+pub async fn run() {
     front::open_many();
-    shown::make_top()?;
-    let watch = watch()?;
     let listeners = Arc::new(Mutex::new(Listeners::default()));
     let mut pause = PAUSE;
     loop {
         let start = Instant::now();
-        let why = match with_process(&listeners, &watch).await {
+        let why = match with_process(&listeners).await {
             Ok(()) => String::from("it ended"),
             Err(error) => format!("{error:#}"),
         };
@@ -81,13 +77,15 @@ fn watch() -> anyhow::Result<Readable> {
 }
 
 /// One process's life.
-async fn with_process(listeners: &Arc<Mutex<Listeners>>, watch: &Readable) -> anyhow::Result<()> {
+async fn with_process(listeners: &Arc<Mutex<Listeners>>) -> anyhow::Result<()> {
+    shown::make_top()?;
+    let watch = watch()?;
     let Process {
         mut child,
         notices,
         stream,
     } = Process::start()?;
-    let ended = serve_by(Arc::new(notices), stream, listeners, watch).await;
+    let ended = serve_by(Arc::new(notices), stream, listeners, &watch).await;
     // It may be alive, and not reading.
     let _ = child.kill();
     let _ = spawn_blocking(move || child.wait()).await;

@@ -255,6 +255,8 @@ pub fn link_device(link: BorrowedFd<'_>) -> io::Result<u32> {
 /// What the kernel says of a program.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramInfo {
+    /// By which the kernel knows it.
+    pub number: u32,
     /// Instructions the verifier looked at.
     pub verified_instructions: u32,
 }
@@ -269,6 +271,7 @@ pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         libbpf::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut length)
     })?;
     Ok(ProgramInfo {
+        number: info.id,
         verified_instructions: info.verified_insns,
     })
 }

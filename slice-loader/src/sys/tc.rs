@@ -71,6 +71,18 @@ pub fn attach(program: BorrowedFd<'_>, device: u32, turn: Turn) -> io::Result<bo
     Ok(made)
 }
 
+/// The number of the program that this put on the device's way out, if it is there.
+pub fn attached(device: u32, turn: Turn) -> io::Result<Option<u32>> {
+    let hook = hook(device, libbpf::BPF_TC_EGRESS)?;
+    let mut options = options(turn)?;
+    // SAFETY: both structures are whole and live through the call.
+    match result(unsafe { libbpf::bpf_tc_query(&raw const hook, &raw mut options) }) {
+        Ok(()) => Ok(Some(options.prog_id)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes it off again; with `place` the device's place for filters too, and
 /// what others have put there since. That it is not there is fine.
 pub fn detach(device: u32, place: bool, turn: Turn) -> io::Result<()> {
