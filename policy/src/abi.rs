@@ -23,7 +23,7 @@
 //! | `DEVICES` | hash | number of a device (u32) | [`ArmedDevice`] | loader | programs |
 //! | `LINK_OF` | hash | number of a device (u32) | link (u32) | loader | programs |
 //! | `LINKS` | array | link | [`LinkEntry`] | loader | programs |
-//! | `LINK_STATES` | array | link | [`LinkState`] | programs | programs, loader |
+//! | `LINK_STATES` | array | link | [`LinkState`] | programs | programs |
 //! | `KNOBS` | array | [`link_index`] | [`LinkKnobs`] | loader | programs |
 //! | `BUCKETS` | array | [`link_index`] | [`Bucket`] | programs (loader zeroes) | programs, loader |
 //! | `WAITING` | array | link x words + row / 64 | bits (u64) | programs | programs |

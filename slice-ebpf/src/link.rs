@@ -7,9 +7,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_loop};
 use core::ptr::read_volatile;
 use policy::SliceId;
-use policy::abi::{
-    FlowTurn, LinkEntry, LinkKnobs, LinkState, TURNS as FLOWS, link_index, waiting_words,
-};
+use policy::abi::{FlowTurn, LinkKnobs, LinkState, TURNS as FLOWS, link_index, waiting_words};
 use policy::decide::pace::{
     self, Demand, Division, EPOCH_NS, HORIZON_NS, Knobs, PASSES, Sums, goes_ahead, may_wait,
     takes_ns,
@@ -444,6 +442,3 @@ extern "C" fn settle(place: u32, context: *mut c_void) -> i64 {
     }
     0
 }
-
-/// The size of a link's entry is what the loader writes at once.
-const _: () = assert!(size_of::<LinkEntry>() == 8);

@@ -11,13 +11,13 @@ use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::time::{ClockId, clock_gettime};
 use policy::SliceId;
 use policy::abi::{AUDIT_MOST, AUDITED_IN, Audited};
 use safe_raw_sockets::broker::OpenAudit;
 use safe_raw_sockets::pcapng::{self, Way};
 
 use crate::kernel::audit::{Reading, Right};
+use crate::sys::clock::{monotonic_ns, realtime_ns};
 
 /// How often who reads says so.
 const AGAIN: u16 = 1000;
@@ -83,8 +83,9 @@ impl Pump {
             written: 0,
             devices: BTreeMap::new(),
             told: 0,
-            ahead_ns: clock(ClockId::CLOCK_REALTIME)?
-                .saturating_sub(clock(ClockId::CLOCK_MONOTONIC)?),
+            ahead_ns: realtime_ns()
+                .context("read the clock")?
+                .saturating_sub(monotonic_ns().context("read the clock")?),
         };
         // The first device, for which losses count.
         pump.place(1);
@@ -156,7 +157,7 @@ impl Pump {
         let lost = reading.lost()?;
         if lost > self.told {
             self.told = lost;
-            let now = clock(ClockId::CLOCK_REALTIME)?;
+            let now = realtime_ns().context("read the clock")?;
             pcapng::lost(&mut self.octets, now, lost);
         }
         while self.octets.len() < PIECE
@@ -203,9 +204,4 @@ impl Pump {
             next
         })
     }
-}
-
-fn clock(clock: ClockId) -> anyhow::Result<u64> {
-    let time = clock_gettime(clock).context("read the clock")?;
-    Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
 }

@@ -295,7 +295,7 @@ pub fn highest(budget: u64) -> u64 {
 }
 
 /// Passes over the slices with which a level is found: each but the first lands
-/// at or below the right one, the usual case takes two.
+/// at or below the right one.
 pub const PASSES: u32 = 4;
 
 /// Bytes that a flow with nothing waiting sends ahead of what others of its slice

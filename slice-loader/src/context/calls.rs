@@ -92,31 +92,15 @@ pub fn filter() -> Vec<sock_filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::seccomp::{JUMP_AT_LEAST, JUMP_EQUAL, LOAD_WORD};
+    use crate::sys::seccomp;
 
-    /// What the filter answers, as the kernel runs it.
+    /// What the filter answers.
     fn run(architecture: u32, number: u32) -> u32 {
-        let program = filter();
-        let (mut at, mut accumulator) = (0, 0);
-        loop {
-            let instruction = program[at];
-            at += 1;
-            let taken = match instruction.code {
-                LOAD_WORD => {
-                    accumulator = if instruction.k == NUMBER {
-                        number
-                    } else {
-                        architecture
-                    };
-                    continue;
-                }
-                JUMP_EQUAL => accumulator == instruction.k,
-                JUMP_AT_LEAST => accumulator >= instruction.k,
-                _ => return instruction.k,
-            };
-            let (then, otherwise) = (usize::from(instruction.jt), usize::from(instruction.jf));
-            at += if taken { then } else { otherwise };
-        }
+        seccomp::answer(&filter(), |word| match word {
+            NUMBER => number,
+            ARCHITECTURE => architecture,
+            other => panic!("loads {other}"),
+        })
     }
 
     fn errno(errno: libc::c_int) -> u32 {

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, bail};
 use aya::maps::{Map, MapData, RingBuf};
-use nix::time::{ClockId, clock_gettime};
 use policy::SliceId;
 use policy::abi::{AUDIT_RING, AUDITOR_ROWS, Audited, Auditor};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::store::Store;
 use crate::sys::bpf;
+use crate::sys::clock::monotonic_ns;
 
 /// For how long the programs write to one who does not say that it still reads.
 const LEASE_NS: u64 = 5_000_000_000;
@@ -104,7 +104,7 @@ fn free_row(auditors: &bpf::Map, rings: &bpf::Map, ring: &OwnedFd) -> anyhow::Re
         }
     }
     for row in 1..AUDITOR_ROWS {
-        if until(auditors, row)? < now_ns()?
+        if until(auditors, row)? < monotonic_ns()?
             && rings.delete(row.as_bytes())?
             && rings.insert(row.as_bytes(), &descriptor)?
         {
@@ -118,12 +118,6 @@ fn until(auditors: &bpf::Map, row: u32) -> anyhow::Result<u64> {
     let mut auditor = Auditor::new_zeroed();
     auditors.lookup(row.as_bytes(), auditor.as_mut_bytes())?;
     Ok(auditor.until_ns)
-}
-
-/// The monotonic clock, as the programs read it.
-fn now_ns() -> anyhow::Result<u64> {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
-    Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
 }
 
 /// Packets that come, until this is dropped.
@@ -150,7 +144,7 @@ impl Reading {
         if !self.has_row()? {
             bail!("stood still for so long that another took its place");
         }
-        self.until_ns = now_ns()?.saturating_add(LEASE_NS);
+        self.until_ns = monotonic_ns()?.saturating_add(LEASE_NS);
         let auditor = Auditor {
             until_ns: self.until_ns,
             owner: self.owner,
@@ -190,7 +184,7 @@ impl Reading {
 
     /// Whether its row is not another's meanwhile.
     fn has_row(&self) -> anyhow::Result<bool> {
-        if now_ns()? < self.until_ns {
+        if monotonic_ns()? < self.until_ns {
             return Ok(true);
         }
         let mut ring = 0_u32;

@@ -16,15 +16,6 @@ use super::store::Store;
 use crate::cli::exit::{Exit, Failure};
 use crate::sys::bpf;
 
-/// What was put right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// A program or a number of a device.
-    pub program: bool,
-    /// A queue that somebody else had put there.
-    pub queue: bool,
-}
-
 /// The number of the device of this name, if it is there.
 #[must_use]
 pub fn number(name: &str) -> Option<u32> {
@@ -63,12 +54,13 @@ pub fn refuse_unshapeable(names: &[String]) -> anyhow::Result<()> {
 }
 
 /// Shapes these links, whose place in the list is their number; puts right what
-/// somebody has changed since. A device that is gone comes again.
+/// somebody has changed since. A device that is gone comes again. Whether anything had
+/// to be done.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<Repaired> {
-    let mut repaired = Repaired::default();
+pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<bool> {
+    let mut repaired = false;
     let there: Vec<(u32, u32, &String)> = (0..)
         .zip(names)
         .filter_map(|(link, name)| Some((link, number(name)?, name)))
@@ -81,7 +73,7 @@ pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<R
         {
             maps.link_of.remove(device)?;
             Hook::Pace.disarm(store, *device)?;
-            repaired.program = true;
+            repaired = true;
         }
     }
     if there.is_empty() {
@@ -103,18 +95,18 @@ pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<R
                 Err(error) if is_gone(&error) => continue,
                 result => result?,
             }
-            repaired.queue = true;
+            repaired = true;
         }
         let rate = maps.links.get(&link)?.map_or(0, |entry| entry.rate);
         segments::bound(number, rate).with_context(|| format!("shape link {name}"))?;
         match Hook::Pace.arm(store, program.as_fd(), number) {
-            Ok(fresh) => repaired.program |= fresh,
+            Ok(fresh) => repaired |= fresh,
             Err(error) if is_gone(&error) => continue,
             Err(error) => return Err(error).with_context(|| format!("shape link {name}")),
         }
         if !known.contains(&(number, link)) {
             maps.link_of.set(&number, &link)?;
-            repaired.program = true;
+            repaired = true;
         }
     }
     Ok(repaired)

@@ -8,8 +8,8 @@ use std::os::fd::RawFd;
 use anyhow::{Context, ensure};
 use policy::abi::{
     ABI_VERSION, Address, AddressEntry, ArmedDevice, Bucket, Claim, Denials, FlowKey, LinkEntry,
-    LinkKnobs, LinkState, LoopbackPorts, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry,
-    SliceState, Tag, Traffic,
+    LinkKnobs, LoopbackPorts, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, SliceState,
+    Tag, Traffic,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -252,7 +252,6 @@ pub struct Maps {
     pub devices: Table<u32, ArmedDevice>,
     pub link_of: Table<u32, u32>,
     pub links: Table<u32, LinkEntry>,
-    pub link_states: Table<u32, LinkState>,
     pub knobs: Table<u32, LinkKnobs>,
     pub buckets: Table<u32, Bucket>,
 }
@@ -300,7 +299,6 @@ impl Maps {
             devices: Table::open(store, "DEVICES")?,
             link_of: Table::open(store, "LINK_OF")?,
             links: Table::open(store, "LINKS")?,
-            link_states: Table::open(store, "LINK_STATES")?,
             knobs: Table::open(store, "KNOBS")?,
             buckets: Table::open(store, "BUCKETS")?,
         })

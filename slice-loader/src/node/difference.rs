@@ -92,7 +92,7 @@ pub fn describe(old: &Plan, wanted: &Wanted, changes: &Changes) -> Reloaded {
         .iter()
         .filter_map(|id| names.get(id).copied())
         .collect();
-    let mut node = owners.contains(&SliceId::NODE) || changes.other_links;
+    let mut node = owners.contains(&SliceId::NODE);
     for write in &changes.cgroups {
         match &write.cgroup {
             Cgroup::Slice(name) => drop(changed.insert(name.as_str())),

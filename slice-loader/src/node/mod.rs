@@ -36,9 +36,10 @@ use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
 use crate::kernel::devices;
 use crate::kernel::events::Events;
-use crate::kernel::links::{self, Repaired};
+use crate::kernel::links;
 use crate::kernel::maps::{Maps, Table};
 use crate::kernel::store::Store;
+use crate::sys::clock::monotonic_ns;
 
 /// The node is not up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,7 +285,7 @@ impl Node {
     /// # Errors
     /// The map or the clock cannot be read.
     pub fn claims(&self) -> anyhow::Result<Vec<(u8, u16, Claim)>> {
-        let now = monotonic_ns()?;
+        let now = monotonic_ns().context("read the clock")?;
         let rows = self.maps.claims.all()?.into_iter();
         Ok(rows
             .filter(|(_, claim)| claim.held(now))
@@ -322,7 +323,7 @@ impl Node {
             let addresses = addresses::refresh(&node.maps, &node.record);
             let devices = devices::refresh(&store, &node.maps, raw);
             let links = links::refresh(&store, &node.maps, &node.record.links);
-            Ok(addresses? | devices? | (links? != Repaired::default()))
+            Ok(addresses? | devices? | links?)
         })
     }
 
@@ -382,14 +383,6 @@ fn port_of(row: u32) -> Option<(u8, u16)> {
 
 fn with_port<T>((row, value): (u32, T)) -> Option<(u8, u16, T)> {
     port_of(row).map(|(protocol, port)| (protocol, port, value))
-}
-
-/// The clock of `since_ns` and `linger_until_ns`.
-fn monotonic_ns() -> anyhow::Result<u64> {
-    let now =
-        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("read the clock")?;
-    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec())?, u64::try_from(now.tv_nsec())?);
-    Ok(seconds * 1_000_000_000 + nanoseconds)
 }
 
 #[cfg(test)]

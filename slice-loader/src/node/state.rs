@@ -15,12 +15,13 @@ use zerocopy::FromZeros;
 
 use super::found::{self, Holding};
 use super::record::SliceRecord;
-use super::{autobind, monotonic_ns, port_of};
+use super::{autobind, port_of};
 use crate::context::cgroup::SliceCgroup;
 use crate::context::disk::Disk;
 use crate::context::holder::Holder;
 use crate::context::layer::Layer;
 use crate::kernel::maps::Maps;
+use crate::sys::clock::monotonic_ns;
 
 /// What a plan is written to.
 #[derive(Clone, Copy, Debug)]
@@ -336,7 +337,7 @@ pub fn busy_rows(maps: &Maps) -> anyhow::Result<BTreeSet<u32>> {
 /// # Errors
 /// /proc or a map cannot be read.
 pub fn held_by_node(maps: &Maps) -> anyhow::Result<BTreeSet<Holding>> {
-    let now = monotonic_ns()?;
+    let now = monotonic_ns().context("read the clock")?;
     let claims = maps
         .claims
         .all()?

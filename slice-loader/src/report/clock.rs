@@ -1,7 +1,8 @@
 //! Times of the programs, which count from boot, as times of the calendar.
 
 use jiff::Timestamp;
-use nix::time::{ClockId, clock_gettime};
+
+use crate::sys::clock;
 
 /// Both clocks of one moment. The programs stamp with the monotonic one; the
 /// difference is taken anew at each reading, since the calendar may be set.
@@ -19,16 +20,9 @@ impl Clock {
     /// # Errors
     /// The kernel's; none is known for these two clocks.
     pub fn now() -> std::io::Result<Self> {
-        let read = |clock| {
-            let time = clock_gettime(clock)?;
-            Ok::<_, nix::Error>(
-                i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()),
-            )
-        };
-        let monotonic_ns = u64::try_from(read(ClockId::CLOCK_MONOTONIC)?).unwrap_or(0);
         Ok(Self {
-            monotonic_ns,
-            realtime_ns: read(ClockId::CLOCK_REALTIME)?,
+            monotonic_ns: clock::monotonic_ns()?,
+            realtime_ns: clock::realtime_ns()?.into(),
         })
     }
 

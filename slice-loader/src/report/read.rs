@@ -1,6 +1,7 @@
 //! Reads the running node into reports. The only file here that touches maps
 //! and cgroups; works with the daemon dead.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,7 +11,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use nix::sys::socket::{getsockopt, sockopt};
 use policy::SliceId;
-use policy::abi::{Bucket, LinkKnobs, SliceEntry};
+use policy::abi::{Bucket, SliceEntry};
 use zerocopy::FromZeros;
 
 use super::links::{Link, LinkReading, LinkRow};
@@ -69,7 +70,11 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
 pub fn links(node: &Node, during: Duration) -> anyhow::Result<Vec<Link>> {
     let names = names(node);
     let start = Clock::now().context("read the clock")?.monotonic_ns;
-    let before = node.buckets()?;
+    let before: BTreeMap<(u32, SliceId), Bucket> = node
+        .buckets()?
+        .into_iter()
+        .map(|(link, knobs, bucket)| ((link, knobs.id), bucket))
+        .collect();
     std::thread::sleep(during);
     let after = node.buckets()?;
     let now_ns = Clock::now().context("read the clock")?.monotonic_ns;
@@ -78,8 +83,7 @@ pub fn links(node: &Node, during: Duration) -> anyhow::Result<Vec<Link>> {
     for (number, (name, rate)) in (0..).zip(node.links()?) {
         let rows = after.iter().filter(|(link, ..)| *link == number);
         let rows = rows.filter_map(|(link, knobs, after)| {
-            let same = |(l, k, _): &&(u32, LinkKnobs, Bucket)| l == link && k.id == knobs.id;
-            let (_, _, before) = before.iter().find(same)?;
+            let before = before.get(&(*link, knobs.id))?;
             let reading = LinkReading {
                 knobs: *knobs,
                 before: *before,

@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod btf;
+pub mod clock;
 pub mod clone;
 pub mod mount;
 pub mod process;

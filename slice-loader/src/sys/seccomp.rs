@@ -19,11 +19,11 @@ pub const ARCHITECTURE: u32 = 4;
 pub const SECOND_ARGUMENT: u32 = 24;
 
 /// Instructions of classic BPF, by the numbers of `linux/bpf_common.h`.
-pub const LOAD_WORD: u16 = 0x20;
+const LOAD_WORD: u16 = 0x20;
 /// Jump if equal.
-pub const JUMP_EQUAL: u16 = 0x15;
+const JUMP_EQUAL: u16 = 0x15;
 /// Jump if not less.
-pub const JUMP_AT_LEAST: u16 = 0x35;
+const JUMP_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
 /// The call is made.
@@ -60,6 +60,29 @@ pub const fn refuse(errno: libc::c_int) -> sock_filter {
         0,
         libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(),
     )
+}
+
+/// What a filter answers to a call whose words `word` tells by their places, as the
+/// kernel runs it.
+#[cfg(test)]
+pub fn answer(program: &[sock_filter], word: impl Fn(u32) -> u32) -> u32 {
+    let (mut at, mut accumulator) = (0, 0);
+    loop {
+        let instruction = program[at];
+        at += 1;
+        let taken = match instruction.code {
+            LOAD_WORD => {
+                accumulator = word(instruction.k);
+                continue;
+            }
+            JUMP_EQUAL => accumulator == instruction.k,
+            JUMP_AT_LEAST => accumulator >= instruction.k,
+            RETURN => return instruction.k,
+            other => panic!("no instruction: {other:#x}"),
+        };
+        let (then, otherwise) = (instruction.jt, instruction.jf);
+        at += usize::from(if taken { then } else { otherwise });
+    }
 }
 
 /// From now on this process, and all that it starts, makes system calls only as
