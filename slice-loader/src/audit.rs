@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::stat::fstat;
 use policy::SliceId;
 use policy::abi::{AUDIT_MOST, AUDITED_IN, Audited};
 use safe_raw_sockets::broker::OpenAudit;
@@ -23,6 +25,8 @@ use crate::sys::clock::{monotonic_ns, realtime_ns};
 const AGAIN: u16 = 1000;
 /// About how many octets are written at once.
 const PIECE: usize = 64 << 10;
+/// `PIPE_BUF`: as many as a pipe that can be written to takes without waiting.
+const UNWAITED: usize = 4096;
 
 /// For a broker: a stream, one at a time.
 #[must_use]
@@ -54,6 +58,15 @@ fn open(right: &Right, owner: SliceId, taken: &Arc<AtomicBool>) -> anyhow::Resul
         taken.store(false, Ordering::SeqCst);
     })?;
     Ok(theirs)
+}
+
+/// How many octets a descriptor that can be written to takes without waiting: who
+/// waited there would hear no signal.
+fn most_at_once(to: BorrowedFd<'_>) -> anyhow::Result<usize> {
+    let flags = fcntl(to, FcntlArg::F_GETFL).context("ask about where packets go")?;
+    let kind = fstat(to).context("ask about where packets go")?.st_mode & libc::S_IFMT;
+    let waits = flags & libc::O_NONBLOCK == 0 && kind != libc::S_IFREG;
+    Ok(if waits { UNWAITED } else { usize::MAX })
 }
 
 /// From a ring to a descriptor.
@@ -104,21 +117,11 @@ impl Pump {
         to: BorrowedFd<'_>,
         stop: Option<BorrowedFd<'_>>,
     ) -> anyhow::Result<()> {
+        let most = most_at_once(to)?;
         loop {
             reading.go_on()?;
             self.fill(reading, only)?;
             let full = self.written < self.octets.len();
-            if full {
-                match nix::unistd::write(to, &self.octets[self.written..]) {
-                    Ok(count) => self.written += count,
-                    Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(()),
-                    Err(Errno::EAGAIN | Errno::EINTR) => {}
-                    Err(error) => return Err(error).context("write the packets"),
-                }
-                if self.written == self.octets.len() {
-                    continue;
-                }
-            }
             let mut watched = vec![PollFd::new(
                 to,
                 if full {
@@ -141,6 +144,15 @@ impl Pump {
                 || stop.is_some() && come(1).is_some_and(|events| !events.is_empty())
             {
                 return Ok(());
+            }
+            if come(0).is_some_and(|events| events.contains(PollFlags::POLLOUT)) {
+                let rest = &self.octets[self.written..];
+                match nix::unistd::write(to, &rest[..rest.len().min(most)]) {
+                    Ok(count) => self.written += count,
+                    Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(()),
+                    Err(Errno::EAGAIN | Errno::EINTR) => {}
+                    Err(error) => return Err(error).context("write the packets"),
+                }
             }
         }
     }

@@ -43,6 +43,13 @@ pub const TESTS: &[Test] = &[
     .within(60)
     .on_stage(),
     test(
+        "a_sniffer_whose_reader_stands_still_hears_signals_and_no_file_is_emptied_in_vain",
+        a_sniffer_whose_reader_stands_still_hears_signals,
+    )
+    .within(60)
+    .on_stage()
+    .once(),
+    test(
         "a_stream_of_packets_ends_with_its_broker_and_nothing_is_copied_for_it",
         a_stream_ends_with_its_broker,
     )
@@ -318,6 +325,34 @@ fn the_nodes_owner_writes_packets_to_a_file(node: &mut Node) -> Result<()> {
         send(&site, SLICE, 7734, 1)?;
         Ok(!is_read(node)?)
     })
+}
+
+fn a_sniffer_whose_reader_stands_still_hears_signals(node: &mut Node) -> Result<()> {
+    let site = open(node)?;
+    let path = node.dir().join("stalled");
+    node.must("mkfifo", &[&path.to_string_lossy()])?;
+    // Held open, and never read.
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&path)?;
+    let mut command = Command::new("slice");
+    command.args(["sniff", "--slice", SLICE, "-w"]).arg(&path);
+    let mut sniffing = site.start("sniff", command)?;
+    until("it reads", || is_read(node))?;
+    // Twice as much as a pipe holds.
+    send(&site, SLICE, 7741, 1000)?;
+    sniffing.signal(Signal::INT)?;
+    until("it ends", || Ok(sniffing.ended()?.is_some()))?;
+    drop(reader);
+
+    // A file is emptied only for what can be read.
+    let kept = node.dir().join("kept");
+    fs::write(&kept, "kept")?;
+    let file = kept.to_string_lossy();
+    for name in ["node", "nobody"] {
+        let refused = site.slice(&["sniff", "--slice", name, "-w", &file])?;
+        ensure!(refused.status == 2, "{name}: {}", refused.status);
+    }
+    ensure!(fs::read(&kept)? == b"kept", "the file is empty");
+    Ok(())
 }
 
 fn a_stream_ends_with_its_broker(node: &mut Node) -> Result<()> {

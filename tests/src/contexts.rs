@@ -559,7 +559,12 @@ fn a_frozen_slice_stands_still(node: &mut Node) -> Result<()> {
         std::thread::sleep(Duration::from_millis(500));
         Ok(used()? == before)
     })?;
+    let context = || -> Result<serde_json::Value> {
+        Ok(site.json(&["status", SLICE])?["rows"][0]["context"].take())
+    };
+    ensure!(context()? == "frozen", "status says {}", context()?);
     site.must(&["thaw", SLICE])?;
+    ensure!(context()? == "running", "status says {}", context()?);
     says(
         &site,
         SLICE,
@@ -569,6 +574,7 @@ fn a_frozen_slice_stands_still(node: &mut Node) -> Result<()> {
     // it would be born standing still.
     site.must(&["freeze", SLICE])?;
     site.must(&["stop", SLICE])?;
+    ensure!(context()? == "stopped", "status says {}", context()?);
     site.must(&["freeze", SLICE])?;
     site.must(&["start", SLICE])?;
     says(&site, SLICE, "true")?;

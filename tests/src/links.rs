@@ -233,9 +233,12 @@ fn repaired(node: &mut Node) -> Result<()> {
         node,
         &[
             ("node.toml", "[links.wire1]\nrate = \"10 Mbit/s\"\n"),
-            ("slices/a.toml", ""),
+            ("slices/a.toml", "[link]\nfloor = \"2 Mbit/s\"\n"),
         ],
     )?;
+    let checked = site.json(&["check"])?["admission"]["links"].take();
+    let expected = serde_json::json!({"wire1": {"given": 10_000_000, "promised": 2_000_000}});
+    ensure!(checked == expected, "check says {checked}");
     let _daemon = site.daemon()?;
     let has_fq = || -> Result<bool> {
         let queue = node.run("tc", &["qdisc", "show", "dev", "wire1", "root"])?;

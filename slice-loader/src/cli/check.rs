@@ -92,6 +92,13 @@ pub fn write_all(
         format!("{}, {} promised", bytes(disk.given), bytes(disk.promised)),
     )?;
     line("processes", admission.processes.to_string())?;
+    for (name, rate) in &admission.links {
+        let rates = [rate.given, rate.promised].map(quantity::bit_rate);
+        line(
+            "link",
+            format!("{name}: {}, {} promised", rates[0], rates[1]),
+        )?;
+    }
     line(
         "node ports",
         listed(ports(&admission.node_ports), "none reserved"),
@@ -117,6 +124,7 @@ fn table(slices: &[SliceSummary]) -> Table {
         Column::right("CAP", 1),
         Column::right("DISK", 4),
         Column::left("ADDRESSES", 4),
+        Column::left("MAY", 4),
         Column::right("REFUSALS", 5),
         Column::left("DESCRIPTION", 6),
     ]);
@@ -148,6 +156,7 @@ fn table(slices: &[SliceSummary]) -> Table {
                 .map_or_else(|| NONE.into(), quantity::bytes)
                 .into(),
             slice.addresses.join(" ").into(),
+            may(slice).into(),
             slice.refusals.to_string().into(),
             printable(slice.description.as_deref().unwrap_or_default()).into(),
         ]);
@@ -161,6 +170,13 @@ fn reserved(slice: &SliceSummary) -> String {
     let mut lists = ports(&slice.ports);
     lists.extend(raw.map(|list| format!("raw {list}")));
     listed(lists, NONE)
+}
+
+/// `raw audit`: what few slices may.
+fn may(slice: &SliceSummary) -> String {
+    let raw = slice.raw.then_some("raw").into_iter();
+    let words: Vec<&str> = raw.chain(slice.grants.iter().map(String::as_str)).collect();
+    words.join(" ")
 }
 
 /// `tcp 80,443` and `udp 53`, those that there are.

@@ -26,9 +26,18 @@ use crate::node::Node;
 pub(super) fn run(args: &SniffArgs) -> anyhow::Result<ExitCode> {
     let node = Node::open()?;
     let only = match &args.slice {
-        Some(name) => Some(node.id(name).ok_or_else(|| unknown_slice(name))?),
+        Some(name) => Some(
+            node.id(name)
+                .filter(|id| id.is_slice())
+                .ok_or_else(|| unknown_slice(name))?,
+        ),
         None => None,
     };
+    // What may fail does so before a file of that name is emptied.
+    let right = Right::new(&Store::of_node())?;
+    let mut reading = right
+        .begin(SliceId::NODE)
+        .context("read the packets of all slices")?;
     let to: OwnedFd = if args.write == Path::new("-") {
         let out = std::io::stdout();
         if out.is_terminal() {
@@ -46,10 +55,6 @@ pub(super) fn run(args: &SniffArgs) -> anyhow::Result<ExitCode> {
     let ends = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ends), None).context("block signals")?;
     let ends = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC).context("wait for signals")?;
-    let right = Right::new(&Store::of_node())?;
-    let mut reading = right
-        .begin(SliceId::NODE)
-        .context("read the packets of all slices")?;
     Pump::new()?.run(&mut reading, only, to.as_fd(), Some(ends.as_fd()))?;
     Ok(Exit::Ok.into())
 }

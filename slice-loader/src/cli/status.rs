@@ -10,6 +10,7 @@ use super::exit::{Exit, unknown_slice};
 use super::screen::Screen;
 use super::table::{Cell, Column, Table};
 use super::{StatusArgs, quantity};
+use crate::context::running::Life;
 use crate::node::Node;
 use crate::report::status::{Row, RowState, Transfer, Way};
 use crate::report::{self, Status, Used};
@@ -285,10 +286,14 @@ fn write_reasons(out: &mut impl Write, status: &Status, width: Option<usize>) ->
 }
 
 fn state(row: &Row) -> Cell {
-    match row.state {
-        RowState::Live => Cell::new("live", AnsiColor::Green.on_default()),
-        RowState::Denied => Cell::new("denied", AnsiColor::Red.on_default()),
-    }
+    let (word, colour) = match (row.state, row.context) {
+        (RowState::Denied, _) => ("denied", AnsiColor::Red),
+        (RowState::Live, None) => ("live", AnsiColor::Green),
+        (RowState::Live, Some(Life::Running)) => ("running", AnsiColor::Green),
+        (RowState::Live, Some(Life::Frozen)) => ("frozen", AnsiColor::Cyan),
+        (RowState::Live, Some(Life::Stopped)) => ("stopped", AnsiColor::Yellow),
+    };
+    Cell::new(word, colour.on_default())
 }
 
 fn denied(count: u64) -> Cell {

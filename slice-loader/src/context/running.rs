@@ -45,6 +45,19 @@ pub struct Started {
     pub since: u64,
 }
 
+/// Whether a context runs, as its files and its cgroup tell: nothing is asked of
+/// the slice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Life {
+    /// Never started, stopped, or its first process ended.
+    Stopped,
+    /// Its processes run.
+    Running,
+    /// They stand still until `slice thaw`.
+    Frozen,
+}
+
 /// The first process of a slice is there and takes no connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoAnswer;
@@ -75,6 +88,10 @@ impl Running {
 
     fn socket(&self) -> PathBuf {
         self.directory.join("init.sock")
+    }
+
+    fn started_file(&self) -> PathBuf {
+        self.directory.join("context.json")
     }
 
     /// Makes its directory and the socket that the first process will inherit,
@@ -144,12 +161,30 @@ impl Running {
         }
     }
 
+    /// Whether it runs in this cgroup, told without a connection: the status of
+    /// ten thousand slices wakes none of them. A cgroup that cannot be read has
+    /// no processes.
+    #[must_use]
+    pub fn life(&self, cgroup: &Path) -> Life {
+        let says = |file: &str, word: &str| {
+            fs::read_to_string(cgroup.join(file))
+                .is_ok_and(|text| text.lines().any(|line| line == word))
+        };
+        if !self.started_file().exists() || !says("payload/cgroup.events", "populated 1") {
+            return Life::Stopped;
+        }
+        match says("cgroup.freeze", "1") {
+            true => Life::Frozen,
+            false => Life::Running,
+        }
+    }
+
     /// Remembers what it was started with.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn remember(&self, started: &Started) -> anyhow::Result<()> {
-        let path = self.directory.join("context.json");
+        let path = self.started_file();
         let text = serde_json::to_string(started)?;
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
@@ -157,7 +192,7 @@ impl Running {
     /// What it was started with; none where it never was, or that was lost.
     #[must_use]
     pub fn started(&self) -> Option<Started> {
-        let text = fs::read(self.directory.join("context.json")).ok()?;
+        let text = fs::read(self.started_file()).ok()?;
         serde_json::from_slice(&text).ok()
     }
 

@@ -68,7 +68,7 @@ impl Watch {
         loop {
             let changed = refresh(Node::refresh_addresses).await;
             if matches!(changed, Ok(true)) {
-                tracing::info!("the addresses of the node changed");
+                tracing::info!("followed a change of the node's addresses, devices or queues");
             }
             if trouble.tell("refresh the addresses of the node", changed) {
                 time::sleep(AGAIN).await;

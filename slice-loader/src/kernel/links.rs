@@ -2,7 +2,7 @@
 //! and the queue that keeps its times.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -80,36 +80,47 @@ pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<b
         return Ok(repaired);
     }
     let program = Hook::Pace.open(store)?;
+    let mut failed = Ok(());
     for (link, number, name) in there {
-        let root = queue::root(number)?;
-        let mark = queue_mark(store, number);
-        // What somebody else's fq lets wait is not known.
-        let marked = mark.exists();
-        if !marked || !root.as_ref().is_some_and(queue::paces) {
-            // First the mark, by which it is taken away: this may be killed.
-            if !marked {
-                bpf::object_pin(program.as_fd(), &mark)?;
-            }
-            let result = queue::put(number).with_context(|| format!("shape link {name}"));
-            match result {
-                Err(error) if is_gone(&error) => continue,
-                result => result?,
-            }
-            repaired = true;
-        }
-        let rate = maps.links.get(&link)?.map_or(0, |entry| entry.rate);
-        segments::bound(number, rate).with_context(|| format!("shape link {name}"))?;
-        match Hook::Pace.arm(store, program.as_fd(), number) {
-            Ok(fresh) => repaired |= fresh,
-            Err(error) if is_gone(&error) => continue,
-            Err(error) => return Err(error).with_context(|| format!("shape link {name}")),
-        }
-        if !known.contains(&(number, link)) {
-            maps.link_of.set(&number, &link)?;
-            repaired = true;
+        let known = known.contains(&(number, link));
+        match shape(store, maps, program.as_fd(), link, number, known) {
+            Ok(changed) => repaired |= changed,
+            Err(error) if is_gone(&error) => {}
+            // One that fails keeps none of the others from being shaped.
+            Err(error) => failed = failed.and(Err(error.context(format!("shape link {name}")))),
         }
     }
-    Ok(repaired)
+    failed.map(|()| repaired)
+}
+
+/// Shapes one link; whether anything had to be done.
+fn shape(
+    store: &Store,
+    maps: &Maps,
+    program: BorrowedFd<'_>,
+    link: u32,
+    number: u32,
+    known: bool,
+) -> anyhow::Result<bool> {
+    let root = queue::root(number)?;
+    let mark = queue_mark(store, number);
+    // What somebody else's fq lets wait is not known.
+    let marked = mark.exists();
+    let paced = marked && root.as_ref().is_some_and(queue::paces);
+    if !paced {
+        // First the mark, by which it is taken away: this may be killed.
+        if !marked {
+            bpf::object_pin(program, &mark)?;
+        }
+        queue::put(number)?;
+    }
+    let rate = maps.links.get(&link)?.map_or(0, |entry| entry.rate);
+    segments::bound(number, rate)?;
+    let fresh = Hook::Pace.arm(store, program, number)?;
+    if !known {
+        maps.link_of.set(&number, &link)?;
+    }
+    Ok(!paced || fresh || !known)
 }
 
 /// Shapes no link any more.

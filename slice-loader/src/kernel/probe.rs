@@ -305,17 +305,47 @@ pub const FEATURES: &[Feature] = &[
 ];
 
 /// What only some policies need; without it the others come up.
-pub const FOR_SOME: &[Feature] = &[Feature {
-    slug: "project_quotas",
-    what: "project quotas where slices' files lie",
-    needed_by: "bounds on the disk: [disk] in a slice's file, disk in [node.give]",
-    remedy: "see docs/disk.md: ext4 or xfs, mounted with prjquota",
-    probe: || match Disk::open().map(|disk| disk.unbounded()) {
-        Ok(None) => Found::Present,
-        Ok(Some(unbounded)) => Found::Missing(format!("{}: {}", unbounded.why, unbounded.remedy)),
-        Err(error) => Found::Missing(format!("{error:#}")),
+pub const FOR_SOME: &[Feature] = &[
+    Feature {
+        slug: "project_quotas",
+        what: "project quotas where slices' files lie",
+        needed_by: "bounds on the disk: [disk] in a slice's file, disk in [node.give]",
+        remedy: "see docs/disk.md: ext4 or xfs, mounted with prjquota",
+        probe: || match Disk::open().map(|disk| disk.unbounded()) {
+            Ok(None) => Found::Present,
+            Ok(Some(unbounded)) => {
+                Found::Missing(format!("{}: {}", unbounded.why, unbounded.remedy))
+            }
+            Err(error) => Found::Missing(format!("{error:#}")),
+        },
     },
-}];
+    Feature {
+        slug: "fq",
+        what: "the queue discipline fq",
+        needed_by: "dividing the rate of a link: [links.NAME] in node.toml",
+        remedy: "install the kernel's whole package of modules, or build it with CONFIG_NET_SCH_FQ",
+        probe: || present(has_module("sch_fq"), "the kernel has no module sch_fq"),
+    },
+];
+
+/// Whether the kernel has a module in it, loaded or to be loaded when it is asked for.
+fn has_module(name: &str) -> bool {
+    if Path::new("/sys/module").join(name).exists() {
+        return true;
+    }
+    let Ok(host) = nix::sys::utsname::uname() else {
+        return false;
+    };
+    let modules = Path::new("/lib/modules").join(host.release());
+    ["modules.builtin", "modules.dep"].iter().any(|list| {
+        fs::read_to_string(modules.join(list)).is_ok_and(|text| {
+            let files = text.lines().filter_map(|line| line.split(':').next());
+            files
+                .filter_map(|file| file.rsplit('/').next()?.split('.').next())
+                .any(|file| file == name)
+        })
+    })
+}
 
 const fn program_type(slug: &'static str, what: &'static str, program_type: u32) -> Feature {
     macro_rules! probe {

@@ -1,10 +1,11 @@
 //! `slice check`: what the policy would give, if it were put in force.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use policy::admission::Admitted;
 use policy::compile::disk::limits;
-use policy::config::{Ports, Slice};
+use policy::config::{Ports, Raw, Slice};
 use serde::{Deserialize, Serialize};
 
 /// The answer to `slice check` about a policy that fits.
@@ -26,6 +27,9 @@ pub struct Admission {
     /// Bytes of the disk: what slices may have together, and the sum of their
     /// caps.
     pub disk: Given,
+    /// Bits a second of each link by the device's name: its rate, and the sum of
+    /// the floors, the node's own too.
+    pub links: BTreeMap<String, Given>,
     /// The slices by name.
     pub slices: Vec<SliceSummary>,
 }
@@ -55,6 +59,12 @@ pub struct SliceSummary {
     pub name: String,
     /// The owner's line about it.
     pub description: Option<String>,
+    /// What it may beyond its own affairs: `audit`, `status`.
+    pub grants: Vec<String>,
+    /// Whether it may have raw and packet sockets.
+    pub raw: bool,
+    /// The image of its context; absent where it has none.
+    pub image: Option<String>,
     /// Ports reserved for it.
     pub ports: PortLists,
     /// The same, on which its programs speak TCP or UDP themselves.
@@ -114,6 +124,20 @@ impl Admission {
                 given: given.disk.0,
                 promised: floors(|slice| limits(slice).bytes),
             },
+            links: config
+                .node
+                .links
+                .iter()
+                .map(|link| {
+                    let floors = config.slices.iter();
+                    let floors = floors.map(|slice| slice.links.on(&link.name.value).floor.value.0);
+                    let given = Given {
+                        given: link.rate.value.0,
+                        promised: link.node.floor.value.0 + floors.sum::<u64>(),
+                    };
+                    (link.name.value.to_string(), given)
+                })
+                .collect(),
             slices: config.slices.iter().map(SliceSummary::from).collect(),
         }
     }
@@ -135,6 +159,19 @@ impl From<&Slice> for SliceSummary {
         Self {
             name: slice.name.value.to_string(),
             description: slice.description.clone(),
+            grants: [
+                ("audit", slice.grants.audit),
+                ("status", slice.grants.status),
+            ]
+            .into_iter()
+            .filter(|(_, has)| *has)
+            .map(|(grant, _)| grant.to_owned())
+            .collect(),
+            raw: slice.raw != Raw::None,
+            image: slice
+                .context
+                .as_ref()
+                .map(|context| context.image.value.to_string()),
             ports: PortLists::from(&slice.ports.reserved),
             raw_ports: PortLists::from(&slice.ports.raw),
             claim: slice.ports.claim,

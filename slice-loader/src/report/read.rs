@@ -20,6 +20,7 @@ use super::status::{Cpu, Daemon, Reading, Row};
 use super::{Clock, Names, Ports, Status, Used, status};
 use crate::context::io;
 use crate::context::layer::Layer;
+use crate::context::running::Running;
 use crate::node::Node;
 
 /// The names of the owners there are now.
@@ -161,9 +162,14 @@ fn reading(
         .is_slice()
         .then(|| Layer::of(name).usage().ok().flatten())
         .flatten();
+    let context = cgroup
+        .as_deref()
+        .filter(|_| node.record().contexts.contains_key(name))
+        .map(|cgroup| Running::of(name).life(cgroup));
     Ok(Reading {
         id,
         name: name.to_owned(),
+        context,
         entry: node.entry(id)?.unwrap_or_else(SliceEntry::new_zeroed),
         state: node.state(id)?,
         now_ns,

@@ -11,6 +11,7 @@ use policy::verdict::Reason;
 use serde::{Deserialize, Serialize};
 
 use super::{NODE, UNATTRIBUTED, Used};
+use crate::context::running::Life;
 
 /// The answer to `slice status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,8 @@ pub struct Row {
     pub kind: RowKind,
     /// Whether it is in force.
     pub state: RowState,
+    /// Whether its context runs; absent where it has none.
+    pub context: Option<Life>,
     /// Addresses of its own, as text; empty where it uses the node's.
     pub addresses: Vec<String>,
     /// Whether it may bind ports that are nobody's.
@@ -221,6 +224,8 @@ pub struct Reading {
     pub traffic: Traffic,
     /// `DENIALS`.
     pub denials: Denials,
+    /// Whether its context runs.
+    pub context: Option<Life>,
     /// Processes of its cgroup.
     pub processes: Option<Used>,
     /// Memory of its cgroup.
@@ -321,6 +326,7 @@ impl From<Reading> for Row {
             } else {
                 RowState::Denied
             },
+            context: reading.context,
             addresses: own_addresses(&entry),
             claim: kind != RowKind::Slice || entry.flags & CLAIM != 0,
             sockets: Used {

@@ -6,6 +6,7 @@ use policy::abi::{
 };
 use policy::verdict::Reason;
 use slice_loader::cli::{events, ports, quantity, status};
+use slice_loader::context::running::Life;
 use slice_loader::report::event::{Cursor, Item};
 use slice_loader::report::ports::Protocol;
 use slice_loader::report::rates::{Order, Rates};
@@ -46,6 +47,7 @@ fn reading(id: SliceId, name: &str) -> Reading {
         now_ns: CLOCK.monotonic_ns,
         traffic: Traffic::new_zeroed(),
         denials: Denials::new_zeroed(),
+        context: None,
         processes: None,
         memory: None,
         cpu: None,
@@ -58,6 +60,7 @@ fn reading(id: SliceId, name: &str) -> Reading {
 fn status_report(daemon: Option<Daemon>) -> Status {
     let mut alpha = reading(ALPHA, "alpha");
     alpha.entry.sockets_max = 1000;
+    alpha.context = Some(Life::Running);
     alpha.entry.claims_max = 64;
     alpha.entry.flags |= OWN_IPV4;
     alpha.entry.own_ipv4 = [192, 0, 2, 7];
@@ -151,12 +154,12 @@ fn status_is_a_table_of_node_slices_and_unattributed() {
         local(1000)
     );
     let table = "\
-SLICE         STATE    SOCKETS  CLAIMS  PROCESSES    MEMORY               DISK      SENT  RECEIVED  LOOPBACK  DENIED  MOST DENIED
-node          live           7       0                                               0 B       0 B       0 B       0
-alpha         live    950/1000    3/64      4/512  5.00 MiB  1.50 GiB/2.00 GiB  1.50 KiB  3.00 MiB      60 B      22  source_foreign
-beta          denied         0       0                                               0 B       0 B       0 B       0
-unattributed  live           0       0                                              40 B       0 B       0 B       0
-total                      957       3                                          1.53 KiB  3.00 MiB      60 B      22
+SLICE         STATE     SOCKETS  CLAIMS  PROCESSES    MEMORY               DISK      SENT  RECEIVED  LOOPBACK  DENIED  MOST DENIED
+node          live            7       0                                               0 B       0 B       0 B       0
+alpha         running  950/1000    3/64      4/512  5.00 MiB  1.50 GiB/2.00 GiB  1.50 KiB  3.00 MiB      60 B      22  source_foreign
+beta          denied          0       0                                               0 B       0 B       0 B       0
+unattributed  live            0       0                                              40 B       0 B       0 B       0
+total                       957       3                                          1.53 KiB  3.00 MiB      60 B      22
 ";
     assert_eq!(
         text(|out| status::write_all(out, &status, None, false)),
@@ -191,7 +194,7 @@ fn a_narrow_terminal_keeps_names_and_denials() {
 fn one_slice_is_told_at_length() {
     let status = status_report(None).only("alpha").unwrap();
     let expected = "\
-alpha  id 2, live
+alpha  id 2, running
   addresses    192.0.2.7
   sockets      950 of 1000 open, 12.3k opened so far
   connections  12 of 100 open, 2 of 50 in a second, 1.00M started so far

@@ -88,6 +88,7 @@ pub(crate) fn reading(id: u32, name: &str) -> Reading {
         now_ns: 0,
         traffic,
         denials,
+        context: None,
         processes: None,
         memory: Some(Used {
             usage: 4096,
