@@ -42,7 +42,10 @@ pub const TESTS: &[Test] = &[
         the_daemon_or_who_parses_is_killed,
     )
     .on_stage(),
+    prometheus::TEST,
 ];
+
+mod prometheus; // a real one, in a slice
 
 const CLIENT: &str = include_str!("status_hooks/client.py");
 const LINGER: &str = include_str!("status_hooks/linger.py");

@@ -78,6 +78,11 @@ const FILES: &[(&str, &str, Kind)] = &[
         Kind::Conffile,
     ),
     (
+        "packaging/grafana/slice.json",
+        "usr/share/slice-node/grafana/slice.json",
+        Kind::Plain,
+    ),
+    (
         "packaging/pam/slice",
         "usr/share/pam-configs/slice",
         Kind::Plain,

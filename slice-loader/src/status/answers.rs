@@ -132,7 +132,7 @@ pub fn answer(
         }
         Ask::Rows(form) => {
             let node = match form {
-                Form::Metrics => Some(attributes(source, sight)?),
+                Form::Metrics(_) => Some(attributes(source, sight)?),
                 _ => None,
             };
             if sight == Sight::All {
@@ -167,9 +167,9 @@ fn told(
             None => return Ok(Err(Refusal::NoSuchSlice)),
         },
         Form::Drops => json(&drops(time, rows))?,
-        Form::Metrics => {
-            let text = openmetrics::render(node, rows);
-            (Content::OpenMetrics, text.into_bytes())
+        Form::Metrics(exposition) => {
+            let text = openmetrics::render(*exposition, node, rows);
+            (Content::Metrics(*exposition), text.into_bytes())
         }
     };
     Ok(Ok(told))

@@ -90,7 +90,7 @@ async fn respond(
         Ok((content, body)) => {
             let kind = match content {
                 Content::Json => "application/json",
-                Content::OpenMetrics => openmetrics::CONTENT_TYPE,
+                Content::Metrics(exposition) => openmetrics::content_type(exposition),
             };
             response(StatusCode::OK, kind, body)
         }
@@ -116,7 +116,7 @@ async fn ask(
     asker: &Asker,
 ) -> Result<(Content, Vec<u8>), Problem> {
     client.may_ask()?;
-    let ask = route::read(request.method(), request.uri().path())?;
+    let ask = route::read(request.method(), request.uri(), request.headers())?;
     match timeout(quota::ANSWER, asker.ask(client.viewer.clone(), ask)).await {
         Ok(Some(answer)) => answer.map_err(Problem::from),
         Ok(None) | Err(_) => Err(Problem::Unavailable),

@@ -1,4 +1,5 @@
-//! The rows as OpenMetrics 1.0 text: one table says which families there are.
+//! The rows as OpenMetrics 1.0 text, and as the text format before it: one table
+//! says which families there are.
 //!
 //! Labels take only names of slices, reasons and directions: as many series as
 //! there are rows, times a constant. A limit is absent where nothing bounds it.
@@ -6,6 +7,7 @@
 use std::fmt::Write;
 
 use super::answers::Attributes;
+use super::wire::Exposition;
 use crate::report::Used;
 use crate::report::status::{Row, Transfer, Volume};
 use Kind::{Counter, Gauge, Info};
@@ -14,7 +16,19 @@ use families::{FAMILIES, Kind};
 mod families;
 
 /// The type of a body in this form.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+#[must_use]
+pub const fn content_type(exposition: Exposition) -> &'static str {
+    match exposition {
+        Exposition::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        Exposition::Text => "text/plain; version=0.0.4; charset=utf-8",
+    }
+}
+
+/// A text that grows.
+struct Text {
+    exposition: Exposition,
+    text: String,
+}
 
 /// Where the samples of one family go.
 struct Samples<'a> {
@@ -26,22 +40,19 @@ struct Samples<'a> {
 
 /// The text about these rows, and about the node where the reader may know.
 #[must_use]
-pub fn render(node: Option<&Attributes>, rows: &[Row]) -> String {
-    let mut text = String::with_capacity(256 + rows.len() * 2048);
+pub fn render(exposition: Exposition, node: Option<&Attributes>, rows: &[Row]) -> String {
+    let mut text = Text {
+        exposition,
+        text: String::with_capacity(256 + rows.len() * 2048),
+    };
     if let Some(node) = node {
-        about(node, &mut text);
+        text.about(node);
     }
     for family in FAMILIES {
-        head(
-            &mut text,
-            family.name,
-            family.kind,
-            family.unit,
-            family.help,
-        );
+        text.head(family.name, family.kind, family.unit, family.help);
         for row in rows {
             let mut samples = Samples {
-                text: &mut text,
+                text: &mut text.text,
                 family: family.name,
                 suffix: suffix(family.kind),
                 slice: &row.name,
@@ -49,65 +60,75 @@ pub fn render(node: Option<&Attributes>, rows: &[Row]) -> String {
             (family.samples)(row, &mut samples);
         }
     }
-    text.push_str("# EOF\n");
-    text
-}
-
-/// The node's own families.
-fn about(node: &Attributes, text: &mut String) {
-    head(text, "slice_node", Info, "", "The node.");
-    let [name, kernel, version] = [&node.name, &node.kernel, &node.version].map(|of| escaped(of));
-    let _ = writeln!(
-        text,
-        "slice_node_info{{name=\"{name}\",kernel=\"{kernel}\",version=\"{version}\"}} 1"
-    );
-    let mut gauge = |name: &str, unit: &str, help: &str, value: Option<u64>| {
-        if let Some(value) = value {
-            head(text, name, Gauge, unit, help);
-            let _ = writeln!(text, "{name} {value}");
-        }
-    };
-    let since = u64::try_from(node.since.as_second()).ok();
-    gauge(
-        "slice_node_start_time_seconds",
-        "seconds",
-        "When the node came up.",
-        since,
-    );
-    gauge(
-        "slice_node_cores",
-        "cores",
-        "Processors of the machine.",
-        Some(node.cores),
-    );
-    gauge(
-        "slice_node_memory_bytes",
-        "bytes",
-        "Memory of the machine.",
-        Some(node.memory_bytes),
-    );
-    let slices = node.slices.as_ref();
-    gauge(
-        "slice_node_slices",
-        "",
-        "Slices in force.",
-        slices.map(|used| used.usage),
-    );
-    let most = slices.and_then(|used| used.limit);
-    gauge("slice_node_slices_limit", "", "Most slices.", most);
-}
-
-fn head(text: &mut String, name: &str, kind: Kind, unit: &str, help: &str) {
-    let kind = match kind {
-        Counter => "counter",
-        Gauge => "gauge",
-        Info => "info",
-    };
-    let _ = writeln!(text, "# TYPE {name} {kind}");
-    if !unit.is_empty() {
-        let _ = writeln!(text, "# UNIT {name} {unit}");
+    if exposition == Exposition::OpenMetrics {
+        text.text.push_str("# EOF\n");
     }
-    let _ = writeln!(text, "# HELP {name} {help}");
+    text.text
+}
+
+impl Text {
+    /// The node's own families.
+    fn about(&mut self, node: &Attributes) {
+        self.head("slice_node", Info, "", "The node.");
+        let [name, kernel, version] =
+            [&node.name, &node.kernel, &node.version].map(|of| escaped(of));
+        let _ = writeln!(
+            self.text,
+            "slice_node_info{{name=\"{name}\",kernel=\"{kernel}\",version=\"{version}\"}} 1"
+        );
+        let mut gauge = |name: &str, unit: &str, help: &str, value: Option<u64>| {
+            if let Some(value) = value {
+                self.head(name, Gauge, unit, help);
+                let _ = writeln!(self.text, "{name} {value}");
+            }
+        };
+        let since = u64::try_from(node.since.as_second()).ok();
+        gauge(
+            "slice_node_start_time_seconds",
+            "seconds",
+            "When the node came up.",
+            since,
+        );
+        gauge(
+            "slice_node_cores",
+            "cores",
+            "Processors of the machine.",
+            Some(node.cores),
+        );
+        gauge(
+            "slice_node_memory_bytes",
+            "bytes",
+            "Memory of the machine.",
+            Some(node.memory_bytes),
+        );
+        let slices = node.slices.as_ref();
+        gauge(
+            "slice_node_slices",
+            "",
+            "Slices in force.",
+            slices.map(|used| used.usage),
+        );
+        let most = slices.and_then(|used| used.limit);
+        gauge("slice_node_slices_limit", "", "Most slices.", most);
+    }
+
+    /// What a family is: OpenMetrics names it without its samples' suffix; the text
+    /// before knows neither suffixes, units nor this kind of info.
+    fn head(&mut self, name: &str, kind: Kind, unit: &str, help: &str) {
+        let openmetrics = self.exposition == Exposition::OpenMetrics;
+        let suffix = if openmetrics { "" } else { suffix(kind) };
+        let kind = match kind {
+            Counter => "counter",
+            Info if openmetrics => "info",
+            Gauge | Info => "gauge",
+        };
+        let text = &mut self.text;
+        let _ = writeln!(text, "# TYPE {name}{suffix} {kind}");
+        if openmetrics && !unit.is_empty() {
+            let _ = writeln!(text, "# UNIT {name} {unit}");
+        }
+        let _ = writeln!(text, "# HELP {name}{suffix} {help}");
+    }
 }
 
 const fn suffix(kind: Kind) -> &'static str {

@@ -1,9 +1,10 @@
 //! From a request to a question, and from a refusal to a problem (RFC 9457).
 
-use hyper::{Method, StatusCode};
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, StatusCode, Uri};
 use serde::Serialize;
 
-use super::wire::{Ask, Form, Refusal};
+use super::wire::{Ask, Exposition, Form, Refusal};
 
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +40,14 @@ struct Document {
 ///
 /// # Errors
 /// The problem with it.
-pub fn read(method: &Method, path: &str) -> Result<Ask, Problem> {
-    let ask = match path {
+pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Ask, Problem> {
+    let ask = match uri.path() {
         "/v1/node" => Ask::Node,
         "/v1/slices" => Ask::Rows(Form::All),
         "/v1/ports" => Ask::Ports,
         "/v1/drops" => Ask::Rows(Form::Drops),
-        "/metrics" => Ask::Rows(Form::Metrics),
-        _ => {
+        "/metrics" => Ask::Rows(Form::Metrics(exposition(headers))),
+        path => {
             let name = path
                 .strip_prefix("/v1/slices/")
                 .ok_or(Problem::NoSuchDocument)?;
@@ -57,6 +58,22 @@ pub fn read(method: &Method, path: &str) -> Result<Ask, Problem> {
         Ok(ask)
     } else {
         Err(Problem::OnlyReading)
+    }
+}
+
+/// OpenMetrics, but for who names the older text and not it.
+fn exposition(headers: &HeaderMap) -> Exposition {
+    let names = |kind: &str| {
+        headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|accept| accept.to_str().ok())
+            .any(|accept| accept.contains(kind))
+    };
+    if names("text/plain") && !names("application/openmetrics-text") {
+        Exposition::Text
+    } else {
+        Exposition::OpenMetrics
     }
 }
 
@@ -133,7 +150,15 @@ impl Problem {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
+
+    fn asked(method: Method, path: &str) -> Result<Ask, Problem> {
+        // What no address is, hyper refuses before.
+        let uri = Uri::try_from(path).map_err(|_| Problem::NoSuchDocument)?;
+        read(&method, &uri, &HeaderMap::new())
+    }
 
     #[test]
     fn each_document_has_one_path() {
@@ -143,11 +168,33 @@ mod tests {
             ("/v1/slices/alpha", Ask::Rows(Form::One("alpha".into()))),
             ("/v1/ports", Ask::Ports),
             ("/v1/drops", Ask::Rows(Form::Drops)),
-            ("/metrics", Ask::Rows(Form::Metrics)),
+            (
+                "/metrics",
+                Ask::Rows(Form::Metrics(Exposition::OpenMetrics)),
+            ),
         ] {
-            assert_eq!(read(&Method::GET, path), Ok(ask.clone()));
-            assert_eq!(read(&Method::HEAD, path), Ok(ask));
-            assert_eq!(read(&Method::POST, path), Err(Problem::OnlyReading));
+            assert_eq!(asked(Method::GET, path), Ok(ask.clone()));
+            assert_eq!(asked(Method::HEAD, path), Ok(ask));
+            assert_eq!(asked(Method::POST, path), Err(Problem::OnlyReading));
+        }
+    }
+
+    #[test]
+    fn the_older_text_is_for_those_who_name_it_and_not_openmetrics() {
+        for (accept, form) in [
+            ("*/*", Exposition::OpenMetrics),
+            ("text/plain", Exposition::Text),
+            ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", Exposition::Text),
+            // Prometheus's own.
+            (
+                "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3",
+                Exposition::OpenMetrics,
+            ),
+            ("\u{e9}", Exposition::OpenMetrics),
+        ] {
+            let value = HeaderValue::from_bytes(accept.as_bytes()).unwrap();
+            let headers = HeaderMap::from_iter([(header::ACCEPT, value)]);
+            assert_eq!(exposition(&headers), form, "{accept}");
         }
     }
 
@@ -162,11 +209,11 @@ mod tests {
             "//v1/node",
             "/v1/./node",
             "/v1/reload",
-            "/v1/slices?",
+            "/v1/slices;",
             "*",
         ] {
             assert_eq!(
-                read(&Method::GET, path),
+                asked(Method::GET, path),
                 Err(Problem::NoSuchDocument),
                 "{path}"
             );
@@ -177,14 +224,13 @@ mod tests {
             "a/b",
             "Alpha",
             "alpha%00",
-            "al pha",
-            "\u{e9}",
-            "alpha\n",
+            "alpha%",
+            "a;b",
             "abcdefghijklmnopqrstuvwxyz012345",
         ] {
             let path = format!("/v1/slices/{name}");
             assert_eq!(
-                read(&Method::GET, &path),
+                asked(Method::GET, &path),
                 Err(Problem::NoSuchSlice),
                 "{name}"
             );

@@ -42,8 +42,17 @@ pub enum Form {
     One(String),
     /// Denied calls and dropped packets, by reason.
     Drops,
-    /// OpenMetrics.
-    Metrics,
+    /// As numbers for monitors.
+    Metrics(Exposition),
+}
+
+/// A form in which monitors read numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exposition {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus's text format 0.0.4, which came before.
+    Text,
 }
 
 /// A question.
@@ -72,8 +81,8 @@ pub struct Answer {
 pub enum Content {
     /// A JSON document.
     Json,
-    /// OpenMetrics text.
-    OpenMetrics,
+    /// Numbers for monitors.
+    Metrics(Exposition),
 }
 
 /// Why there is no answer.

@@ -9,6 +9,7 @@ use super::*;
 use crate::report::ports::{PortKind, Protocol};
 use crate::report::status::{Node, Reading};
 use crate::report::{Port, Ports};
+use crate::status::wire::Exposition;
 
 const NAMES: [(u32, &str); 5] = [(0, ""), (1, ""), (2, "alpha"), (3, "beta"), (4, "watch")];
 
@@ -150,7 +151,7 @@ fn asks() -> Vec<Ask> {
         Ask::Ports,
         Ask::Rows(Form::All),
         Ask::Rows(Form::Drops),
-        Ask::Rows(Form::Metrics),
+        Ask::Rows(Form::Metrics(Exposition::OpenMetrics)),
     ]
 }
 
@@ -206,7 +207,7 @@ fn with_the_grant_it_is_told_of_all() {
         ),
         (Ask::Rows(Form::Drops), &["7000", "7002", "7003"]),
         (
-            Ask::Rows(Form::Metrics),
+            Ask::Rows(Form::Metrics(Exposition::OpenMetrics)),
             &[
                 "slice=\"beta\"",
                 "slice=\"unattributed\"",

@@ -1,6 +1,7 @@
 //! The text as Prometheus reads it; that it keeps to the standard is tried by the
 //! strict reader of the VM tests, which reads the same golden file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -72,7 +73,7 @@ fn node() -> Attributes {
 #[test]
 fn the_text_is_the_one_that_was_looked_at() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/golden/metrics.txt");
-    let text = render(Some(&node()), &rows());
+    let text = render(Exposition::OpenMetrics, Some(&node()), &rows());
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, &text).unwrap();
     }
@@ -81,7 +82,59 @@ fn the_text_is_the_one_that_was_looked_at() {
 
 #[test]
 fn who_may_not_know_of_the_node_is_told_of_the_rows_alone() {
-    let text = render(None, &rows()[1..2]);
+    let text = render(Exposition::OpenMetrics, None, &rows()[1..2]);
     assert!(!text.contains("slice_node"), "{text}");
     assert!(text.ends_with("# EOF\n"));
+}
+
+/// Names of samples that there are, with and without a sample at the moment.
+fn names(text: &str) -> BTreeSet<&str> {
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    families.filter_map(|line| line.split(' ').next()).collect()
+}
+
+#[test]
+fn the_older_text_has_the_same_samples_under_heads_of_their_full_names() {
+    let samples = |text: &str| {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [new, old] = [Exposition::OpenMetrics, Exposition::Text]
+        .map(|exposition| render(exposition, Some(&node()), &rows()));
+    assert_eq!(samples(&new), samples(&old));
+    let names = names(&old);
+    for sample in samples(&old) {
+        let name = sample.split(['{', ' ']).next().unwrap();
+        assert!(names.contains(name), "{name} has no head");
+    }
+    assert!(!old.contains("# EOF") && !old.contains("# UNIT") && !old.contains(" info\n"));
+}
+
+#[test]
+fn the_dashboard_asks_only_for_what_there_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/slice.json");
+    let text = fs::read_to_string(path).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let metrics = render(Exposition::Text, Some(&node()), &rows());
+    let names = names(&metrics);
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| {
+        let targets = panel["targets"].as_array();
+        targets.into_iter().flatten()
+    });
+    let mut queries: Vec<String> = targets
+        .map(|target| target["expr"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(queries.len() > 20, "{queries:?}");
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        queries.extend(variable["definition"].as_str().map(str::to_owned));
+    }
+    for query in queries {
+        let words = query.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let asked: Vec<_> = words.filter(|word| word.starts_with("slice_")).collect();
+        assert!(!asked.is_empty(), "{query}");
+        for name in asked {
+            assert!(names.contains(name), "there is no {name}: {query}");
+        }
+    }
 }
