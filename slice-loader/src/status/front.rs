@@ -10,20 +10,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use hyper::body::Bytes;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Builder;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::confine;
 use super::http::{self, Client};
 use super::quota::{self, Bucket};
-use super::wire::{self, Answer, Ask, Content, Notice, Question, Refusal, Viewer};
+use super::room::Room;
+use super::route::Problem;
+use super::wire::{self, Answer, Ask, Content, Notice, Question, Viewer};
 use crate::sys::process;
 use crate::sys::readable::Readable;
 
@@ -33,7 +36,7 @@ const QUEUE: usize = 256;
 /// After a connection that could not be taken.
 const AGAIN: Duration = Duration::from_secs(1);
 
-type Reply = Result<(Content, Vec<u8>), Refusal>;
+type Reply = Result<(Content, Bytes), Problem>;
 
 /// Runs until the daemon ends.
 ///
@@ -67,6 +70,7 @@ async fn serve(notices: OwnedFd, stream: StdStream) -> anyhow::Result<()> {
     let (asker, questions) = Asker::new();
     let mut listeners = Listening {
         asker: asker.clone(),
+        more: Arc::new(Semaphore::new(quota::MORE)),
         by_key: HashMap::new(),
     };
     tokio::select! {
@@ -80,13 +84,21 @@ async fn serve(notices: OwnedFd, stream: StdStream) -> anyhow::Result<()> {
 #[derive(Clone, Debug)]
 pub struct Asker {
     waiting: Arc<Mutex<Waiting>>,
+    room: Room,
     to_daemon: mpsc::Sender<Question>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     last: u64,
-    replies: HashMap<u64, oneshot::Sender<Reply>>,
+    replies: HashMap<u64, Place>,
+}
+
+/// Where an answer is waited for, and the room that its slice has for it.
+#[derive(Debug)]
+struct Place {
+    reply: oneshot::Sender<Reply>,
+    room: Room,
 }
 
 impl Asker {
@@ -94,17 +106,18 @@ impl Asker {
         let (to_daemon, questions) = mpsc::channel(QUEUE);
         let asker = Self {
             waiting: Arc::default(),
+            room: Room::of_all(),
             to_daemon,
         };
         (asker, questions)
     }
 
-    /// The daemon's answer; none where it gives none.
-    pub async fn ask(&self, viewer: Viewer, ask: Ask) -> Option<Reply> {
+    /// The daemon's answer, in the room of the slice; none where it gives none.
+    pub async fn ask(&self, viewer: Viewer, ask: Ask, room: Room) -> Option<Reply> {
         let (reply, answer) = oneshot::channel();
         let number = self.with(|waiting| {
             waiting.last += 1;
-            waiting.replies.insert(waiting.last, reply);
+            waiting.replies.insert(waiting.last, Place { reply, room });
             waiting.last
         });
         // Also when whoever waits is dropped.
@@ -122,12 +135,29 @@ impl Asker {
     }
 
     async fn read_answers(&self, mut from: OwnedReadHalf) -> anyhow::Result<()> {
-        while let Some((answer, body)) = wire::read::<Answer>(&mut from, wire::BODY).await? {
-            let reply = self.with(|waiting| waiting.replies.remove(&answer.number));
-            if let Some(reply) = reply {
-                // Nobody waits any more: no matter.
-                let _ = reply.send(answer.result.map(|content| (content, body)));
-            }
+        while let Some((answer, length)) = wire::head::<Answer>(&mut from, wire::BODY).await? {
+            let place = self.with(|waiting| waiting.replies.remove(&answer.number));
+            let Some(Place { reply, room }) = place else {
+                // Nobody waits any more.
+                wire::skip(&mut from, length).await?;
+                continue;
+            };
+            let result = match (answer.result, self.room.find(&room, length)) {
+                (Err(refusal), _) => {
+                    wire::skip(&mut from, length).await?;
+                    Err(refusal.into())
+                }
+                (Ok(content), Some(found)) => {
+                    let body = wire::body(&mut from, length).await?;
+                    Ok((content, found.hold(body)))
+                }
+                // Others that wait for an answer do not wait for who reads slowly.
+                (Ok(_), None) => {
+                    wire::skip(&mut from, length).await?;
+                    Err(Problem::NoRoom)
+                }
+            };
+            let _ = reply.send(result);
         }
         Ok(())
     }
@@ -163,6 +193,8 @@ async fn write_questions(
 /// The listeners there are, each with a task.
 struct Listening {
     asker: Asker,
+    /// Places for connections beyond the first of each slice.
+    more: Arc<Semaphore>,
     by_key: HashMap<u64, AbortHandle>,
 }
 
@@ -176,7 +208,9 @@ impl Listening {
                         let listener = StdListener::from(socket);
                         listener.set_nonblocking(true)?;
                         let listener = UnixListener::from_std(listener)?;
-                        let task = tokio::spawn(listen(listener, viewer, self.asker.clone()));
+                        let places = Places::new(self.more.clone());
+                        let asker = self.asker.clone();
+                        let task = tokio::spawn(listen(listener, viewer, places, asker));
                         self.by_key.insert(key, task.abort_handle());
                     }
                     (Some(Notice::Forget { key }), _) => {
@@ -226,10 +260,36 @@ fn next(from: impl AsFd) -> anyhow::Result<Option<(Option<Notice>, Option<OwnedF
     )))
 }
 
+/// Places for connections of one slice: one is its own, the others are taken of
+/// those of all slices.
+struct Places {
+    first: Arc<Semaphore>,
+    of_one: Arc<Semaphore>,
+    of_all: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(of_all: Arc<Semaphore>) -> Self {
+        Self {
+            first: Arc::new(Semaphore::new(1)),
+            of_one: Arc::new(Semaphore::new(quota::CONNECTIONS - 1)),
+            of_all,
+        }
+    }
+
+    /// A place, until this is dropped.
+    fn take(&self) -> Option<[Option<OwnedSemaphorePermit>; 2]> {
+        let take = |of: &Arc<Semaphore>| of.clone().try_acquire_owned().ok();
+        if let Some(first) = take(&self.first) {
+            return Some([Some(first), None]);
+        }
+        Some([Some(take(&self.of_one)?), Some(take(&self.of_all)?)])
+    }
+}
+
 /// Takes the connections of one slice, at a pace.
-async fn listen(listener: UnixListener, viewer: Viewer, asker: Asker) {
+async fn listen(listener: UnixListener, viewer: Viewer, places: Places, asker: Asker) {
     let client = Arc::new(Client::new(viewer));
-    let places = Arc::new(Semaphore::new(quota::CONNECTIONS));
     let mut pace = Bucket::new(quota::ACCEPTED);
     // They end with this task.
     let mut connections = JoinSet::new();
@@ -242,17 +302,34 @@ async fn listen(listener: UnixListener, viewer: Viewer, asker: Asker) {
             continue;
         };
         while connections.try_join_next().is_some() {}
-        match places.clone().try_acquire_owned() {
-            Ok(place) => {
+        match places.take() {
+            Some(place) => {
                 let (client, asker) = (client.clone(), asker.clone());
                 connections.spawn(async move {
                     http::serve(stream, client, asker).await;
                     drop(place);
                 });
             }
-            Err(_) => {
+            None => {
                 connections.spawn(http::turn_away(stream));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_has_a_connection_of_its_own_whatever_others_have() {
+        let more = Arc::new(Semaphore::new(10));
+        let taken = |places: &Places| std::iter::from_fn(|| places.take()).collect::<Vec<_>>();
+        let slices = [(); 3].map(|()| Places::new(more.clone()));
+        let held = [&slices[0], &slices[1], &slices[2]].map(taken);
+        let counts: Vec<_> = held.iter().map(Vec::len).collect();
+        assert_eq!(counts, [quota::CONNECTIONS, 4, 1]);
+        drop(held);
+        assert_eq!(taken(&slices[2]).len(), quota::CONNECTIONS);
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::front::Asker;
 use super::openmetrics;
 use super::quota::{self, Bucket};
+use super::room::Room;
 use super::route::{self, Problem};
 use super::wire::{Content, Viewer};
 
@@ -26,6 +27,7 @@ use super::wire::{Content, Viewer};
 pub struct Client {
     viewer: Viewer,
     questions: Mutex<Bucket>,
+    room: Room,
 }
 
 impl Client {
@@ -35,6 +37,7 @@ impl Client {
         Self {
             viewer,
             questions: Mutex::new(Bucket::new(quota::ANSWERED)),
+            room: Room::of_one(),
         }
     }
 
@@ -95,7 +98,7 @@ async fn respond(
             response(StatusCode::OK, kind, body)
         }
         Err(problem) => {
-            let mut response = response(problem.status(), PROBLEM, problem.document());
+            let mut response = response(problem.status(), PROBLEM, problem.document().into());
             let headers = response.headers_mut();
             if let Some(seconds) = problem.again_after() {
                 headers.insert(header::RETRY_AFTER, seconds.into());
@@ -114,17 +117,18 @@ async fn ask(
     request: &Request<Incoming>,
     client: &Client,
     asker: &Asker,
-) -> Result<(Content, Vec<u8>), Problem> {
+) -> Result<(Content, Bytes), Problem> {
     client.may_ask()?;
     let ask = route::read(request.method(), request.uri(), request.headers())?;
-    match timeout(quota::ANSWER, asker.ask(client.viewer.clone(), ask)).await {
-        Ok(Some(answer)) => answer.map_err(Problem::from),
+    let answer = asker.ask(client.viewer.clone(), ask, client.room.clone());
+    match timeout(quota::ANSWER, answer).await {
+        Ok(Some(answer)) => answer,
         Ok(None) | Err(_) => Err(Problem::Unavailable),
     }
 }
 
-fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

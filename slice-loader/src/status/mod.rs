@@ -19,6 +19,7 @@ pub mod front; // the process that parses
 pub mod http; // one connection of a slice
 pub mod openmetrics; // the rows as OpenMetrics
 pub mod quota; // how much a slice may ask
+pub mod room; // memory for what is being told
 pub mod route; // from a path to a question
 pub mod sockets; // the listeners of all slices
 pub mod source; // the node, read at most once a second

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 /// Connections of a slice at once.
 pub const CONNECTIONS: usize = 8;
+/// Connections of all slices at once, beyond one for each.
+pub const MORE: usize = 2000;
 /// Connections that wait to be taken; who comes then waits in connect(2).
 pub const BACKLOG: i32 = 16;
 

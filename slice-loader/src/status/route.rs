@@ -19,6 +19,8 @@ pub enum Problem {
     TooMany(u64),
     /// Too many connections.
     Connections,
+    /// Too much is being told, and not read yet.
+    NoRoom,
     /// The asker is no slice of the node any more.
     Gone,
     /// The node does not answer.
@@ -103,7 +105,7 @@ impl Problem {
             Self::OnlyReading => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Gone => StatusCode::FORBIDDEN,
-            Self::Connections | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Connections | Self::NoRoom | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -113,7 +115,7 @@ impl Problem {
     pub const fn again_after(self) -> Option<u64> {
         match self {
             Self::TooMany(seconds) => Some(seconds),
-            Self::Connections | Self::Unavailable => Some(1),
+            Self::Connections | Self::NoRoom | Self::Unavailable => Some(1),
             _ => None,
         }
     }
@@ -127,6 +129,7 @@ impl Problem {
             Self::OnlyReading => "The status can be read, with GET or HEAD.",
             Self::TooMany(_) => "The slice asks more often than it may.",
             Self::Connections => "The slice has more connections than it may.",
+            Self::NoRoom => "Answers that were given before are not read yet.",
             Self::Gone => "The slice is not on this node any more.",
             Self::Unavailable => "The node does not answer.",
             Self::Unreadable => "The node could not be read.",

@@ -130,22 +130,54 @@ pub async fn read<T: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
     most: u32,
 ) -> io::Result<Option<(T, Vec<u8>)>> {
+    match head(from, most).await? {
+        Some((head, length)) => Ok(Some((head, body(from, length).await?))),
+        None => Ok(None),
+    }
+}
+
+/// Reads a frame's head alone, and how long the body is that comes next: it has at
+/// most `most` bytes. None at the end.
+///
+/// # Errors
+/// As [`read`].
+pub async fn head<T: DeserializeOwned>(
+    from: &mut (impl AsyncRead + Unpin),
+    most: u32,
+) -> io::Result<Option<(T, u32)>> {
     let head = match from.read_u32_le().await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         length => length?,
     };
-    let body = from.read_u32_le().await?;
-    if head > HEAD || body > most {
+    let length = from.read_u32_le().await?;
+    if head > HEAD || length > most {
         return Err(io::Error::other("a frame is too long"));
     }
-    let mut read = async |length: u32| -> io::Result<Vec<u8>> {
-        let length = usize::try_from(length).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        from.read_exact(&mut bytes).await?;
-        Ok(bytes)
-    };
-    let head = read(head).await?;
-    Ok(Some((serde_json::from_slice(&head)?, read(body).await?)))
+    let head = body(from, head).await?;
+    Ok(Some((serde_json::from_slice(&head)?, length)))
+}
+
+/// Reads a body of this length.
+///
+/// # Errors
+/// The kernel's, and where the other end ends before.
+pub async fn body(from: &mut (impl AsyncRead + Unpin), length: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    from.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// Passes over a body of this length.
+///
+/// # Errors
+/// As [`body`].
+pub async fn skip(from: &mut (impl AsyncRead + Unpin), length: u32) -> io::Result<()> {
+    let passed = tokio::io::copy(&mut from.take(length.into()), &mut tokio::io::sink()).await?;
+    if passed == u64::from(length) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 /// Writes a frame.
@@ -200,6 +232,22 @@ mod tests {
             assert_eq!(frame, Some((question(name), body.to_vec())));
         }
         assert_eq!(read::<Question>(&mut from, 4).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_body_that_was_passed_over_is_read() {
+        let mut pipe = Vec::new();
+        write(&mut pipe, &question("beta"), &[7; 100_000])
+            .await
+            .unwrap();
+        write(&mut pipe, &question("gamma"), b"body").await.unwrap();
+        let mut from = &pipe[..];
+        let (first, length) = head::<Question>(&mut from, BODY).await.unwrap().unwrap();
+        assert_eq!((first, length), (question("beta"), 100_000));
+        skip(&mut from, length).await.unwrap();
+        let second = read::<Question>(&mut from, 4).await.unwrap();
+        assert_eq!(second, Some((question("gamma"), b"body".to_vec())));
+        assert!(skip(&mut from, 1).await.is_err());
     }
 
     #[tokio::test]
