@@ -35,6 +35,9 @@
 //! | `AUDITOR_RINGS` | hash of ring buffers | who | [`Audited`] and octets | who audits, programs | who audits |
 //! | `AUDIT_OUT`, `AUDIT_IN`, `AUDIT_FRAME` | program array | 0 | program | loader | kernel |
 //! | `LOOPBACK` | array | row | [`LoopbackPorts`] | programs (loader zeroes) | programs |
+//! | `TALLY` | array of 1 | 0 | generation of tallies (u64) | loader | programs |
+//! | `TALLIES_EVEN`, `TALLIES_ODD` | hash | [`TalliedFlow`] | [`Tally`] | programs (loader empties) | loader |
+//! | `TALLY_REST` | array | [`rest_index`] | [`TallyRest`] | programs (loader zeroes) | programs, loader |
 //! | `TAGS` | socket storage | socket | [`Tag`] | programs, loader | programs |
 //! | `EVENTS` | ring buffer | | [`Event`] | programs | loader |
 
@@ -128,8 +131,9 @@ layouts! {
         pub linger_ns @ 32: u64,
         /// Rows of the per-slice maps.
         pub rows @ 40: u32,
-        /// Zero.
-        pub reserved @ 44: u32,
+        /// Rows of flows that one owner may have in a generation of tallies; 0 where
+        /// no flows are tallied. See [`tally_rows`].
+        pub tally_rows @ 44: u32,
     }
 
     /// The policy of one slice as the programs need it. A zeroed row denies.
@@ -491,6 +495,56 @@ layouts! {
         pub name @ 32: SliceNameBytes,
     }
 
+    /// Who exchanged packets with whom.
+    pub struct TalliedFlow [48] {
+        /// Whose end is on this node.
+        pub owner @ 0: SliceId,
+        /// IP protocol number.
+        pub protocol @ 4: u8,
+        /// Type of ICMP; 0 in others.
+        pub kind @ 5: u8,
+        /// Port on the node, or identifier of an ICMP echo.
+        pub local_port @ 6: u16,
+        /// Port of the peer.
+        pub peer_port @ 8: u16,
+        /// 1 where it stays inside the node (device lo).
+        pub inside @ 10: u16,
+        /// Zero.
+        pub reserved @ 12: u32,
+        /// Address on the node.
+        pub local @ 16: Address,
+        /// Address of the peer.
+        pub peer @ 32: Address,
+    }
+
+    /// What was exchanged, counted as [`Traffic`] is.
+    pub struct Tally [48] {
+        /// Packets sent.
+        pub sent_packets @ 0: u64,
+        /// Bytes sent.
+        pub sent_bytes @ 8: u64,
+        /// Packets received.
+        pub received_packets @ 16: u64,
+        /// Bytes received.
+        pub received_bytes @ 24: u64,
+        /// When the first packet passed, coarse monotonic clock, nanoseconds.
+        pub first_ns @ 32: u64,
+        /// When the last one did.
+        pub last_ns @ 40: u64,
+    }
+
+    /// What an owner exchanged in a generation beside its rows.
+    pub struct TallyRest [80] {
+        /// Whose.
+        pub owner @ 0: SliceId,
+        /// Zero.
+        pub reserved @ 4: u32,
+        /// Rows that it has.
+        pub rows @ 8: u64,
+        /// What found no room, or has no ports and addresses that could be read.
+        pub traffic @ 16: Traffic,
+    }
+
     /// One denial, for `slice events`.
     pub struct Event [80] {
         /// Monotonic clock, nanoseconds.
@@ -549,6 +603,31 @@ pub const LOOPBACK_SLOTS: usize = 64;
 /// Flows in `STARTED` that are a slice's at once; a further one takes the place
 /// of the oldest.
 pub const STARTED_PER_SLICE: u32 = 256;
+
+/// Rows of flows that all owners together may have in a generation.
+pub const TALLY_ROWS: u32 = 262_144;
+
+/// Most of them that are one owner's.
+pub const TALLY_ROWS_MOST: u32 = 8192;
+
+/// Rows of flows that one of so many owners may have: with all of them at it,
+/// there is still room for each.
+#[inline(always)]
+pub const fn tally_rows(owners: u32) -> u32 {
+    let each = TALLY_ROWS / if owners == 0 { 1 } else { owners };
+    if each < TALLY_ROWS_MOST {
+        each
+    } else {
+        TALLY_ROWS_MOST
+    }
+}
+
+/// The row of an owner in `TALLY_REST`, whose per-slice maps have `rows`, in a
+/// generation.
+#[inline(always)]
+pub const fn rest_index(generation: u64, row: u32, rows: u32) -> u32 {
+    if generation & 1 == 0 { row } else { rows + row }
+}
 
 /// Links that a node can have.
 pub const LINKS: u32 = 8;
@@ -818,6 +897,16 @@ mod tests {
         assert_eq!(port_index(UDP, 0), Some(65536));
         assert_eq!(port_index(UDP, 65535), Some(PORT_ROWS - 1));
         assert_eq!(port_index(132, 80), None);
+    }
+
+    #[test]
+    fn rows_of_flows_suffice_for_all_owners_together() {
+        assert_eq!(tally_rows(0), TALLY_ROWS_MOST);
+        assert_eq!(tally_rows(3), TALLY_ROWS_MOST);
+        for owners in [33, 100, 1026, crate::ids::MAX_ROWS] {
+            let each = tally_rows(owners);
+            assert!(each > 0 && each * owners <= TALLY_ROWS, "{owners}");
+        }
     }
 
     #[test]

@@ -11,10 +11,11 @@ use crate::abi::{
     LIVE, LinkKnobs, OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND,
     RESERVED_NODE, RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings,
     SliceEntry, SliceNameBytes, TCP, UDP, mapped, port_index, refused_row, refused_row_of,
+    tally_rows,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
 use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Raw, Slice, SliceName};
-use crate::ids::SliceId;
+use crate::ids::{FIRST_SLICE_ROW, SliceId};
 
 mod cgroups;
 mod changes;
@@ -113,6 +114,7 @@ fn settings(
         ephemeral_high: facts.ephemeral.high(),
         linger_ns: node.linger.0,
         rows: rows(admitted.config()),
+        tally_rows: tally_rows(admitted.slices().count() as u32 + FIRST_SLICE_ROW),
         ..Settings::new_zeroed()
     }
 }

@@ -9,7 +9,7 @@ use policy::abi::{
     AUDIT_RING, AUDITOR_ROWS, Address, AddressEntry, ArmedDevice, Audited, Auditor, Bucket, Claim,
     Denials, Event, FlowKey, FlowTurn, LINKS as MOST_LINKS, LinkEntry, LinkKnobs, LinkState,
     LoopbackPorts, PORT_ROWS, RefusedPorts, Reserved, STARTED_PER_SLICE, Settings, SliceEntry,
-    SliceState, StartedAt, StartedFlow, Tag, Traffic,
+    SliceState, StartedAt, StartedFlow, TALLY_ROWS, Tag, TalliedFlow, Tally, TallyRest, Traffic,
 };
 
 /// Rows where the loader does not say otherwise.
@@ -96,6 +96,17 @@ pub static AUDIT_IN: ProgramArray<1> = ProgramArray::new();
 /// The same of frames.
 #[btf_map]
 pub static AUDIT_FRAME: ProgramArray<1> = ProgramArray::new();
+/// The generation of tallies: its last bit says which of the two maps is filled.
+#[btf_map]
+pub static TALLY: Array<u64, 1> = Array::new();
+#[btf_map]
+pub static TALLIES_EVEN: HashMap<TalliedFlow, Tally, { TALLY_ROWS as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+pub static TALLIES_ODD: HashMap<TalliedFlow, Tally, { TALLY_ROWS as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+pub static TALLY_REST: Array<TallyRest, { 2 * ROWS }> = Array::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
 #[btf_map]

@@ -4,13 +4,14 @@
 use aya_ebpf::bindings::__sk_buff;
 use core::ptr::read_volatile;
 use policy::SliceId;
-use policy::abi::{Address, FlowKey, TCP, UDP, mapped};
+use policy::abi::{Address, FlowKey, TCP, TalliedFlow, UDP, mapped};
 use policy::decide::create::{AF_INET, AF_INET6};
-use policy::decide::raw::{FRAME_HEADER as HEADER, Octets};
+use policy::decide::raw::{FRAME_HEADER as HEADER, Octets, Sent};
 
 use crate::atomic;
 use crate::maps::TRAFFIC;
 use crate::octets;
+use crate::tally;
 
 /// The number of the device lo in every network namespace.
 pub const LOOPBACK_DEVICE: u32 = 1;
@@ -131,6 +132,59 @@ pub fn read(skb: *mut __sk_buff) -> Option<Packet> {
     }
 }
 
+/// Writes into a zeroed flow what the headers say; `false` where `read` does not
+/// read them. It asks the same, but into the place itself: there is no room on
+/// the stack for a copy.
+#[inline(always)]
+pub fn tell(skb: *mut __sk_buff, sent: bool, flow: &mut TalliedFlow) -> bool {
+    let (start, end) = bounds(skb);
+    if start + 24 > end {
+        return false;
+    }
+    let first = byte(start, 0);
+    let ipv4 = first == 0x45;
+    let protocol = if ipv4 {
+        if byte(start, 6) & 0x3f != 0 || byte(start, 7) != 0 {
+            return false;
+        }
+        byte(start, 9)
+    } else if first >> 4 == 6 && start + 44 <= end {
+        byte(start, 6)
+    } else {
+        return false;
+    };
+    let behind = if ipv4 { 20 } else { 40 };
+    let Some([a, b, c, d]) = ports(start, behind, protocol) else {
+        return false;
+    };
+    let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    flow.protocol = protocol;
+    if ipv4 {
+        (flow.local[10], flow.local[11]) = (0xff, 0xff);
+        (flow.peer[10], flow.peer[11]) = (0xff, 0xff);
+        let (local, peer) = if sent { (12, 16) } else { (16, 12) };
+        flow.local[12..].copy_from_slice(&word(start, local));
+        flow.peer[12..].copy_from_slice(&word(start, peer));
+    } else {
+        let (local, peer) = if sent { (8, 24) } else { (24, 8) };
+        flow.local = address(start, local);
+        flow.peer = address(start, peer);
+    }
+    if protocol == TCP || protocol == UDP {
+        (flow.local_port, flow.peer_port) = if sent {
+            (source, destination)
+        } else {
+            (destination, source)
+        };
+    } else if let Some([kind, _, _, _, high, low]) = octets::Packet(skb).at(behind as u32) {
+        flow.kind = kind;
+        if let (ICMP, 0 | 8) | (ICMPV6, 128 | 129) = (protocol, kind) {
+            flow.local_port = u16::from_be_bytes([high, low]);
+        }
+    }
+    true
+}
+
 #[inline(always)]
 fn ports(start: usize, offset: usize, protocol: u8) -> Option<[u8; 4]> {
     match protocol {
@@ -169,25 +223,35 @@ pub fn is_loopback(skb: *mut __sk_buff) -> bool {
 /// Counts a packet of `who` that was let through.
 #[inline(always)]
 pub fn count(skb: *mut __sk_buff, who: SliceId, sent: bool) {
-    count_behind(skb, who, sent, 0);
+    let (packets, bytes) = count_behind(skb, who, sent, 0);
+    tally::add(skb, who, sent, packets, bytes);
 }
 
 /// Counts a frame of `who` that was let through, without its header.
 #[inline(always)]
-pub fn count_frame(skb: *mut __sk_buff, who: SliceId) {
-    count_behind(skb, who, true, HEADER);
+pub fn count_frame(skb: *mut __sk_buff, who: SliceId, packet: &Sent) {
+    let (packets, bytes) = count_behind(skb, who, true, HEADER);
+    tally::add_frame(skb, who, packet, packets, bytes);
 }
 
+/// Adds to what is counted of the owner as a whole; says how many packets and
+/// bytes.
 #[inline(always)]
-fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) {
-    let Some(row) = TRAFFIC.get_ptr_mut(who.index()) else {
-        return;
+fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) -> (u64, u64) {
+    // SAFETY: as in `bounds`.
+    let (length, segments) = unsafe {
+        (
+            read_volatile(&raw const (*skb).len),
+            read_volatile(&raw const (*skb).gso_segs) as u64,
+        )
     };
-    // SAFETY: as in `bounds`; the row is this CPU's.
+    let bytes = length.wrapping_sub(header) as u64;
+    let packets = if segments == 0 { 1 } else { segments };
+    let Some(row) = TRAFFIC.get_ptr_mut(who.index()) else {
+        return (packets, bytes);
+    };
+    // SAFETY: the row is this CPU's.
     unsafe {
-        let bytes = read_volatile(&raw const (*skb).len).wrapping_sub(header) as u64;
-        let segments = read_volatile(&raw const (*skb).gso_segs) as u64;
-        let packets = if segments == 0 { 1 } else { segments };
         // Atomic although the row is this CPU's: a task that sends can be
         // interrupted by the softirq that sends for the same slice.
         let (packets_row, bytes_row) = match (is_loopback(skb), sent) {
@@ -208,4 +272,5 @@ fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) {
         atomic::fetch_add(packets_row, packets);
         atomic::fetch_add(bytes_row, bytes);
     }
+    (packets, bytes)
 }

@@ -43,6 +43,7 @@ mod destinations; // what the node's owner refuses
 mod disk; // what a slice may have on the disk
 mod enter; // what becomes of a command that runs in a slice
 mod families; // which sockets a slice may make
+mod flows; // who sent what to whom
 mod images; // what comes into the store of images
 mod interrupted; // up and down that are killed or fail half-way
 mod io; // what a slice reads and writes of the disk
@@ -99,6 +100,7 @@ const MODULES: &[&[Test]] = &[
     connections::TESTS,
     io::TESTS,
     accounting::TESTS,
+    flows::TESTS,
     denials::TESTS,
     sight::TESTS,
     names::TESTS,

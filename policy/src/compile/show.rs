@@ -12,7 +12,7 @@ impl fmt::Display for Plan {
         let settings = &self.settings;
         writeln!(
             f,
-            "SETTINGS rows={} level={} netns={} flags={} loopback={}-{} ephemeral={}-{} linger_ns={}",
+            "SETTINGS rows={} level={} netns={} flags={} loopback={}-{} ephemeral={}-{} linger_ns={} tally_rows={}",
             settings.rows,
             settings.slices_level,
             settings.node_netns,
@@ -22,6 +22,7 @@ impl fmt::Display for Plan {
             settings.ephemeral_low,
             settings.ephemeral_high,
             settings.linger_ns,
+            settings.tally_rows,
         )?;
         for (row, entry) in &self.slices {
             writeln!(

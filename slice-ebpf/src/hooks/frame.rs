@@ -66,7 +66,7 @@ pub fn frame(ctx: TcContext) -> i32 {
     }
     match raw::verdict(skb, settings, who, &packet) {
         Verdict::Allow => {
-            packet::count_frame(skb, who);
+            packet::count_frame(skb, who, &packet);
             audit::copy(&ctx, &AUDIT_FRAME);
             TC_ACT_UNSPEC
         }

@@ -62,8 +62,15 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
             audit::copy(&ctx, &AUDIT_IN);
             1
         }
-        Verdict::Deny(reason) => Denial::of_received(who, reason, &packet).drop(),
+        Verdict::Deny(reason) => drop(who, reason, &packet),
     }
+}
+
+/// Counts a denial and tells of it: a function of its own, as the stack of the
+/// hook has no room for it beside what counts a packet that passes.
+#[inline(never)]
+fn drop(who: SliceId, reason: Reason, packet: &Option<Packet>) -> i32 {
+    Denial::of_received(who, reason, packet).drop()
 }
 
 /// A packet for a socket of the node: not where it was sent to the private
@@ -76,7 +83,7 @@ fn of_node(skb: *mut __sk_buff, who: SliceId) -> i32 {
             .as_ref()
             .is_some_and(|p| row_of(&p.destination).is_some())
         {
-            return Denial::of_received(who, Reason::ReceiveForeign, &packet).drop();
+            return drop(who, Reason::ReceiveForeign, &packet);
         }
     }
     packet::count(skb, who, false);

@@ -21,6 +21,7 @@ mod down;
 pub mod events;
 mod exec;
 pub mod exit;
+pub mod flows;
 mod image;
 mod layer;
 mod life;
@@ -126,6 +127,8 @@ enum Command {
     Status(StatusArgs),
     /// Tell whose each port is.
     Ports(PortsArgs),
+    /// Tell who sent what to whom: whose was this packet?
+    Flows(FlowsArgs),
     /// Tell what each owner may send on the links, and does.
     Link,
     /// Show denials as the daemon saw them.
@@ -237,6 +240,35 @@ pub(crate) struct PortsArgs {
     /// Only ports of this protocol.
     #[arg(long, value_enum, value_name = "PROTOCOL")]
     pub(crate) protocol: Option<Protocol>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FlowsArgs {
+    /// Only with a peer of this address or network.
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    pub(crate) peer: Option<String>,
+    /// Only with this port of the peer.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Only with this port on the node; of an ICMP echo, its identifier.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) local_port: Option<u16>,
+    /// Only of this slice, one that was destroyed included; also `node` and `unattributed`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) slice: Option<String>,
+    /// Only of this protocol: `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocol)]
+    pub(crate) protocol: Option<u8>,
+    /// Only what went on at this time or later: 2026-01-31T12:00:00Z, @1769860800 (seconds since
+    /// 1970), or how long ago, as 2h.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only what went on at this time or earlier.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Most rows to show; the latest are.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub(crate) limit: u32,
 }
 
 #[derive(Args, Debug)]
@@ -371,6 +403,7 @@ impl Cli {
             Command::Down => down::run(json),
             Command::Status(args) => status::run(args, screen),
             Command::Ports(args) => ports::run(args, screen),
+            Command::Flows(args) => flows::run(args, screen),
             Command::Link => link::run(screen),
             Command::Events(args) => events::run(args, screen),
             Command::Sniff(args) => sniff::run(args),
@@ -417,6 +450,11 @@ fn exit_codes() -> String {
         .map(|exit| format!("  {}  {}", *exit as u8, exit.meaning()));
     let rows: Vec<String> = rows.collect();
     format!("Exit codes:\n{}", rows.join("\n"))
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    crate::report::flows::protocol_number(text)
+        .ok_or_else(|| String::from("write tcp, udp, icmp, icmpv6 or the protocol's number"))
 }
 
 fn reasons() -> clap::builder::PossibleValuesParser {

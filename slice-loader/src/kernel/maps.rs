@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use policy::abi::{
     ABI_VERSION, Address, AddressEntry, ArmedDevice, Bucket, Claim, Denials, FlowKey, LinkEntry,
     LinkKnobs, LoopbackPorts, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, SliceState,
-    Tag, Traffic,
+    Tag, TallyRest, Traffic, rest_index,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -119,6 +119,24 @@ impl<K: Plain, V: Plain> Table<K, V> {
             self.map
                 .update_batch(&keys, &values, batch.len())
                 .with_context(|| format!("write {} entries of map {}", batch.len(), self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes many entries of a hash, which must all be there.
+    ///
+    /// # Errors
+    /// The kernel refuses; entries before the one refused are gone.
+    pub fn remove_all(&self, keys: &[K]) -> anyhow::Result<()> {
+        for batch in keys.chunks(WRITE_BATCH) {
+            let bytes: Vec<u8> = batch
+                .iter()
+                .flat_map(|key| key.as_bytes())
+                .copied()
+                .collect();
+            self.map
+                .delete_batch(&bytes, batch.len())
+                .with_context(|| format!("remove from map {}", self.name))?;
         }
         Ok(())
     }
@@ -254,6 +272,7 @@ pub struct Maps {
     pub links: Table<u32, LinkEntry>,
     pub knobs: Table<u32, LinkKnobs>,
     pub buckets: Table<u32, Bucket>,
+    pub tally_rest: Table<u32, TallyRest>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -301,6 +320,7 @@ impl Maps {
             links: Table::open(store, "LINKS")?,
             knobs: Table::open(store, "KNOBS")?,
             buckets: Table::open(store, "BUCKETS")?,
+            tally_rest: Table::open(store, "TALLY_REST")?,
         })
     }
 
@@ -329,6 +349,10 @@ impl Maps {
         let of_links = (row..self.buckets.rows()).step_by(usize::try_from(rows)?);
         for index in of_links.filter(|_| self.buckets.rows() >= rows) {
             self.buckets.set(&index, &Bucket::new_zeroed())?;
+        }
+        for generation in [0, 1] {
+            let index = rest_index(generation, row, rows);
+            self.tally_rest.set(&index, &TallyRest::new_zeroed())?;
         }
         self.states.set(&row, &SliceState::new_zeroed())
     }

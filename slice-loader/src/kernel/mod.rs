@@ -17,4 +17,5 @@ pub mod probe;
 mod queue;
 mod segments;
 pub mod store;
+pub mod tallies;
 pub mod views;

@@ -54,6 +54,10 @@ const MAPS: &[&str] = &[
     "AUDIT_IN",
     "AUDIT_FRAME",
     "LOOPBACK",
+    "TALLY",
+    "TALLIES_EVEN",
+    "TALLIES_ODD",
+    "TALLY_REST",
     "TAGS",
     "EVENTS",
 ];
@@ -111,6 +115,7 @@ impl Object {
         for name in ["STARTED", "STARTED_RING"] {
             loader.map_max_entries(name, rows.saturating_mul(STARTED_PER_SLICE));
         }
+        loader.map_max_entries("TALLY_REST", rows.saturating_mul(2));
         let links = u32::try_from(links)?;
         // A node without links needs none of these, and one that has some no more.
         for (name, of_each) in [

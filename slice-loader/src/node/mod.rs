@@ -39,6 +39,7 @@ use crate::kernel::events::Events;
 use crate::kernel::links;
 use crate::kernel::maps::{Maps, Table};
 use crate::kernel::store::Store;
+use crate::kernel::tallies::Tallies;
 use crate::sys::clock::monotonic_ns;
 
 /// The node is not up.
@@ -293,6 +294,14 @@ impl Node {
             .collect())
     }
 
+    /// Who sent what to whom, since it was asked last for good.
+    ///
+    /// # Errors
+    /// The maps cannot be opened.
+    pub fn tallies(&self) -> anyhow::Result<Tallies> {
+        Tallies::open(&self.store)
+    }
+
     /// The addresses the programs know.
     ///
     /// # Errors
@@ -352,7 +361,8 @@ fn locked<T>(change: impl FnOnce(&Node) -> anyhow::Result<T>) -> anyhow::Result<
     }
 }
 
-fn sum(mut all: Traffic, one: Traffic) -> Traffic {
+/// Both together.
+pub fn sum(mut all: Traffic, one: Traffic) -> Traffic {
     let add = |to: &mut u64, more: u64| to.add_assign(more);
     add(&mut all.sent_packets, one.sent_packets);
     add(&mut all.sent_bytes, one.sent_bytes);

@@ -33,6 +33,12 @@ impl Clock {
         Timestamp::from_nanosecond(self.realtime_ns - back).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
+    /// The same as nanoseconds since 1970.
+    #[must_use]
+    pub fn nanoseconds(&self, monotonic_ns: u64) -> i64 {
+        i64::try_from(self.at(monotonic_ns).as_nanosecond()).unwrap_or(0)
+    }
+
     /// The calendar time of the reading.
     #[must_use]
     pub fn time(&self) -> Timestamp {

@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Cursor {
 }
 
 /// What people call an IP protocol.
-fn protocol(number: u8) -> String {
+pub(super) fn protocol(number: u8) -> String {
     const NAMES: [(u8, &str); 6] = [
         (1, "icmp"),
         (TCP, "tcp"),

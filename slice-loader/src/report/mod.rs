@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub mod admission;
 pub mod clock;
 pub mod event;
+pub mod flows;
 pub mod links;
 pub mod ports;
 pub mod rates;

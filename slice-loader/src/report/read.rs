@@ -14,6 +14,7 @@ use policy::SliceId;
 use policy::abi::{Bucket, SliceEntry};
 use zerocopy::FromZeros;
 
+use super::flows::{Flows, Gathered, Wanted};
 use super::links::{Link, LinkReading, LinkRow};
 use super::ports::Protocol;
 use super::status::{Cpu, Daemon, Reading, Row};
@@ -140,6 +141,20 @@ pub fn ports(node: &Node) -> anyhow::Result<Ports> {
             .into_iter()
             .filter_map(|(protocol, port, value)| Some((place(protocol, port)?, value))),
     ))
+}
+
+/// The report of `slice flows`, with `most` rows at most.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn flows(node: &Node, wanted: &Wanted, most: usize) -> anyhow::Result<Flows> {
+    let tallies = node.tallies()?;
+    let current = tallies.current()?;
+    let tallied = tallies.read(current)?;
+    let clock = Clock::now().context("read the clock")?;
+    let mut gathered = Gathered::default();
+    gathered.add_tallied(wanted, &clock, &names(node), &tallied);
+    Ok(gathered.report(clock.time(), most))
 }
 
 fn reading(

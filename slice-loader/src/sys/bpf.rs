@@ -311,6 +311,45 @@ pub fn ring_create(octets: u32) -> io::Result<OwnedFd> {
     })
 }
 
+/// Waits until every program that runs now has ended.
+///
+/// The kernel does so whenever a map in a map is replaced, so that who replaced it
+/// may use the former one as its own (`maybe_wait_bpf_programs`): two maps that
+/// nobody else knows serve for that.
+pub fn wait_for_programs() -> io::Result<()> {
+    const ROW: u32 = 4;
+    // SAFETY: the string ends in a zero; no options are passed.
+    let inner = owned(unsafe {
+        libbpf::bpf_map_create(
+            libbpf::BPF_MAP_TYPE_ARRAY,
+            c"slice_wait".as_ptr(),
+            ROW,
+            ROW,
+            1,
+            std::ptr::null(),
+        )
+    })?;
+    let options = libbpf::bpf_map_create_opts {
+        sz: libbpf::size_t::try_from(size_of::<libbpf::bpf_map_create_opts>())
+            .map_err(io::Error::other)?,
+        inner_map_fd: u32::try_from(inner.as_raw_fd()).map_err(io::Error::other)?,
+        ..Default::default()
+    };
+    // SAFETY: as above; the options are a whole structure that lives through the
+    // call.
+    let outer = owned(unsafe {
+        libbpf::bpf_map_create(
+            libbpf::BPF_MAP_TYPE_ARRAY_OF_MAPS,
+            c"slice_wait".as_ptr(),
+            ROW,
+            ROW,
+            1,
+            &raw const options,
+        )
+    })?;
+    Map::from_fd(outer)?.update(&0_u32.to_ne_bytes(), &inner.as_raw_fd().to_ne_bytes())
+}
+
 /// CPUs the kernel may ever use: per-CPU values come as that many.
 pub fn possible_cpus() -> io::Result<usize> {
     // SAFETY: takes nothing, reads a file of sysfs.
@@ -450,6 +489,26 @@ impl Map {
                 self.fd.as_raw_fd(),
                 keys.as_ptr().cast(),
                 values.as_ptr().cast(),
+                &raw mut done,
+                std::ptr::null(),
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Removes many entries of a hash with one call: `keys` holds `count` of them.
+    pub fn delete_batch(&self, keys: &[u8], count: usize) -> io::Result<()> {
+        self.check(keys.len(), self.value_size * count, count)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut done = u32::try_from(count).map_err(io::Error::other)?;
+        // SAFETY: the buffer holds `count` keys of this map's size, as just
+        // checked; no options are passed.
+        result(unsafe {
+            libbpf::bpf_map_delete_batch(
+                self.fd.as_raw_fd(),
+                keys.as_ptr().cast(),
                 &raw mut done,
                 std::ptr::null(),
             )

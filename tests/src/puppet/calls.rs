@@ -101,6 +101,12 @@ impl Hands {
                 to,
                 control,
             } => self.send(socket, &payload, to, &control),
+            Call::Spray { socket, to, ports } => {
+                for port in (to.port()..).take(ports.into()) {
+                    self.send(socket, b"x", Some(SocketAddr::new(to.ip(), port)), &[])?;
+                }
+                Ok(Value::Nothing)
+            }
             Call::Receive {
                 socket,
                 deadline_ms,

@@ -65,6 +65,12 @@ pub enum Call {
         to: Option<SocketAddr>,
         control: Vec<Control>,
     },
+    /// `sendto(2)` of one byte to each port from that of `to` on.
+    Spray {
+        socket: u32,
+        to: SocketAddr,
+        ports: u16,
+    },
     /// `recvfrom(2)`, within the deadline: how many bytes, and from whom.
     Receive { socket: u32, deadline_ms: u32 },
     /// `setsockopt(2)`.

@@ -425,6 +425,17 @@ impl<'p> Sock<'p> {
             .map(drop)
     }
 
+    /// `sendto(2)` of one byte to so many ports, from that of `to` on.
+    pub fn spray(&self, to: SocketAddr, ports: u16) -> Called<()> {
+        let call = Call::Spray {
+            socket: self.number,
+            to,
+            ports,
+        };
+        self.pull(&call, || format!("send to {ports} ports from {to}"))
+            .map(drop)
+    }
+
     /// `recvfrom(2)`: how many bytes and, for datagrams, from whom.
     pub fn receive(&self) -> Called<(usize, Option<SocketAddr>)> {
         self.receive_within(5000)
