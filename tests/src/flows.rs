@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::node::Node;
 use crate::puppet::Kind;
 use crate::runner::{Test, test};
-use crate::stage::{NODE, PEER, Stage, at};
+use crate::stage::{NODE, PEER, Stage, Sysctl, at};
 
 pub const TESTS: &[Test] = &[
     test(
@@ -147,11 +147,13 @@ fn exact(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let (alpha, beta, root) = (stage.slice("alpha")?, stage.slice("beta")?, stage.node()?);
     let outside = stage.outside()?;
+    let _range = Sysctl::set("net.ipv4.ping_group_range", "0 2147483647")?;
     alike(stage.machine(), &["alpha", "beta", "node"], || {
         for family in [0, 1] {
             let (peer, here) = (PEER[family], NODE[family]);
             let kind = Kind::udp_for(peer);
-            let (near, far) = (alpha.server(kind, 8070)?, outside.server(kind, 9070)?);
+            let near = alpha.server(kind, 8070)?;
+            let far = outside.server_at(kind, at(peer, 9070))?;
             for _ in 0..10 {
                 near.send_to(100, at(peer, 9070))?;
                 far.receive()?;
@@ -159,6 +161,25 @@ fn exact(node: &mut Node) -> Result<()> {
             for _ in 0..5 {
                 far.send_to(200, at(here, 8070))?;
                 near.receive()?;
+            }
+            let machine = stage.machine();
+            let text = peer.to_string();
+            let ping = ["run", "alpha", "--", "ping", "-c", "2", "-i", "0.2", &text];
+            machine.must("slice", &ping)?;
+            let protocol = if peer.is_ipv4() { "icmp" } else { "icmpv6" };
+            let pinged = flows(
+                machine,
+                &["--slice", "alpha", "--peer", &text, "--protocol", protocol],
+            )?;
+            let bytes = 56 + udp_headers(peer);
+            for (kind, expected) in [
+                ([8, 128][family], [2, 2 * bytes, 0, 0]),
+                ([0, 129][family], [0, 0, 2, 2 * bytes]),
+            ] {
+                let mut rows = pinged["flows"].as_array().into_iter().flatten();
+                let row = rows.find(|row| row["icmp_type"] == kind);
+                let found = volumes(row.with_context(|| pinged.to_string())?)?;
+                ensure!(found == expected, "{pinged}");
             }
             let headers = udp_headers(peer);
             let expected = [10, 10 * (100 + headers), 5, 5 * (200 + headers)];

@@ -16,7 +16,7 @@ use policy::abi::{
     ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, CLAIM, Claim, FlowKey, LIVE, PORT_ROWS,
     RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange,
     Reserved, Settings, SliceEntry, StartedFlow, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, Tag,
-    Traffic, UDP, mapped, port_index, refused_row,
+    Traffic, UDP, mapped, port_index, refused_row, tally_rows,
 };
 use policy::decide::raw::ICMP;
 use policy::ids::FIRST_SLICE_ROW;
@@ -203,6 +203,7 @@ impl Loaded {
         for map in ["SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK"] {
             loader.map_max_entries(map, rows);
         }
+        loader.map_max_entries("TALLY_REST", 2 * rows);
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("load the maps of {}", object.display()))?;
@@ -250,6 +251,7 @@ impl Loaded {
             ephemeral_high: 60_999,
             flags: REFUSES_DESTINATIONS | if raw { RAW_SLICES } else { 0 },
             rows,
+            tally_rows: tally_rows(rows),
             ..Settings::new_zeroed()
         };
         self.set("SETTINGS", &[(0_u32, settings)])?;
