@@ -101,6 +101,7 @@ fn settings(
     let apart =
         !node.exclude.is_empty() || addresses.values().any(|entry| entry.kind == ADDRESS_OWN);
     let raw = admitted.slices().any(|(_, slice)| slice.raw == Raw::Safe);
+    let owners = admitted.slices().fold(FIRST_SLICE_ROW, |sum, _| sum + 1);
     Settings {
         abi_version: ABI_VERSION,
         slices_level: facts.slices_level,
@@ -114,7 +115,7 @@ fn settings(
         ephemeral_high: facts.ephemeral.high(),
         linger_ns: node.linger.0,
         rows: rows(admitted.config()),
-        tally_rows: tally_rows(admitted.slices().count() as u32 + FIRST_SLICE_ROW),
+        tally_rows: tally_rows(owners),
         ..Settings::new_zeroed()
     }
 }
