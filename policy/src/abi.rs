@@ -26,6 +26,7 @@
 //! | `LINK_STATES` | array | link | [`LinkState`] | programs | programs |
 //! | `KNOBS` | array | [`link_index`] | [`LinkKnobs`] | loader | programs |
 //! | `BUCKETS` | array | [`link_index`] | [`Bucket`] | programs (loader zeroes) | programs, loader |
+//! | `QUOTAS` | array | [`link_index`] | [`QuotaState`] | programs, loader | programs, loader |
 //! | `WAITING` | array | link x words + row / 64 | bits (u64) | programs | programs |
 //! | `TURNS` | array | [`link_index`] x [`TURNS`] + flow | [`FlowTurn`] | programs | programs |
 //! | `DIVIDED` | array | [`link_index`] | row (u32) | programs | programs |
@@ -368,7 +369,7 @@ layouts! {
     }
 
     /// What the owner gives a slice on a link; see [`crate::decide::pace::Knobs`].
-    pub struct LinkKnobs [24] {
+    pub struct LinkKnobs [40] {
         /// Bytes per second.
         pub floor @ 0: u64,
         /// Bytes per second.
@@ -377,6 +378,25 @@ layouts! {
         pub share @ 16: u32,
         /// The slice.
         pub id @ 20: SliceId,
+        /// What it may send in a period, bytes; 0 where that is not bounded.
+        pub quota @ 24: u64,
+        /// How long a period lasts, nanoseconds.
+        pub period_ns @ 32: u64,
+    }
+
+    /// What a slice with a quota has sent on a link; see [`crate::decide::quota`].
+    pub struct QuotaState [32] {
+        /// Bytes in this period, as they are on the wire.
+        pub used @ 0: u64,
+        /// When the period ends, nanoseconds of the clock that goes on in suspend
+        /// (`CLOCK_BOOTTIME`).
+        pub ends_ns @ 8: u64,
+        /// What the quota lets it send, bytes per second; 0 before it is known.
+        pub cap @ 16: u64,
+        /// The slice.
+        pub id @ 24: SliceId,
+        /// Zero.
+        pub reserved @ 28: u32,
     }
 
     /// The token bucket of a slice on a link.

@@ -8,8 +8,9 @@ use policy::SliceId;
 use policy::abi::{
     AUDIT_RING, AUDITOR_ROWS, Address, AddressEntry, ArmedDevice, Audited, Auditor, Bucket, Claim,
     Denials, Event, FlowKey, FlowTurn, LINKS as MOST_LINKS, LinkEntry, LinkKnobs, LinkState,
-    LoopbackPorts, PORT_ROWS, RefusedPorts, Reserved, STARTED_PER_SLICE, Settings, SliceEntry,
-    SliceState, StartedAt, StartedFlow, TALLY_ROWS, Tag, TalliedFlow, Tally, TallyRest, Traffic,
+    LoopbackPorts, PORT_ROWS, QuotaState, RefusedPorts, Reserved, STARTED_PER_SLICE, Settings,
+    SliceEntry, SliceState, StartedAt, StartedFlow, TALLY_ROWS, Tag, TalliedFlow, Tally, TallyRest,
+    Traffic,
 };
 
 /// Rows where the loader does not say otherwise.
@@ -58,6 +59,8 @@ pub static LINK_STATES: Array<LinkState, { MOST_LINKS as usize }> = Array::new()
 pub static KNOBS: Array<LinkKnobs, ROWS> = Array::new();
 #[btf_map]
 pub static BUCKETS: Array<Bucket, ROWS> = Array::new();
+#[btf_map]
+pub static QUOTAS: Array<QuotaState, ROWS> = Array::new();
 #[btf_map]
 pub static WAITING: Array<u64, ROWS> = Array::new();
 #[btf_map]

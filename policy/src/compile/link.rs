@@ -73,5 +73,7 @@ fn entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
             .map_or(RATE_MAX, |cap| BitsPerSecond::bytes_per_second(cap.value)),
         share: terms.share,
         id,
+        quota: terms.quota.map_or(0, |quota| quota.limit.0),
+        period_ns: terms.quota.map_or(0, |quota| quota.period.0),
     }
 }

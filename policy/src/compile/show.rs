@@ -82,8 +82,15 @@ impl fmt::Display for Plan {
         for (at, knobs) in &self.knobs {
             writeln!(
                 f,
-                "KNOBS link={} row={} id={} floor={} share={} cap={}",
-                at.link, at.row, knobs.id.0, knobs.floor, knobs.share, knobs.cap
+                "KNOBS link={} row={} id={} floor={} share={} cap={} quota={}/{}",
+                at.link,
+                at.row,
+                knobs.id.0,
+                knobs.floor,
+                knobs.share,
+                knobs.cap,
+                knobs.quota,
+                knobs.period_ns
             )?;
         }
         for write in &self.cgroups {

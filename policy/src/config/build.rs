@@ -61,6 +61,7 @@ fn links(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Link> {
                     .unwrap_or(At::default(BitsPerSecond(0))),
                 share: count(&link, file, table, "node_share").value,
                 cap: link.rate("node_cap"),
+                quota: None,
             };
             let whose = format!("of the node on {name}");
             cap_above_floor(&whose, node.floor, node.cap, complaints);
@@ -84,6 +85,8 @@ fn slice_links(fields: &Fields, complaints: &mut Vec<Complaint>) -> SliceLinks {
             floor: fields.rate("floor"),
             share: fields.count("share").map(|share| share.value),
             cap: fields.rate("cap"),
+            quota: fields.size("quota").map(|limit| limit.value),
+            quota_period: fields.time("quota_period"),
         };
         if let Some(floor) = table.floor {
             cap_above_floor(&format!("of {title}"), floor, table.cap, complaints);
@@ -103,7 +106,25 @@ fn slice_links(fields: &Fields, complaints: &mut Vec<Complaint>) -> SliceLinks {
         })
         .collect();
     one.sort_by(|(a, _), (b, _)| a.cmp(b));
-    SliceLinks { every, one }
+    let links = SliceLinks { every, one };
+    complaints.extend(period_of_nothing(&links));
+    links
+}
+
+/// Who names a period believes that there is a quota.
+fn period_of_nothing(links: &SliceLinks) -> Option<Complaint> {
+    let every = links.every.filter(|_| links.one.is_empty());
+    let has = |table: &LinkTable| table.quota.is_some();
+    let table = links
+        .one
+        .iter()
+        .map(|(_, table)| table)
+        .filter(|_| !links.every.is_some_and(|table| has(&table)))
+        .chain(&every)
+        .find(|table| table.quota_period.is_some() && !has(table))?;
+    let message = "`quota_period` without `quota`: there is nothing to last so long";
+    let help = "add for example `quota = \"100 GB\"`, or remove `quota_period`";
+    Some(Complaint::maybe_at(table.quota_period?.at, message, help))
 }
 
 /// `slices/NAME.toml`.

@@ -2,7 +2,7 @@
 
 use super::device::DeviceName;
 use super::source::{At, Place};
-use super::units::BitsPerSecond;
+use super::units::{BitsPerSecond, Bytes, Nanoseconds};
 
 /// An uplink device and the rate that the owner gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,17 @@ pub struct LinkTerms {
     pub share: u32,
     /// Never more than this.
     pub cap: Option<At<BitsPerSecond>>,
+    /// What may be sent in a period.
+    pub quota: Option<Quota>,
+}
+
+/// What a slice may send on a link in a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// So much.
+    pub limit: Bytes,
+    /// So long.
+    pub period: Nanoseconds,
 }
 
 /// One table of a slice's file about links: `[link]` or `[links.NAME]`. What is not written there
@@ -38,6 +49,10 @@ pub struct LinkTable {
     pub share: Option<u32>,
     /// See [`LinkTerms::cap`].
     pub cap: Option<At<BitsPerSecond>>,
+    /// See [`Quota::limit`].
+    pub quota: Option<Bytes>,
+    /// See [`Quota::period`].
+    pub quota_period: Option<At<Nanoseconds>>,
 }
 
 /// What a slice's file says about links.
@@ -52,6 +67,9 @@ pub struct SliceLinks {
 impl SliceLinks {
     /// Share of a slice that says nothing.
     pub const SHARE: u32 = 1;
+
+    /// How long the quota of a slice lasts that does not say so.
+    pub const QUOTA_PERIOD: Nanoseconds = Nanoseconds(30 * 86_400_000_000_000);
 
     /// What the slice has of a link of the node: key by key `[links.NAME]` goes over `[link]`, and
     /// that over the defaults.
@@ -71,6 +89,12 @@ impl SliceLinks {
                 .find_map(|table| table.share)
                 .unwrap_or(Self::SHARE),
             cap: tables().find_map(|table| table.cap),
+            quota: tables().find_map(|table| table.quota).map(|limit| Quota {
+                limit,
+                period: tables()
+                    .find_map(|table| table.quota_period)
+                    .map_or(Self::QUOTA_PERIOD, |period| period.value),
+            }),
         }
     }
 }

@@ -31,7 +31,7 @@ pub mod units;
 pub use device::{BadDevice, DeviceName};
 pub use error::{Complaint, Errors, Report};
 pub use keys::{MAX_SLICES, reference};
-pub use link::{Link, LinkTable, LinkTerms, SliceLinks};
+pub use link::{Link, LinkTable, LinkTerms, Quota, SliceLinks};
 pub use load::{load, parse};
 pub use name::{BadName, SliceName};
 pub use ports::{BadPorts, LOOPBACK_PORTS, PortRange, PortSet};

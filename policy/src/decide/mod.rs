@@ -11,5 +11,6 @@ pub mod destination;
 pub mod loopback;
 pub mod option;
 pub mod pace;
+pub mod quota;
 pub mod raw;
 pub mod sight;

@@ -319,6 +319,37 @@ error: slice a names the link eth2, which the node does not have
 }
 
 #[test]
+fn a_period_of_no_quota() {
+    refused(
+        ONE,
+        &[
+            ("a", "[link]\nquota_period = \"7 days\"\n"),
+            ("b", "[links.eth0]\nquota_period = \"7 days\"\n"),
+            // That of all links lasts as long on this one.
+            (
+                "c",
+                "[link]\nquota = \"1 GB\"\n[links.eth0]\nquota_period = \"7 days\"\n",
+            ),
+        ],
+        r#"
+error: `quota_period` without `quota`: there is nothing to last so long
+  --> slices/a.toml:2:16
+  |
+2 | quota_period = "7 days"
+  |                ^^^^^^^^
+  help: add for example `quota = "100 GB"`, or remove `quota_period`
+
+error: `quota_period` without `quota`: there is nothing to last so long
+  --> slices/b.toml:2:16
+  |
+2 | quota_period = "7 days"
+  |                ^^^^^^^^
+  help: add for example `quota = "100 GB"`, or remove `quota_period`
+"#,
+    );
+}
+
+#[test]
 fn a_part_of_no_link() {
     refused(
         "",
@@ -401,6 +432,8 @@ fn knobs(id: SliceId, floor: u64, share: u32, cap: u64) -> LinkKnobs {
         cap,
         share,
         id,
+        quota: 0,
+        period_ns: 0,
     }
 }
 
@@ -451,6 +484,30 @@ fn rates_are_rounded_down_to_whole_bytes_and_no_cap_to_none() {
     assert_eq!(plan.links[0].rate, 12_500);
     let at = KnobsAt { link: 0, row: 2 };
     assert_eq!(plan.knobs[&at], knobs(SliceId(2), 1, 1, 1_250));
+}
+
+#[test]
+fn a_quota_lasts_thirty_days_unless_it_is_said() {
+    let plan = plan(
+        "[links.eth0]\nrate = \"1 Gbit/s\"\n[links.eth1]\nrate = \"1 Gbit/s\"\n",
+        &[
+            ("a", "[link]\nquota = \"100 GB\"\n"),
+            (
+                "b",
+                "[link]\nquota = \"100 GB\"\n[links.eth1]\nquota = \"1 MB\"\nquota_period = \"1 min\"\n",
+            ),
+        ],
+    );
+    let of = |link, row| {
+        let knobs = plan.knobs[&KnobsAt { link, row }];
+        (knobs.quota, knobs.period_ns)
+    };
+    let (minute, month) = (60_000_000_000, 30 * 86_400_000_000_000);
+    assert_eq!(of(0, 0), (0, 0));
+    assert_eq!(of(0, 2), (100_000_000_000, month));
+    assert_eq!(of(1, 2), (100_000_000_000, month));
+    assert_eq!(of(0, 3), (100_000_000_000, month));
+    assert_eq!(of(1, 3), (1_000_000, minute));
 }
 
 #[test]

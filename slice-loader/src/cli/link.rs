@@ -71,5 +71,36 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
             quantity::count(row.dropped_packets).into(),
         ]);
     }
+    table.write(out, width)?;
+    write_quotas(out, link, width)
+}
+
+fn write_quotas(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Result<()> {
+    let mut table = Table::new([
+        Column::left("OWNER", 0),
+        Column::right("QUOTA", 0),
+        Column::right("USED", 1),
+        Column::right("LEFT", 0),
+        Column::right("LEAVES", 2),
+        Column::right("UNTIL", 1),
+    ]);
+    let quotas = link
+        .rows
+        .iter()
+        .filter_map(|row| Some((row, row.quota.as_ref()?)));
+    for (row, quota) in quotas.clone() {
+        let cap = quota.cap.map_or_else(|| "-".to_owned(), quantity::bit_rate);
+        table.row([
+            Cell::new(row.owner.label(), Style::new().bold()),
+            quantity::bytes(quota.limit).into(),
+            quantity::bytes(quota.used).into(),
+            quantity::bytes(quota.left).into(),
+            cap.into(),
+            quantity::time(quota.ends).into(),
+        ]);
+    }
+    if quotas.count() == 0 {
+        return Ok(());
+    }
     table.write(out, width)
 }

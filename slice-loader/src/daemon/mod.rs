@@ -83,6 +83,7 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
         ended = events.run(&hub) => ended.context("drain the ring of events"),
         ended = watch.addresses() => ended.context("follow the addresses of the node"),
         () = watch.found() => Ok(()),
+        () = watch.quotas() => Ok(()),
         () = watch.gone() => {
             tracing::warn!("the node was taken down: nothing left to do");
             Ok(())

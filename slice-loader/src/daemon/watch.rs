@@ -18,6 +18,10 @@ use crate::sys::readable::Readable;
 /// Between two looks for ports that sockets of the node hold.
 const FOUND_EVERY: Duration = Duration::from_secs(10);
 
+/// Between two times that what was sent of quotas is written down: what a power cut
+/// takes away is no more than is sent in this time.
+const QUOTAS_EVERY: Duration = Duration::from_secs(5);
+
 /// Between two looks at the addresses when the kernel gives no notice.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
@@ -92,6 +96,20 @@ impl Watch {
             trouble.tell(
                 "look for ports the node's sockets hold",
                 refresh(Node::refresh_found).await,
+            );
+        }
+    }
+
+    /// Writes down what slices have sent of their quotas.
+    pub(super) async fn quotas(&self) {
+        let mut trouble = Trouble::default();
+        let mut ticks = time::interval(QUOTAS_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            trouble.tell(
+                "write down what slices have sent of their quotas",
+                refresh(Node::save_quotas).await,
             );
         }
     }

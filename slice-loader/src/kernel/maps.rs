@@ -8,8 +8,8 @@ use std::os::fd::RawFd;
 use anyhow::{Context, ensure};
 use policy::abi::{
     ABI_VERSION, Address, AddressEntry, ArmedDevice, Bucket, Claim, Denials, FlowKey, LinkEntry,
-    LinkKnobs, LoopbackPorts, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry, SliceState,
-    Tag, TallyRest, Traffic, rest_index,
+    LinkKnobs, LoopbackPorts, QuotaState, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry,
+    SliceState, Tag, TallyRest, Traffic, rest_index,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -273,6 +273,7 @@ pub struct Maps {
     pub knobs: Table<u32, LinkKnobs>,
     pub buckets: Table<u32, Bucket>,
     pub tally_rest: Table<u32, TallyRest>,
+    pub quotas: Table<u32, QuotaState>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -321,6 +322,7 @@ impl Maps {
             knobs: Table::open(store, "KNOBS")?,
             buckets: Table::open(store, "BUCKETS")?,
             tally_rest: Table::open(store, "TALLY_REST")?,
+            quotas: Table::open(store, "QUOTAS")?,
         })
     }
 
@@ -349,6 +351,7 @@ impl Maps {
         let of_links = (row..self.buckets.rows()).step_by(usize::try_from(rows)?);
         for index in of_links.filter(|_| self.buckets.rows() >= rows) {
             self.buckets.set(&index, &Bucket::new_zeroed())?;
+            self.quotas.set(&index, &QuotaState::new_zeroed())?;
         }
         for generation in [0, 1] {
             let index = rest_index(generation, row, rows);

@@ -40,6 +40,7 @@ const MAPS: &[&str] = &[
     "LINK_STATES",
     "KNOBS",
     "BUCKETS",
+    "QUOTAS",
     "WAITING",
     "DIVIDED",
     "TURNS",
@@ -121,6 +122,7 @@ impl Object {
         for (name, of_each) in [
             ("KNOBS", rows),
             ("BUCKETS", rows),
+            ("QUOTAS", rows),
             ("DIVIDED", rows),
             ("WAITING", waiting_words(rows)),
             ("TURNS", rows.saturating_mul(TURNS)),

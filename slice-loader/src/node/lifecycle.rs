@@ -18,7 +18,7 @@ use super::difference::{Reloaded, describe, only_in};
 use super::policy_files::{self, Wanted};
 use super::record::{Lock, Phase, Record, boot};
 use super::state::{self, Place, Slices};
-use super::{NotUp, autobind, contexts, found, ids};
+use super::{NotUp, autobind, contexts, found, ids, quotas};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::account;
 use crate::context::cgroup::SliceCgroup;
@@ -156,6 +156,7 @@ fn start(mut record: Record, plan: &Plan) -> anyhow::Result<()> {
     };
     let changes = before.changes(plan);
     place.write_maps(&changes)?;
+    quotas::restore(&maps, &record)?;
     place.write_disk(&changes.disk)?;
     loopback::set(&rows(&record.slices))?;
     let targets = Targets::open(Path::new(CGROUPFS), &slices)?;
@@ -263,6 +264,8 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     // An id is given away before it is used: killed here, it is lost, not given
     // twice.
     ids::save(&wanted.ledger)?;
+    // Before the rows of slices that go are another's.
+    quotas::save(&maps, &record)?;
     place.destroy_strays(&record.slices)?;
     let forward = || -> anyhow::Result<()> {
         for slice in added.values() {
@@ -274,6 +277,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         place.write_attributes(&changes.cgroups)?;
         place.write_disk(&changes.disk)?;
         place.write_maps(&changes)?;
+        quotas::restore(&maps, &next)?;
         devices::refresh(&store, &maps, has_raw(&next) || has_raw(&record))?;
         links::refresh(&store, &maps, &record.links)?;
         account::write_all(&next.accounts())?;
@@ -285,6 +289,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             let half = place.read(&old)?;
             let changes = half.changes(&old);
             place.write_maps(&changes)?;
+            quotas::restore(&maps, &record)?;
             place.write_attributes(&changes.cgroups)?;
             place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
@@ -353,6 +358,10 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     SliceCgroup::all(&holder.slices()).kill()?;
     let mut result = SliceCgroup::all(&holder.slices()).remove();
     result = result.and(links::remove_all(&Store::of_node()));
+    // Nobody sends any more. What `up` left half done has counted nothing.
+    if let (Some(record), Ok(maps)) = (record, Maps::open(&Store::of_node())) {
+        result = result.and(quotas::save(&maps, record).map(drop));
+    }
     result = result.and(Hook::Frames.remove_all(&Store::of_node()));
     result = result.and(Store::of_node().remove());
     result = result.and(loopback::set(&BTreeSet::new()));

@@ -11,6 +11,7 @@ mod found;
 mod ids;
 mod lifecycle;
 mod policy_files;
+mod quotas;
 mod record;
 mod state;
 
@@ -22,8 +23,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use policy::SliceId;
 use policy::abi::{
-    Address, AddressEntry, Bucket, Claim, Denials, LinkKnobs, RESERVED_NOBODY, Reserved, Settings,
-    SliceEntry, SliceState, TCP, Tag, Traffic, UDP,
+    Address, AddressEntry, Bucket, Claim, Denials, LinkKnobs, QuotaState, RESERVED_NOBODY,
+    Reserved, Settings, SliceEntry, SliceState, TCP, Tag, Traffic, UDP,
 };
 use zerocopy::FromZeros;
 
@@ -53,6 +54,19 @@ impl fmt::Display for NotUp {
 }
 
 impl std::error::Error for NotUp {}
+
+/// What an owner has on a link.
+#[derive(Clone, Copy, Debug)]
+pub struct OnLink {
+    /// Number of the link.
+    pub link: u32,
+    /// What it is given.
+    pub knobs: LinkKnobs,
+    /// What it sends.
+    pub bucket: Bucket,
+    /// What it has sent of its quota, where it has one.
+    pub quota: QuotaState,
+}
 
 /// The node that is up.
 #[derive(Debug)]
@@ -261,23 +275,29 @@ impl Node {
             .collect())
     }
 
-    /// What owners have on links: the link's number, what they are given, and the
-    /// bucket.
+    /// What owners have on links.
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn buckets(&self) -> anyhow::Result<Vec<(u32, LinkKnobs, Bucket)>> {
+    pub fn on_links(&self) -> anyhow::Result<Vec<OnLink>> {
         if self.record.links.is_empty() {
             return Ok(Vec::new());
         }
         let rows = self.maps.states.rows();
         let knobs = self.maps.knobs.all()?;
         let buckets = self.maps.buckets.all()?;
+        let quotas = self.maps.quotas.all()?;
         Ok(knobs
             .into_iter()
             .zip(buckets)
-            .filter(|((_, knobs), _)| knobs.share != 0)
-            .map(|((index, knobs), (_, bucket))| (index / rows, knobs, bucket))
+            .zip(quotas)
+            .map(|(((index, knobs), (_, bucket)), (_, quota))| OnLink {
+                link: index / rows,
+                knobs,
+                bucket,
+                quota,
+            })
+            .filter(|on| on.knobs.share != 0)
             .collect())
     }
 
@@ -334,6 +354,17 @@ impl Node {
             let links = links::refresh(&store, &node.maps, &node.record.links);
             Ok(addresses? | devices? | links?)
         })
+    }
+
+    /// Keeps what slices have sent of their quotas in a file; whether it was new.
+    ///
+    /// # Errors
+    /// A map cannot be read, or the file not be written.
+    pub fn save_quotas(&self) -> anyhow::Result<bool> {
+        if self.record.links.is_empty() {
+            return Ok(false);
+        }
+        locked(|node| quotas::save(&node.maps, &node.record))
     }
 
     /// Frees the ports that sockets older than the programs held and hold no

@@ -254,7 +254,10 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<
             .open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(&beside, path)?;
+        // Else a power cut may bring the former one back.
+        path.parent()
+            .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     };
     if let Some(directory) = path.parent() {
         make_directory(directory, 0o755)?;

@@ -1,11 +1,13 @@
 //! What owners may send on the links, and do.
 
+use jiff::Timestamp;
 use policy::SliceId;
-use policy::abi::{Bucket, LinkKnobs};
 use policy::decide::pace::RATE_MAX;
+use policy::decide::quota::Period;
 use serde::{Deserialize, Serialize};
 
 use super::{Names, Owner};
+use crate::node::OnLink;
 
 /// A device with a rate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,29 +47,48 @@ pub struct LinkRow {
     pub dropped_bytes: u64,
     /// Packets dropped (counter).
     pub dropped_packets: u64,
+    /// What it may send in a period, where that is bounded.
+    pub quota: Option<Quota>,
+}
+
+/// What an owner may send in a period, and has sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Bytes.
+    pub limit: u64,
+    /// Bytes sent.
+    pub used: u64,
+    /// Bytes left.
+    pub left: u64,
+    /// When the next period begins.
+    pub ends: Timestamp,
+    /// What it leaves to send, bit/s; absent while there is enough left.
+    pub cap: Option<u64>,
 }
 
 /// An owner's row as it was read twice.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkReading {
-    /// What it is given.
-    pub knobs: LinkKnobs,
     /// What it had before.
-    pub before: Bucket,
+    pub before: OnLink,
     /// What it has.
-    pub after: Bucket,
+    pub after: OnLink,
     /// Between the two, nanoseconds.
     pub elapsed_ns: u64,
     /// The monotonic clock at the second, nanoseconds.
     pub now_ns: u64,
+    /// The clock that goes on in suspend, nanoseconds.
+    pub boot_ns: u64,
+    /// The same on the calendar.
+    pub time: Timestamp,
 }
 
 impl LinkRow {
     /// The row of what was read.
     #[must_use]
     pub fn new(names: &Names, reading: &LinkReading) -> Self {
-        let LinkReading { knobs, after, .. } = reading;
-        let sent = after.bytes.wrapping_sub(reading.before.bytes);
+        let (knobs, after) = (&reading.after.knobs, &reading.after.bucket);
+        let sent = after.bytes.wrapping_sub(reading.before.bucket.bytes);
         let per_second = u128::from(sent) * 8_000_000_000 / u128::from(reading.elapsed_ns.max(1));
         Self {
             owner: names.owner(SliceId(knobs.id.0)),
@@ -81,6 +102,29 @@ impl LinkRow {
             sent_packets: after.packets,
             dropped_bytes: after.dropped_bytes,
             dropped_packets: after.dropped_packets,
+            quota: (knobs.quota != 0).then(|| Quota::new(reading)),
+        }
+    }
+}
+
+impl Quota {
+    fn new(reading: &LinkReading) -> Self {
+        let OnLink { knobs, quota, .. } = &reading.after;
+        // Nobody may have sent since the period was over.
+        let period = Period {
+            used: quota.used,
+            ends_ns: quota.ends_ns,
+        }
+        .at(reading.boot_ns, knobs.period_ns);
+        let left = std::time::Duration::from_nanos(period.ends_ns.saturating_sub(reading.boot_ns));
+        Self {
+            limit: knobs.quota,
+            used: period.used,
+            left: period.left(knobs.quota),
+            ends: reading.time.saturating_add(left).unwrap_or(Timestamp::MAX),
+            cap: period
+                .cap(knobs.quota, knobs.floor, reading.boot_ns)
+                .map(|cap| cap.saturating_mul(8)),
         }
     }
 }

@@ -11,7 +11,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use nix::sys::socket::{getsockopt, sockopt};
 use policy::SliceId;
-use policy::abi::{Bucket, SliceEntry};
+use policy::abi::SliceEntry;
 use zerocopy::FromZeros;
 
 use super::flows::{Flows, Gathered, Wanted};
@@ -22,7 +22,8 @@ use super::{Clock, Names, Ports, Status, Used, status};
 use crate::context::io;
 use crate::context::layer::Layer;
 use crate::context::running::Running;
-use crate::node::Node;
+use crate::node::{Node, OnLink};
+use crate::sys::clock::boottime_ns;
 
 /// The names of the owners there are now.
 #[must_use]
@@ -72,26 +73,28 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
 pub fn links(node: &Node, during: Duration) -> anyhow::Result<Vec<Link>> {
     let names = names(node);
     let start = Clock::now().context("read the clock")?.monotonic_ns;
-    let before: BTreeMap<(u32, SliceId), Bucket> = node
-        .buckets()?
+    let before: BTreeMap<(u32, SliceId), OnLink> = node
+        .on_links()?
         .into_iter()
-        .map(|(link, knobs, bucket)| ((link, knobs.id), bucket))
+        .map(|on| ((on.link, on.knobs.id), on))
         .collect();
     std::thread::sleep(during);
-    let after = node.buckets()?;
-    let now_ns = Clock::now().context("read the clock")?.monotonic_ns;
+    let after = node.on_links()?;
+    let now = Clock::now().context("read the clock")?;
+    let (now_ns, boot_ns) = (now.monotonic_ns, boottime_ns().context("read the clock")?);
     let elapsed_ns = now_ns.saturating_sub(start);
     let mut links = Vec::new();
     for (number, (name, rate)) in (0..).zip(node.links()?) {
-        let rows = after.iter().filter(|(link, ..)| *link == number);
-        let rows = rows.filter_map(|(link, knobs, after)| {
-            let before = before.get(&(*link, knobs.id))?;
+        let rows = after.iter().filter(|on| on.link == number);
+        let rows = rows.filter_map(|after| {
+            let before = before.get(&(after.link, after.knobs.id))?;
             let reading = LinkReading {
-                knobs: *knobs,
                 before: *before,
                 after: *after,
                 elapsed_ns,
                 now_ns,
+                boot_ns,
+                time: now.time(),
             };
             Some(LinkRow::new(&names, &reading))
         });

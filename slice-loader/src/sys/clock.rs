@@ -20,6 +20,14 @@ pub fn realtime_ns() -> io::Result<u64> {
     read(ClockId::CLOCK_REALTIME)
 }
 
+/// Time since boot, suspend included.
+///
+/// # Errors
+/// As [`monotonic_ns`].
+pub fn boottime_ns() -> io::Result<u64> {
+    read(ClockId::CLOCK_BOOTTIME)
+}
+
 fn read(clock: ClockId) -> io::Result<u64> {
     let time = clock_gettime(clock)?;
     let part = |number: i64| u64::try_from(number).map_err(io::Error::other);

@@ -402,6 +402,10 @@ static IO: TableDef = TableDef {
     ],
 };
 
+/// Less than that is sent before a division can notice it.
+const QUOTA_LOWEST: u64 = 1_000_000;
+const DAY: u64 = 86_400 * SECOND;
+
 const LINK_FLOOR: Takes = Takes::Rate {
     low: 0,
     high: RATE_MOST,
@@ -418,6 +422,15 @@ const LINK_CAP: Takes = Takes::Rate {
     high: RATE_MOST,
     default: None,
     required: false,
+};
+const LINK_QUOTA: Takes = Takes::Size {
+    low: QUOTA_LOWEST,
+    default: None,
+};
+const LINK_QUOTA_PERIOD: Takes = Takes::Time {
+    low: 60 * SECOND,
+    high: 366 * DAY,
+    default: SliceLinks::QUOTA_PERIOD.0,
 };
 
 /// `[link]`.
@@ -445,6 +458,20 @@ static LINK: TableDef = TableDef {
             "\"5 Mbit/s\"",
             "Never more than this.",
         ),
+        key(
+            "quota",
+            LINK_QUOTA,
+            "no bound",
+            "\"100 GB\"",
+            "What the slice may send in a period: from nine tenths of it on, no faster than lets the rest last to the end, or than its floor.",
+        ),
+        key(
+            "quota_period",
+            LINK_QUOTA_PERIOD,
+            "",
+            "\"30 days\"",
+            "How long a quota lasts. The first period begins when the slice has a quota for the first time.",
+        ),
     ],
 };
 
@@ -465,6 +492,20 @@ static LINKS: TableDef = TableDef {
             LINK_CAP,
             "as in [link]",
             "\"20 Mbit/s\"",
+            "The same.",
+        ),
+        key(
+            "quota",
+            LINK_QUOTA,
+            "as in [link]",
+            "\"100 GB\"",
+            "The same.",
+        ),
+        key(
+            "quota_period",
+            LINK_QUOTA_PERIOD,
+            "as in [link]",
+            "\"7 days\"",
             "The same.",
         ),
     ],
