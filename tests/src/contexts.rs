@@ -364,6 +364,14 @@ fn a_command_ends_as_it_does_anywhere(node: &mut Node) -> Result<()> {
         apart.stdout,
         apart.stderr
     );
+    // What it leaves behind keeps the terminal from nobody, though it writes to it.
+    let left = format!(
+        "slice exec {SLICE} -- sh -c 'echo first; for i in $(seq 20); do echo x; sleep 1; done & exit 3'"
+    );
+    let shown = node.run("timeout", &["15", "script", "-qec", &left, "/dev/null"])?;
+    ensure!(shown.status == 3, "{}: {}", shown.status, shown.stdout);
+    ensure!(shown.stdout.contains("first"), "it shows {}", shown.stdout);
+
     let script = "trap 'echo got TERM; exit 7' TERM; echo ready; while :; do sleep 0.1; done";
     let mut run = std::process::Command::new("slice");
     run.args(["exec", SLICE, "--", "sh", "-c", script]);

@@ -8,15 +8,21 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::pipe2;
 
 use super::request::Stdio;
+
+/// Most bytes that lie in a pipe: the kernel's own bound for those who are not root
+/// (`/proc/sys/fs/pipe-max-size`).
+const PIPE_MOST: usize = 1 << 20;
 
 /// What the three streams of this process become.
 pub(super) struct Streams {
@@ -66,20 +72,84 @@ impl Streams {
             .collect()
     }
 
-    /// Copies what has to be; the threads of output are to be waited for.
-    pub(super) fn into_copying(self) -> Vec<JoinHandle<()>> {
+    /// Copies what has to be.
+    pub(super) fn into_copying(self) -> anyhow::Result<Copying> {
+        let (ended, command) = pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
+        let ended = Arc::new(ended);
         let [input, output, error] = self.pipes;
         if let Some(Pipe { ours, .. }) = input {
             thread::spawn(move || copy(io::stdin(), File::from(ours)));
         }
-        let mut waited = Vec::new();
+        let mut outputs = Vec::new();
         if let Some(Pipe { ours, .. }) = output {
-            waited.push(thread::spawn(move || copy(File::from(ours), io::stdout())));
+            let ended = Arc::clone(&ended);
+            outputs.push(thread::spawn(move || {
+                copy(Output::new(ours, ended), io::stdout());
+            }));
         }
         if let Some(Pipe { ours, .. }) = error {
-            waited.push(thread::spawn(move || copy(File::from(ours), io::stderr())));
+            outputs.push(thread::spawn(move || {
+                copy(Output::new(ours, ended), io::stderr());
+            }));
         }
-        waited
+        Ok(Copying { outputs, command })
+    }
+}
+
+/// Output on its way.
+pub(super) struct Copying {
+    outputs: Vec<JoinHandle<()>>,
+    /// Closed when the command has ended.
+    command: OwnedFd,
+}
+
+impl Copying {
+    /// The command has ended: waits until what it wrote is written, and for nothing
+    /// that a process which it left behind writes later.
+    pub(super) fn finish(self) {
+        drop(self.command);
+        for output in self.outputs {
+            let _ = output.join();
+        }
+    }
+}
+
+/// What a command writes, up to its end: a process that it left behind may hold the
+/// pipe open, and write to it, for ever.
+struct Output {
+    pipe: File,
+    /// Closed at its other end when the command has ended.
+    ended: Arc<OwnedFd>,
+    /// How much is still read after that.
+    rest: usize,
+}
+
+impl Output {
+    fn new(pipe: OwnedFd, ended: Arc<OwnedFd>) -> Self {
+        Self {
+            pipe: File::from(pipe),
+            ended,
+            rest: PIPE_MOST,
+        }
+    }
+}
+
+impl Read for Output {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut ready = [
+            PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut ready, PollTimeout::NONE)?;
+        let [written, ended] = ready.map(|of| of.any() == Some(true));
+        if ended && (!written || self.rest == 0) {
+            return Ok(0);
+        }
+        let length = self.pipe.read(buffer)?;
+        if ended {
+            self.rest = self.rest.saturating_sub(length);
+        }
+        Ok(length)
     }
 }
 

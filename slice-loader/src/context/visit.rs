@@ -86,15 +86,10 @@ pub fn visit(
     };
     let passed = streams.as_ref().map(Streams::passed).unwrap_or_default();
     tell(connection, &request, &passed)?;
-    let mut copied = Vec::new();
-    if let Some(streams) = streams {
-        copied = streams.into_copying();
-    }
+    let copying = streams.map(Streams::into_copying).transpose()?;
     let visited = follow(connection, &signals, terminal)?;
-    // What the command wrote is written before its status is known; input may
-    // be waited for forever.
-    for thread in copied {
-        let _ = thread.join();
+    if let Some(copying) = copying {
+        copying.finish();
     }
     Ok(visited)
 }
