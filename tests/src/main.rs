@@ -173,6 +173,9 @@ enum Task {
     /// Do what measuring programs do, and print how fast it was
     #[command(hide = true)]
     Probe(bench::probe::Options),
+    /// Send more than a link carries, or measure what arrives
+    #[command(hide = true, subcommand)]
+    Flood(bench::flood::Options),
     /// Measure, and print one JSON line for each measure
     Bench {
         /// Which bench; all without
@@ -197,6 +200,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Traffic(options) => bench::traffic::run(&options),
         Task::Probe(options) => bench::probe::run(&options),
+        Task::Flood(options) => bench::flood::run(&options),
         Task::Bench { name, native } => bench::run(name.as_deref(), native),
     };
     result.unwrap_or_else(|error| {

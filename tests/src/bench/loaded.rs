@@ -6,17 +6,18 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Map, PerCpuArray};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::maps::{Array, Map, PerCpuArray};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use libbpf_sys as libbpf;
 use policy::SliceId;
 use policy::abi::{
-    ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, CLAIM, Claim, FlowKey, LIVE, PORT_ROWS,
-    RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange,
-    Reserved, Settings, SliceEntry, StartedFlow, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, Tag,
-    Traffic, UDP, mapped, port_index, refused_row, tally_rows,
+    ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, Bucket, CLAIM, Claim, FlowKey, LIVE,
+    LinkEntry, LinkKnobs, LinkState, PORT_ROWS, RAW, RAW_SLICES, REFUSES_DESTINATIONS,
+    RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange, Reserved, Settings, SliceEntry,
+    StartedFlow, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, TURNS, Tag, Traffic, UDP, mapped,
+    port_index, refused_row, tally_rows, waiting_words,
 };
 use policy::decide::raw::ICMP;
 use policy::ids::FIRST_SLICE_ROW;
@@ -102,12 +103,14 @@ const PACKETS: &[(&str, u32)] = &[
     ("ingress", libbpf::BPF_CGROUP_INET_INGRESS),
 ];
 
-/// Those that see packets of raw and packet sockets besides.
+/// Those that see packets of raw and packet sockets besides, and what leaves on a
+/// link.
 pub const RAW_PROGRAMS: &[(&str, Kind)] = &[
     ("raw_out", Kind::Cgroup(libbpf::BPF_CGROUP_INET_EGRESS)),
     ("raw_in", Kind::Cgroup(libbpf::BPF_CGROUP_INET_INGRESS)),
     ("node_out", Kind::Cgroup(libbpf::BPF_CGROUP_INET_EGRESS)),
     ("frame", Kind::Device),
+    ("pace", Kind::Device),
     ("capture", Kind::Filter),
 ];
 
@@ -200,10 +203,14 @@ impl Loaded {
         let Size { slices, ports, .. } = size;
         let rows = slices + FIRST_SLICE_ROW;
         let mut loader = EbpfLoader::new();
-        for map in ["SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK"] {
+        for map in [
+            "SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK", "KNOBS", "BUCKETS", "DIVIDED",
+        ] {
             loader.map_max_entries(map, rows);
         }
         loader.map_max_entries("TALLY_REST", 2 * rows);
+        loader.map_max_entries("WAITING", waiting_words(rows));
+        loader.map_max_entries("TURNS", rows * TURNS);
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("load the maps of {}", object.display()))?;
@@ -368,6 +375,69 @@ impl Loaded {
         }
         self.set("RESERVED", &reserved)?;
         self.set("CLAIMS", &claims)
+    }
+
+    /// A link on this device that a number of slices wait for, the node beside them
+    /// with enough for all that it sends here.
+    pub fn fill_link(&self, device: u32, rate: u64, until_ns: u64) -> Result<()> {
+        let rows = self.size.slices + FIRST_SLICE_ROW;
+        let waits = |row| row >= FIRST_SLICE_ROW;
+        let id = |row| SliceId::new(socket::GENERATION, row).unwrap_or(SliceId::NODE);
+        let knobs = |row| LinkKnobs {
+            floor: if waits(row) { 0 } else { rate },
+            cap: u64::MAX,
+            share: 1,
+            id: if waits(row) { id(row) } else { SliceId(row) },
+        };
+        let bucket = |row| Bucket {
+            next_ns: if waits(row) { until_ns } else { 0 },
+            rate,
+            state: u64::from(waits(row)),
+            queue: if waits(row) { 1 << 33 } else { 0 },
+            stands: u64::from(waits(row)),
+            ..Bucket::new_zeroed()
+        };
+        let bits = |word: u32| {
+            let bit = |bit| u64::from(waits(word * 64 + bit) && word * 64 + bit < rows) << bit;
+            (0..64).map(bit).fold(0, |bits, bit| bits | bit)
+        };
+        self.set("LINK_OF", &[(device, 0_u32)])?;
+        self.set("LINKS", &[(0_u32, LinkEntry { rate })])?;
+        self.set("LINK_STATES", &[(0_u32, LinkState::new_zeroed())])?;
+        let every = |of: u32| 0..of;
+        self.set(
+            "KNOBS",
+            &every(rows).map(|row| (row, knobs(row))).collect::<Vec<_>>(),
+        )?;
+        self.set(
+            "BUCKETS",
+            &every(rows)
+                .map(|row| (row, bucket(row)))
+                .collect::<Vec<_>>(),
+        )?;
+        let words = every(waiting_words(rows)).map(|word| (word, bits(word)));
+        self.set("WAITING", &words.collect::<Vec<_>>())
+    }
+
+    /// Lets the next packet of the link divide its rate.
+    pub fn let_divide(&self) -> Result<()> {
+        self.set("LINK_STATES", &[(0_u32, LinkState::new_zeroed())])
+    }
+
+    /// Packets that the node has sent on the link, and slices among which it was
+    /// divided last.
+    pub fn of_link(&self) -> Result<(u64, u64)> {
+        let buckets = self.ebpf.map("BUCKETS").context("find map BUCKETS")?;
+        let buckets = Array::<_, [u8; size_of::<Bucket>()]>::try_from(buckets)?;
+        let states = self
+            .ebpf
+            .map("LINK_STATES")
+            .context("find map LINK_STATES")?;
+        let states = Array::<_, [u8; size_of::<LinkState>()]>::try_from(states)?;
+        let (bucket, state) = (buckets.get(&0, 0)?, states.get(&0, 0)?);
+        let bucket = Bucket::read_from_bytes(&bucket).map_err(|_| anyhow!("a bucket's size"))?;
+        let state = LinkState::read_from_bytes(&state).map_err(|_| anyhow!("a state's size"))?;
+        Ok((bucket.packets, state.slices))
     }
 
     /// Attaches the programs to the root of the cgroups and to the slices'

@@ -4,13 +4,16 @@ mod bare; // clone3 and an overlay, and nothing else
 mod bpf; // calls of bpf(2) that aya lacks
 mod cgroups; // a cgroup for each slice
 mod context; // the bench of contexts and logins
+pub mod flood; // senders that want more than there is, and who measures
 mod frame; // packets as a test run takes them
 mod idle; // what a slice costs that does nothing
 mod judges; // the same traffic under nobody, ours, nftables
+mod link; // the bench of links
 mod lives; // made, started, stopped, removed
 mod loaded; // the programs, with maps as a node would have them
 mod measure; // the line that every bench prints
 mod nftables; // the peer that knows cgroups too
+mod paced; // what the program at a link costs
 mod packets; // what the packet programs cost
 mod policy; // the policy of a node that comes up for a bench
 mod ports; // the bench of tagging, ports and accounting
@@ -19,6 +22,7 @@ mod probes; // the same in a slice and outside
 mod product; // a node that is up against one that is not
 mod raw; // the bench of raw and packet sockets
 mod sample; // repeats, medians, goals
+mod shaped; // devices of a rate, ours and HTB's
 mod socket; // a tagged socket for a test run
 pub mod traffic; // what is sent, and how fast it was
 mod visits; // one command in a slice, by its owner and by ssh
@@ -55,6 +59,11 @@ const BENCHES: &[Bench] = &[
         name: raw::NAME,
         native: raw::native,
         in_vm: raw::in_vm,
+    },
+    Bench {
+        name: link::NAME,
+        native: link::native,
+        in_vm: link::in_vm,
     },
 ];
 

@@ -22,3 +22,13 @@ pub fn write(slices: &[(&str, &str)]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Adds to what the node's file says.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn add_to_node(text: &str) -> Result<()> {
+    let path = Path::new(DIRECTORY).join("node.toml");
+    let before = fs::read_to_string(&path)?;
+    fs::write(&path, before + text).with_context(|| format!("write {}", path.display()))
+}

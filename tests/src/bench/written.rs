@@ -171,7 +171,7 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
 }
 
 /// The number of some device that is not lo: packets on that stay inside.
-fn device() -> Option<u32> {
+pub fn device() -> Option<u32> {
     let devices = fs::read_dir("/sys/class/net").ok()?;
     devices
         .filter_map(|device| fs::read_to_string(device.ok()?.path().join("ifindex")).ok())
