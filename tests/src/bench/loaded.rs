@@ -204,7 +204,8 @@ impl Loaded {
         let rows = slices + FIRST_SLICE_ROW;
         let mut loader = EbpfLoader::new();
         for map in [
-            "SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK", "KNOBS", "BUCKETS", "DIVIDED",
+            "SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK", "KNOBS", "QUOTAS", "BUCKETS",
+            "DIVIDED",
         ] {
             loader.map_max_entries(map, rows);
         }
@@ -388,6 +389,7 @@ impl Loaded {
             cap: u64::MAX,
             share: 1,
             id: if waits(row) { id(row) } else { SliceId(row) },
+            ..LinkKnobs::new_zeroed()
         };
         let bucket = |row| Bucket {
             next_ns: if waits(row) { until_ns } else { 0 },
