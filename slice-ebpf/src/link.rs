@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_ktime_get_boot_ns, bpf_loop};
+use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_loop};
 use core::ptr::read_volatile;
 use policy::SliceId;
 use policy::abi::{FlowTurn, LinkKnobs, LinkState, TURNS as FLOWS, link_index, waiting_words};
@@ -12,13 +12,13 @@ use policy::decide::pace::{
     self, Demand, Division, EPOCH_NS, HORIZON_NS, Knobs, PASSES, Sums, goes_ahead, may_wait,
     takes_ns,
 };
-use policy::decide::quota::Period;
 
 use crate::atomic::{
     self, compare_exchange, exchange, fetch_add, fetch_clear, fetch_or, load, store,
 };
 use crate::claim::now_ns;
-use crate::maps::{BUCKETS, DIVIDED, KNOBS, LINK_STATES, LINKS, QUOTAS, TURNS, WAITING};
+use crate::maps::{BUCKETS, DIVIDED, KNOBS, LINK_STATES, LINKS, TURNS, WAITING};
+use crate::quota;
 
 /// In [`Bucket::state`].
 const IDLE: u64 = 0;
@@ -109,7 +109,7 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
         }
         fetch_add(&raw mut (*bucket).bytes, bytes as u64);
         fetch_add(&raw mut (*bucket).packets, segments(skb));
-        use_up(index, bytes);
+        quota::use_up(index, bytes);
         if let Some(turn) = turn {
             // No packet overtakes one of its flow, whatever became of the rate.
             at = at.max(load(&raw const (*turn).last_ns).min(now + HORIZON_NS));
@@ -194,7 +194,7 @@ fn wake(link: u32, row: u32, rows: u32) {
         if compare_exchange(&raw mut (*bucket).state, IDLE, FRESH) != IDLE {
             return;
         }
-        look(index, knobs);
+        quota::look(index, knobs);
         let share = knobs.share as u64;
         let shares = fetch_add(&raw mut (*state).shares, share).wrapping_add(share);
         let division = Division {
@@ -217,60 +217,10 @@ fn wake(link: u32, row: u32, rows: u32) {
 /// What a slice has on a link now, its quota included as it was looked at last.
 #[inline(always)]
 fn of(knobs: &LinkKnobs, index: u32) -> Knobs {
-    let quota = match QUOTAS.get(index) {
-        Some(quota) if knobs.quota != 0 => load(&raw const quota.cap),
-        _ => 0,
-    };
     Knobs {
         floor: knobs.floor,
-        cap: if quota == 0 {
-            knobs.cap
-        } else {
-            knobs.cap.min(quota)
-        },
+        cap: knobs.cap.min(quota::cap(index, knobs)),
         share: knobs.share,
-    }
-}
-
-/// Counts what was let through against the quota of a slice.
-#[inline(always)]
-fn use_up(index: u32, bytes: u32) {
-    let (Some(knobs), Some(quota)) = (KNOBS.get(index), QUOTAS.get_ptr_mut(index)) else {
-        return;
-    };
-    if knobs.quota != 0 {
-        // SAFETY: rows of arrays stay.
-        fetch_add(unsafe { &raw mut (*quota).used }, bytes as u64);
-    }
-}
-
-/// Looks what the quota of a slice leaves it, and begins the next period where one is
-/// over.
-#[inline(always)]
-fn look(index: u32, knobs: &LinkKnobs) {
-    if knobs.quota == 0 {
-        return;
-    }
-    let Some(quota) = QUOTAS.get_ptr_mut(index) else {
-        return;
-    };
-    // SAFETY: rows of arrays stay; the helper takes nothing.
-    unsafe {
-        let now = bpf_ktime_get_boot_ns();
-        let before = Period {
-            used: load(&raw const (*quota).used),
-            ends_ns: load(&raw const (*quota).ends_ns),
-        };
-        let period = before.at(now, knobs.period_ns);
-        if period.ends_ns != before.ends_ns
-            && compare_exchange(&raw mut (*quota).ends_ns, before.ends_ns, period.ends_ns)
-                == before.ends_ns
-            && period.used != before.used
-        {
-            store(&raw mut (*quota).used, period.used);
-        }
-        let cap = period.cap(knobs.quota, knobs.floor, now);
-        store(&raw mut (*quota).cap, cap.unwrap_or(knobs.cap));
     }
 }
 
@@ -410,7 +360,7 @@ unsafe fn demand(state: *mut LinkState, pass: &Pass, row: u32) {
             stands: (*bucket).stands != 0,
             wants: (*bucket).wants,
         };
-        look(index, knobs);
+        quota::look(index, knobs);
         let demand = pace::demand(
             &of(knobs, index),
             before,

@@ -32,6 +32,7 @@ mod packet; // the headers of a packet
 mod passed; // what a socket remembers of the checks its packets passed
 mod place; // what an address is on this node
 mod port; // may the owner bind a port?
+mod quota; // what a slice has sent of its quota
 mod tally; // who sent what to whom
 
 mod hooks {
