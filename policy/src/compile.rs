@@ -115,7 +115,11 @@ fn settings(
         ephemeral_high: facts.ephemeral.high(),
         linger_ns: node.linger.0,
         rows: rows(admitted.config()),
-        tally_rows: tally_rows(owners),
+        tally_rows: if node.flows.keep.0 == 0 {
+            0
+        } else {
+            tally_rows(owners)
+        },
         ..Settings::new_zeroed()
     }
 }

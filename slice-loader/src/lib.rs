@@ -2,7 +2,7 @@
 //!
 //! `node` is the node's life cycle and the view on what runs; `kernel` puts
 //! programs and maps in place; `context` makes and enters what a slice's
-//! processes live in; `daemon` keeps a running node true to its devices and
+//! processes live in; `flows` keeps who sent what to whom; `daemon` keeps a running node true to its devices and
 //! answers questions; `status` tells slices what they may know; `cli` is the command line. `sys` has the only unsafe
 //! code.
 
@@ -10,6 +10,7 @@ pub mod audit;
 pub mod cli;
 pub mod context;
 pub mod daemon;
+pub mod flows;
 pub mod kernel;
 pub mod node;
 pub mod report;

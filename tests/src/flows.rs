@@ -1,7 +1,12 @@
 //! Who sent what to whom: a row per flow, exact, whatever else goes on.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -9,7 +14,7 @@ use serde_json::Value;
 use crate::node::Node;
 use crate::puppet::Kind;
 use crate::runner::{Test, test};
-use crate::stage::{NODE, PEER, Stage, Sysctl, at};
+use crate::stage::{NODE, PEER, POLICY, Stage, Sysctl, at};
 
 pub const TESTS: &[Test] = &[
     test(
@@ -21,6 +26,11 @@ pub const TESTS: &[Test] = &[
     test(
         "a_slice_that_floods_flows_pushes_no_row_of_another_out",
         flood,
+    )
+    .on_stage(),
+    test(
+        "a_daemon_that_is_killed_loses_no_flow_and_counts_none_twice",
+        killed,
     )
     .on_stage(),
 ];
@@ -248,6 +258,7 @@ fn flood(node: &mut Node) -> Result<()> {
             .filter_map(|other| other["external"]["sent"]["packets"].as_u64())
             .sum()
     };
+    let before = others(&flows(machine, &[])?, "alpha");
     let quiet = alpha.socket(Kind::Udp4)?;
     quiet.send_to(10, at(PEER[0], 9075))?;
     alike(machine, &["alpha", "beta"], || {
@@ -271,10 +282,49 @@ fn flood(node: &mut Node) -> Result<()> {
         ensure!(found == ("alpha".into(), [2, 76, 0, 0]), "{found:?}");
         let found = one(machine, at(PEER[0], 9076), "udp")?;
         ensure!(found == ("alpha".into(), [1, 38, 0, 0]), "{found:?}");
-        ensure!(
-            others(&flows(machine, &[])?, "alpha") == 0,
-            "alpha had no room"
-        );
+        let after = others(&flows(machine, &[])?, "alpha");
+        ensure!(after == before, "alpha had no room");
         Ok(())
     })
+}
+
+/// The daemon, on the stage.
+fn daemon() -> Result<Child> {
+    let mut command = Command::new("slice");
+    command.args(["daemon", "--policy", POLICY]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().context("start the daemon")
+}
+
+fn killed(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, beta) = (stage.slice("alpha")?, stage.slice("beta")?);
+    let machine = stage.machine();
+    let socket = alpha.socket(Kind::Udp4)?;
+    let sprayer = beta.socket(Kind::Udp4)?;
+    alike(machine, &["alpha", "beta"], || {
+        for round in 0..3 {
+            let mut daemon = daemon()?;
+            for _ in 0..5 {
+                socket.send_to(10, at(PEER[0], 9077))?;
+                // More in all than a generation has room for.
+                sprayer.spray(at(PEER[0], 20_000), 2_000)?;
+                std::thread::sleep(Duration::from_millis(300 + 170 * round));
+            }
+            // SIGKILL, at whatever it was.
+            daemon.kill()?;
+            daemon.wait()?;
+            socket.send_to(10, at(PEER[0], 9077))?;
+        }
+        let found = one(machine, at(PEER[0], 9077), "udp")?;
+        ensure!(found == ("alpha".into(), [18, 18 * 38, 0, 0]), "{found:?}");
+        Ok(())
+    })?;
+    // What is kept is root's alone, and told with nothing but the database, too.
+    let kept = Path::new("/var/lib/slice/flows");
+    let mode = fs::metadata(kept)?.permissions().mode();
+    ensure!(mode & 0o77 == 0, "{mode:o}");
+    let size = fs::metadata(kept.join("flows.db"))?.len();
+    ensure!(size > 0, "nothing was kept");
+    Ok(())
 }

@@ -7,7 +7,7 @@ use super::name::SliceName;
 use super::source::{At, Place};
 use super::units::{BitsPerSecond, Bytes, MilliCores, Nanoseconds};
 use super::{
-    Context, Cpu, Disk, Give, Grants, Io, Link, LinkTable, LinkTerms, Login, Memory, Node,
+    Context, Cpu, Disk, Flows, Give, Grants, Io, Link, LinkTable, LinkTerms, Login, Memory, Node,
     OwnAddress, Ports, Raw, Refusal, RefusedProtocol, Role, Slice, SliceLinks, SlicePorts,
     capability,
 };
@@ -36,7 +36,25 @@ pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
                 .is_some_and(|overcommit| overcommit.value),
         },
         links: links(fields, complaints),
+        flows: flows(fields),
         refuse: refusals(fields, complaints),
+    }
+}
+
+/// `[flows]` of `node.toml`.
+fn flows(fields: &Fields) -> Flows {
+    let (file, flows) = (&keys::NODE_FILE, fields.table("flows"));
+    Flows {
+        keep: time(&flows, file, "flows", "keep"),
+        cap: flows.size("cap").map_or(
+            match declared(file, "flows", "cap") {
+                Some(Takes::Size {
+                    default: Some(cap), ..
+                }) => Bytes(*cap),
+                _ => Bytes(0),
+            },
+            |cap| cap.value,
+        ),
     }
 }
 

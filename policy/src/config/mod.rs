@@ -72,8 +72,19 @@ pub struct Node {
     pub give: Give,
     /// Links, sorted by name; 8 at most.
     pub links: Vec<Link>,
+    /// What is kept of who sent what to whom.
+    pub flows: Flows,
     /// Destinations refused to all slices.
     pub refuse: Vec<Refusal>,
+}
+
+/// What is kept of who sent what to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flows {
+    /// For how long; 0 where flows are not looked at.
+    pub keep: Nanoseconds,
+    /// Most bytes on the disk.
+    pub cap: Bytes,
 }
 
 /// What all slices together may have. Absent means: as [`crate::admission`] finds it on the node.

@@ -515,15 +515,15 @@ fn no_node_file() {
 #[test]
 fn a_knob_of_a_later_build() {
     refused(
-        "[audit]\nkeep = \"7 days\"\n",
+        "[status]\npage = true\n",
         &[],
         r#"
-error: `audit` needs the flow audit, which this build does not have
+error: `status` needs settings of the status hooks, which this build does not have
   --> node.toml:1:2
   |
-1 | [audit]
-  |  ^^^^^
-  help: remove it: until then `slice events` shows denials
+1 | [status]
+  |  ^^^^^^
+  help: remove it: until then slices with a context have them, and `grants` says who sees all (status.md)
 "#,
     );
 }

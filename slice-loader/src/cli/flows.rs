@@ -12,7 +12,7 @@ use super::exit::{Exit, Failure};
 use super::quantity;
 use super::screen::Screen;
 use super::table::{Cell, Column, Table};
-use crate::node::Node;
+use crate::node::{Node, NotUp};
 use crate::report::flows::{self, Flow, Flows, Wanted};
 use crate::report::read;
 use crate::report::status::Volume;
@@ -20,7 +20,13 @@ use crate::report::status::Volume;
 pub(super) fn run(args: &FlowsArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let wanted = wanted(args)?;
     let most = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let flows = read::flows(&Node::open()?, &wanted, most)?;
+    // What is kept can be asked with the node down.
+    let node = match Node::open() {
+        Ok(node) => Some(node),
+        Err(error) if error.is::<NotUp>() => None,
+        Err(error) => return Err(error),
+    };
+    let flows = read::flows(node.as_ref(), &wanted, most)?;
     if screen.json() {
         screen.print_json(&flows)?;
         return Ok(Exit::Ok.into());

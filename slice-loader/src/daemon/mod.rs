@@ -84,6 +84,7 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
         ended = watch.addresses() => ended.context("follow the addresses of the node"),
         () = watch.found() => Ok(()),
         () = watch.quotas() => Ok(()),
+        () = watch.flows() => Ok(()),
         () = watch.gone() => {
             tracing::warn!("the node was taken down: nothing left to do");
             Ok(())

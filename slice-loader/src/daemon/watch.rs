@@ -25,6 +25,9 @@ const QUOTAS_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at the addresses when the kernel gives no notice.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
+/// Between two drains of flows.
+const FLOWS_EVERY: Duration = Duration::from_secs(5);
+
 /// Between two looks whether the node is still up.
 const GONE_EVERY: Duration = Duration::from_secs(1);
 
@@ -111,6 +114,18 @@ impl Watch {
                 "write down what slices have sent of their quotas",
                 refresh(Node::save_quotas).await,
             );
+        }
+    }
+
+    /// Takes who sent what to whom into the database every few seconds. What could
+    /// not be taken stays in the kernel until it can.
+    pub(super) async fn flows(&self) {
+        let mut trouble = Trouble::default();
+        let mut ticks = time::interval(FLOWS_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            trouble.tell("keep the flows", refresh(Node::drain_flows).await);
         }
     }
 

@@ -23,6 +23,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::context::account;
 use crate::context::cgroup::SliceCgroup;
 use crate::context::holder::{CGROUPFS, Holder};
+use crate::flows;
 use crate::kernel::attach::{self, Former, Targets};
 use crate::kernel::devices;
 use crate::kernel::hook::Hook;
@@ -108,6 +109,7 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
         links: names_of_links(&wanted.plan),
+        flows: wanted.flows,
         slices: wanted.slices.clone(),
         uids_per_slice: wanted.uids_per_slice,
         contexts: wanted.contexts.clone(),
@@ -256,6 +258,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         policy: std::path::absolute(policy).context("find the policy's directory")?,
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
+        flows: wanted.flows,
         slices: wanted.slices.clone(),
         contexts: wanted.contexts.clone(),
         logins: wanted.logins.clone(),
@@ -308,6 +311,10 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     }
     // What cannot be undone comes last.
     place.destroy(&removed)?;
+    if !removed.is_empty() {
+        // While their names are known.
+        drain_flows(&store, &record);
+    }
     loopback::set(&rows(&wanted.slices))?;
     devices::refresh(&store, &maps, has_raw(&next))?;
     contexts::forget(removed.keys().map(String::as_str))?;
@@ -356,6 +363,9 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     let holder = record.map_or_else(Holder::expected, |record| record.holder.clone());
     // The slices' processes first, and under the rules.
     SliceCgroup::all(&holder.slices()).kill()?;
+    if let Some(record) = record.filter(|record| record.phase == Phase::Up) {
+        drain_flows(&Store::of_node(), record);
+    }
     let mut result = SliceCgroup::all(&holder.slices()).remove();
     result = result.and(links::remove_all(&Store::of_node()));
     // Nobody sends any more. What `up` left half done has counted nothing.
@@ -375,6 +385,16 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     }
     result?;
     Record::remove()
+}
+
+/// What was tallied is kept, as far as that can be: no reason to stop at.
+fn drain_flows(store: &Store, record: &Record) {
+    if record.flows.seconds == 0 {
+        return;
+    }
+    if let Err(error) = flows::drain(store, record) {
+        tracing::warn!(error = %format!("{error:#}"), "could not keep the flows of the last seconds");
+    }
 }
 
 /// Whether some slice has packet sockets.

@@ -35,12 +35,13 @@ pub use record::{DIRECTORY, Phase, Record, SliceRecord};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::context::cgroup::SliceCgroup;
+use crate::flows;
 use crate::kernel::devices;
 use crate::kernel::events::Events;
 use crate::kernel::links;
 use crate::kernel::maps::{Maps, Table};
 use crate::kernel::store::Store;
-use crate::kernel::tallies::Tallies;
+use crate::kernel::tallies::{Generation, Tallies};
 use crate::sys::clock::monotonic_ns;
 
 /// The node is not up.
@@ -314,12 +315,34 @@ impl Node {
             .collect())
     }
 
-    /// Who sent what to whom, since it was asked last for good.
+    /// Takes who sent what to whom into the database; whether that is kept at all.
+    ///
+    /// # Errors
+    /// As [`flows::drain`].
+    pub fn drain_flows(&self) -> anyhow::Result<bool> {
+        let kept = self.record.flows.seconds > 0;
+        if kept {
+            flows::drain(&self.store, &self.record)?;
+        }
+        Ok(kept)
+    }
+
+    /// Who sent what to whom that is not in the database yet.
     ///
     /// # Errors
     /// The maps cannot be opened.
-    pub fn tallies(&self) -> anyhow::Result<Tallies> {
-        Tallies::open(&self.store)
+    pub fn tallied(&self) -> anyhow::Result<Vec<Generation>> {
+        let tallies = Tallies::open(&self.store)?;
+        loop {
+            let current = tallies.current()?;
+            let former = current.checked_sub(1).into_iter();
+            let both = former.chain([current]).map(|number| tallies.read(number));
+            let both = both.collect::<anyhow::Result<Vec<_>>>()?;
+            // Else one of them may be the next already.
+            if tallies.current()? == current {
+                return Ok(both);
+            }
+        }
     }
 
     /// The addresses the programs know.

@@ -21,6 +21,7 @@ use crate::context::disk::Disk;
 use crate::context::holder::Holder;
 use crate::context::io;
 use crate::context::start::Recipe;
+use crate::flows::Kept;
 
 /// What shall be in force.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Wanted {
     pub rows: u32,
     /// Addresses of devices that are nobody's.
     pub exclude: Vec<String>,
+    /// What is kept of who sent what to whom.
+    pub flows: Kept,
     /// What the owner should know, and may have meant so.
     pub warnings: Vec<String>,
 }
@@ -104,6 +107,10 @@ pub fn want(
         ledger,
         rows,
         exclude,
+        flows: Kept {
+            seconds: config.node.flows.keep.0.div_ceil(1_000_000_000),
+            bytes: config.node.flows.cap.0,
+        },
         warnings,
     })
 }

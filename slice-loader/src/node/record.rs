@@ -20,6 +20,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::context::account::{self, Login};
 use crate::context::holder::Holder;
 use crate::context::start::Recipe;
+use crate::flows::Kept;
 
 /// The directory of all run state.
 pub const DIRECTORY: &str = "/run/slice";
@@ -85,6 +86,9 @@ pub struct Record {
     /// The links, by number.
     #[serde(default)]
     pub links: Vec<String>,
+    /// What is kept of who sent what to whom.
+    #[serde(default)]
+    pub flows: Kept,
     /// The slices.
     pub slices: BTreeMap<String, SliceRecord>,
     /// How many user ids each has.
@@ -96,6 +100,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// What tells the maps of this start of the node from those of any other.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{} {}", self.boot, self.since)
+    }
+
     /// The accounts that there shall be: the id of each and who logs in.
     #[must_use]
     pub fn accounts(&self) -> BTreeMap<&str, (u32, &Login)> {

@@ -150,13 +150,28 @@ pub fn ports(node: &Node) -> anyhow::Result<Ports> {
 ///
 /// # Errors
 /// Where a map cannot be read.
-pub fn flows(node: &Node, wanted: &Wanted, most: usize) -> anyhow::Result<Flows> {
-    let tallies = node.tallies()?;
-    let current = tallies.current()?;
-    let tallied = tallies.read(current)?;
+pub fn flows(node: Option<&Node>, wanted: &Wanted, most: usize) -> anyhow::Result<Flows> {
+    // The kernel first: what is taken from it meanwhile is in the database then,
+    // which says so.
+    let tallied = node.map_or_else(|| Ok(Vec::new()), Node::tallied)?;
     let clock = Clock::now().context("read the clock")?;
     let mut gathered = Gathered::default();
-    gathered.add_tallied(wanted, &clock, &names(node), &tallied);
+    let identity = node.map(|node| node.record().identity());
+    let last = match crate::flows::kept()? {
+        Some(mut history) => history.gather(
+            wanted,
+            identity.as_deref().unwrap_or_default(),
+            &mut gathered,
+        )?,
+        None => None,
+    };
+    for generation in &tallied {
+        if let Some(node) = node
+            && last.is_none_or(|last| last < generation.number)
+        {
+            gathered.add_tallied(wanted, &clock, &names(node), generation);
+        }
+    }
     Ok(gathered.report(clock.time(), most))
 }
 

@@ -15,6 +15,7 @@ const UID_UNUSED: u32 = 1_879_048_192;
 /// Account databases and packages hand out ids below.
 const UID_LOWEST: u32 = 65_536;
 pub(super) const SECOND: u64 = 1_000_000_000;
+const DAY: u64 = 86_400 * SECOND;
 pub(super) const MIB: u64 = 1 << 20;
 /// The kernel takes no CPU bandwidth quota below 1 ms; our period is 100 ms.
 pub(super) const CPU_LOWEST_CAP: u64 = 10;
@@ -43,12 +44,18 @@ pub static NODE_FILE: TableDef = TableDef {
             "",
             "Links: devices whose rate is divided.",
         ),
+        key(
+            "flows",
+            Takes::Table(&FLOWS),
+            "",
+            "",
+            "What is kept of who sent what to whom.",
+        ),
         later(
             "status",
             "settings of the status hooks",
             "slices with a context have them, and `grants` says who sees all (status.md)",
         ),
-        later("audit", "the flow audit", "`slice events` shows denials"),
     ],
 };
 
@@ -208,6 +215,34 @@ static GIVE: TableDef = TableDef {
             "",
             "true",
             "Whether the caps of slices on the disk may be more together than there is.",
+        ),
+    ],
+};
+
+/// `[flows]`.
+static FLOWS: TableDef = TableDef {
+    path: "flows",
+    keys: &[
+        key(
+            "keep",
+            Takes::Time {
+                low: 0,
+                high: 3660 * DAY,
+                default: 14 * DAY,
+            },
+            "",
+            "\"30 days\"",
+            "For how long, to the hour. `\"0 s\"`: flows are not looked at.",
+        ),
+        key(
+            "cap",
+            Takes::Size {
+                low: MIB,
+                default: Some(256 * MIB),
+            },
+            "",
+            "\"1 GiB\"",
+            "Never more on the disk than this. Where it is reached, the oldest rows of whoever has most are added up.",
         ),
     ],
 };
