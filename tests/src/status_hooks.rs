@@ -1,14 +1,17 @@
 //! What slices are told of the node by /run/slice/status.sock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::beyond::Beyond;
+use crate::image;
 use crate::node::Node;
 use crate::openmetrics;
 use crate::raw::python;
@@ -43,6 +46,16 @@ pub const TESTS: &[Test] = &[
     )
     .on_stage(),
     prometheus::TEST,
+    test(
+        "a_slice_is_told_of_averages_as_it_may_see_and_as_old_as_it_likes",
+        a_slice_is_told_of_averages,
+    )
+    .on_stage(),
+    test(
+        "a_slice_is_told_of_its_part_of_links_and_with_the_grant_of_all",
+        a_slice_is_told_of_its_part_of_links,
+    )
+    .once(),
 ];
 
 mod prometheus; // a real one, in a slice
@@ -139,6 +152,9 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         ("GET /v1/slices", "", 200),
         ("GET /v1/node", "", 200),
         ("GET /v1/ports", "", 200),
+        ("GET /slicestat", "", 200),
+        ("GET /slicestat", "max-age: 600\r\n", 200),
+        ("GET /v1/links", "", 200),
         ("GET /v1/drops", "", 200),
         ("GET /metrics", "", 200),
         ("HEAD /v1/slices", "", 200),
@@ -198,7 +214,12 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
             );
         }
     }
-    let (stranger, nobody) = (&told[7], &told[8]);
+    let answer = |line: &str| {
+        let place = attempts.iter().position(|(other, ..)| *other == line);
+        place.map(|place| &told[place]).context("not asked")
+    };
+    let stranger = answer("GET /v1/slices/delta")?;
+    let nobody = answer("GET /v1/slices/no_such_slice")?;
     ensure!(
         stranger.body == nobody.body,
         "{} is not {}",
@@ -210,7 +231,7 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         "{}",
         stranger.kind
     );
-    let rows = told[0].json()?;
+    let rows = answer("GET /v1/slices")?.json()?;
     ensure!(
         names_of(&rows)? == BTreeSet::from([SLICE.to_owned()]),
         "{rows}"
@@ -220,8 +241,9 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         rows["rows"][0]["sockets"]["limit"] == row["sockets"]["limit"],
         "{rows}"
     );
-    ensure!(told[1].json()?["slices"].is_null(), "{}", told[1].body);
-    openmetrics::read(&told[4].body)?;
+    let about = answer("GET /v1/node")?;
+    ensure!(about.json()?["slices"].is_null(), "{}", about.body);
+    openmetrics::read(&answer("GET /metrics")?.body)?;
 
     // Any user of the slice; nobody can take the socket's place.
     const TRY: &str = r"
@@ -302,6 +324,99 @@ fn a_management_slice_is_told_of_all(node: &mut Node) -> Result<()> {
         Ok(())
     })?;
     until("it is told of itself alone", || Ok(told_of()? == own))
+}
+
+/// Asks for the table with these headers; its lines by name.
+fn table(site: &Site<'_>, slice: &str, headers: &str) -> Result<BTreeMap<String, Vec<String>>> {
+    let told = ask(site, slice, &[request("GET /slicestat", headers)])?;
+    let told = told.first().context("no answer")?;
+    ensure!(told.status == 200, "{}: {}", told.status, told.body);
+    ensure!(told.kind == "text/plain; charset=utf-8", "{}", told.kind);
+    let line = |line: &str| {
+        let fields: Vec<_> = line.split(',').map(str::to_owned).collect();
+        ensure!(fields.len() == 15, "{line}");
+        Ok((fields[0].clone(), fields))
+    };
+    told.body.lines().map(line).collect()
+}
+
+/// Owners on the one link.
+fn on_link(link: &Value) -> Result<BTreeSet<String>> {
+    ensure!(link["name"] == "wire1", "{link}");
+    let rows = link["rows"].as_array().context("no rows")?;
+    let name = |row: &Value| Ok(row["owner"]["name"].as_str().context("no name")?.to_owned());
+    rows.iter().map(name).collect()
+}
+
+fn a_slice_is_told_of_averages(node: &mut Node) -> Result<()> {
+    let (site, _daemon) = open(node)?;
+    let stage = Stage::open(node)?;
+    let granted = |text: &str| format!("role = \"management\"\ngrants = [\"status\"]\n{text}");
+    stage.with_policy(MANAGER, granted, || {
+        until("it is told of all", || {
+            Ok(table(&site, MANAGER, "")?.len() > 1)
+        })?;
+        sleep(Duration::from_millis(1100));
+        let first = table(&site, MANAGER, "")?;
+        let slices: BTreeSet<_> = first.keys().cloned().collect();
+        let mut expected = names(&site)?;
+        expected.retain(|name| name != "node" && name != "unattributed");
+        ensure!(slices == expected, "{slices:?}, not {expected:?}");
+        const SEND: &str = "import socket\n\
+                sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                for _ in range(100): sock.sendto(bytes(1400), ('198.51.100.2', 7))";
+        python(&site, SLICE, SEND)?;
+        sleep(Duration::from_millis(1100));
+        // An old answer for who accepts it.
+        let old = table(&site, MANAGER, "max-age: 600\r\n")?;
+        ensure!(old == first, "{old:?}, not {first:?}");
+        let new = table(&site, MANAGER, "")?;
+        let sent =
+            |table: &BTreeMap<String, Vec<String>>| -> Result<u64> { Ok(table[SLICE][7].parse()?) };
+        let own = table(&site, SLICE, "max-age: 600\r\n")?;
+        ensure!(sent(&new)? > sent(&first)?, "{new:?} {first:?}");
+        ensure!(own.len() == 1 && sent(&own)? > sent(&first)?, "{own:?}");
+        let row = &new[SLICE];
+        ensure!(row[13] == "198.51.100.1", "{row:?}");
+        ensure!(
+            row[4].parse::<u64>()? > 0 && row[6].parse::<u64>()? > 0,
+            "{row:?}"
+        );
+        // Its own address, where it has one.
+        ensure!(new["gamma"][13] == "198.51.100.10", "{:?}", new["gamma"]);
+        Ok(())
+    })
+}
+
+fn a_slice_is_told_of_its_part_of_links(node: &mut Node) -> Result<()> {
+    let beyond = Beyond::open(node)?;
+    image::debian(node)?;
+    let context = "[context]\nimage = \"debian\"\nstop_after = \"0 s\"\n";
+    let manager = format!("role = \"management\"\ngrants = [\"status\"]\n{context}");
+    let site = Site::up(
+        node,
+        &[
+            ("node.toml", "[links.wire1]\nrate = \"10 Mbit/s\"\n"),
+            ("slices/delta.toml", &manager),
+            ("slices/epsilon.toml", context),
+        ],
+    )?;
+    site.must(&["start", SLICE, MANAGER])?;
+    let daemon = site.daemon()?;
+    for slice in [SLICE, MANAGER] {
+        served(&site, slice)?;
+    }
+    let link = |slice| {
+        let told = get(&site, slice, "/v1/links")?.json()?;
+        on_link(&told["links"][0])
+    };
+    let all = on_link(&site.json(&["link"])?[0])?;
+    ensure!(all.contains("node") && all.contains(SLICE), "{all:?}");
+    let (theirs, own) = (link(MANAGER)?, link(SLICE)?);
+    ensure!(theirs == all, "{theirs:?}, not {all:?}");
+    ensure!(own == BTreeSet::from([SLICE.to_owned()]), "{own:?}");
+    drop((daemon, site, beyond));
+    Ok(())
 }
 
 fn a_slice_that_floods(node: &mut Node) -> Result<()> {

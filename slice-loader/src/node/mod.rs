@@ -6,7 +6,7 @@ pub mod autobind;
 pub mod contexts;
 mod crew;
 mod difference;
-mod facts;
+pub mod facts;
 mod found;
 mod ids;
 mod lifecycle;

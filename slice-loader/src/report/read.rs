@@ -23,6 +23,7 @@ use crate::context::io;
 use crate::context::layer::Layer;
 use crate::context::running::Running;
 use crate::node::{Node, OnLink};
+use crate::status::history::{Counters, Sample};
 use crate::sys::clock::boottime_ns;
 
 /// The names of the owners there are now.
@@ -66,28 +67,59 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
     Ok(Status::new(clock.time(), about, readings))
 }
 
+/// What owners had sent on the links at a moment.
+#[derive(Clone, Debug)]
+pub struct LinkSample {
+    at_ns: u64,
+    on_links: BTreeMap<(u32, SliceId), OnLink>,
+}
+
+impl LinkSample {
+    /// The links now.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn take(node: &Node) -> anyhow::Result<Self> {
+        let at_ns = Clock::now().context("read the clock")?.monotonic_ns;
+        let on_links = node.on_links()?.into_iter();
+        Ok(Self {
+            at_ns,
+            on_links: on_links.map(|on| ((on.link, on.knobs.id), on)).collect(),
+        })
+    }
+
+    /// The moment, in nanoseconds of the monotonic clock.
+    #[must_use]
+    pub const fn at_ns(&self) -> u64 {
+        self.at_ns
+    }
+}
+
 /// The report of `slice link`: what there is, and what goes out in `during`.
 ///
 /// # Errors
 /// Where a map cannot be read.
 pub fn links(node: &Node, during: Duration) -> anyhow::Result<Vec<Link>> {
-    let names = names(node);
-    let start = Clock::now().context("read the clock")?.monotonic_ns;
-    let before: BTreeMap<(u32, SliceId), OnLink> = node
-        .on_links()?
-        .into_iter()
-        .map(|on| ((on.link, on.knobs.id), on))
-        .collect();
+    let before = LinkSample::take(node)?;
     std::thread::sleep(during);
+    links_since(node, &before)
+}
+
+/// The same, with what went out since `before`.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn links_since(node: &Node, before: &LinkSample) -> anyhow::Result<Vec<Link>> {
+    let names = names(node);
     let after = node.on_links()?;
     let now = Clock::now().context("read the clock")?;
     let (now_ns, boot_ns) = (now.monotonic_ns, boottime_ns().context("read the clock")?);
-    let elapsed_ns = now_ns.saturating_sub(start);
+    let elapsed_ns = now_ns.saturating_sub(before.at_ns);
     let mut links = Vec::new();
     for (number, (name, rate)) in (0..).zip(node.links()?) {
         let rows = after.iter().filter(|on| on.link == number);
         let rows = rows.filter_map(|after| {
-            let before = before.get(&(after.link, after.knobs.id))?;
+            let before = before.on_links.get(&(after.link, after.knobs.id))?;
             let reading = LinkReading {
                 before: *before,
                 after: *after,
@@ -106,6 +138,29 @@ pub fn links(node: &Node, during: Duration) -> anyhow::Result<Vec<Link>> {
         });
     }
     Ok(links)
+}
+
+/// What slices have used and carried so far, by id: what averages are made of.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn sample(node: &Node) -> anyhow::Result<Sample> {
+    let at_ns = Clock::now().context("read the clock")?.monotonic_ns;
+    let counters = |(name, id): (&str, SliceId)| {
+        let traffic = node.traffic(id)?;
+        let counters = Counters {
+            sent: traffic.sent_bytes,
+            received: traffic.received_bytes,
+            cpu_us: cpu(&node.cgroup(name)).map_or(0, |cpu| cpu.used_us),
+        };
+        Ok((id.0, counters))
+    };
+    let mut of = node
+        .slices()
+        .map(counters)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    of.sort_unstable_by_key(|(id, _)| *id);
+    Ok(Sample { at_ns, of })
 }
 
 /// The row of one slice alone.
@@ -210,6 +265,9 @@ fn reading(
         denials: node.denials(id)?,
         processes: used("pids.current", "pids.max"),
         memory: used("memory.current", "memory.max"),
+        swap: cgroup
+            .as_deref()
+            .and_then(|cgroup| number(cgroup, "memory.swap.current")),
         cpu: cgroup.as_deref().and_then(cpu),
         disk: disk.map(|usage| usage.bytes),
         inodes: disk.map(|usage| usage.inodes),

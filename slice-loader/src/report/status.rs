@@ -113,6 +113,8 @@ pub struct Row {
     pub processes: Option<Used>,
     /// Bytes of memory; absent where they are not counted.
     pub memory: Option<Used>,
+    /// Bytes of memory that are out on a disk, likewise.
+    pub swap: Option<u64>,
     /// CPU time; absent where it is not counted.
     pub cpu: Option<Cpu>,
     /// Bytes of its files on the disk; absent where it has none or they are not
@@ -230,6 +232,8 @@ pub struct Reading {
     pub processes: Option<Used>,
     /// Memory of its cgroup.
     pub memory: Option<Used>,
+    /// Swapped memory of its cgroup.
+    pub swap: Option<u64>,
     /// CPU time of its cgroup.
     pub cpu: Option<Cpu>,
     /// Bytes of its layer.
@@ -344,6 +348,7 @@ impl From<Reading> for Row {
             flows: state.flows,
             processes: reading.processes,
             memory: reading.memory,
+            swap: reading.swap,
             cpu: reading.cpu,
             disk: reading.disk,
             inodes: reading.inodes,

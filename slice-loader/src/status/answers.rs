@@ -3,14 +3,18 @@
 //! There is one gate: [`answer`] takes the rows and ports that the asker may
 //! see, and everything that is told is made of these.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use policy::verdict::Reason;
 use serde::Serialize;
 
-use super::openmetrics;
+use super::history::Average;
+use super::slicestat::{self, Machine};
 use super::wire::{Ask, Content, Form, Refusal, Viewer};
+use super::{history, openmetrics};
 use crate::report::status::{Row, Total};
-use crate::report::{Owner, Ports, Status, Used};
+use crate::report::{Link, Owner, Ports, Status, Used};
 
 /// What a slice may see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +52,17 @@ pub trait Source {
     /// # Errors
     /// As above.
     fn ports(&mut self) -> anyhow::Result<&Ports>;
+    /// The links, with the rows of all owners, and when they were read.
+    ///
+    /// # Errors
+    /// As above.
+    fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)>;
+    /// What a slice used and carried on average, over 1, 5 and 15 minutes.
+    fn averages(&self, id: u32, now: history::Counters) -> [Average; 3];
+    /// The table of all slices, if it is no older than so many seconds.
+    fn table(&self, max_age: u32) -> Option<&str>;
+    /// Keeps the table of all slices.
+    fn keep_table(&mut self, table: &str);
 }
 
 /// `/v1/node`.
@@ -69,6 +84,8 @@ pub struct Attributes {
     pub cores: u64,
     /// Bytes of memory.
     pub memory_bytes: u64,
+    /// Its addresses that slices share, but those of loopbacks and of one link.
+    pub addresses: Vec<IpAddr>,
     /// Load averages over 1, 5 and 15 minutes.
     pub load: [f64; 3],
     /// Slices there are and may be; for those who see all.
@@ -84,6 +101,15 @@ struct Slices<'a> {
     rows: &'a [Row],
     /// The sum of all rows; for those who see all.
     total: Option<&'a Total>,
+}
+
+/// `/v1/links`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Links {
+    /// When they were read.
+    time: Timestamp,
+    /// As in `slice link -o json`.
+    links: Vec<Link>,
 }
 
 /// `/v1/drops`.
@@ -130,6 +156,20 @@ pub fn answer(
             let ports = source.ports()?.clone().only(owner, None);
             Ok(Ok(json(&ports)?))
         }
+        Ask::Links => {
+            let (time, links) = source.links()?;
+            let mut links = links.clone();
+            if sight == Sight::Own {
+                for link in &mut links {
+                    link.rows.retain(|row| row.owner.id == viewer.id);
+                }
+            }
+            Ok(Ok(json(&Links { time: *time, links })?))
+        }
+        Ask::Slicestat(max_age) => {
+            let text = slicestat(source, viewer, sight, *max_age)?;
+            Ok(Ok((Content::Lines, text.into_bytes())))
+        }
         Ask::Rows(form) => {
             let node = match form {
                 Form::Metrics(_) => Some(attributes(source, sight)?),
@@ -152,6 +192,45 @@ fn attributes(source: &mut impl Source, sight: Sight) -> anyhow::Result<Attribut
         slices: attributes.slices.filter(|_| sight == Sight::All),
         ..attributes
     })
+}
+
+/// The table: of all, one that was made before may do.
+fn slicestat(
+    source: &mut impl Source,
+    viewer: &Viewer,
+    sight: Sight,
+    max_age: u32,
+) -> anyhow::Result<String> {
+    let all = sight == Sight::All;
+    if all && let Some(table) = source.table(max_age) {
+        return Ok(table.to_owned());
+    }
+    let node = source.attributes()?;
+    let machine = Machine {
+        cores: node.cores,
+        memory_bytes: node.memory_bytes,
+        address: node
+            .addresses
+            .first()
+            .map_or_else(|| "0.0.0.0".to_owned(), ToString::to_string),
+    };
+    let rows = if all {
+        source.all()?.rows.clone()
+    } else {
+        vec![source.own(viewer)?.1]
+    };
+    let table = slicestat::table(&machine, &rows, |row| {
+        let counters = history::Counters {
+            sent: row.external.sent.bytes,
+            received: row.external.received.bytes,
+            cpu_us: row.cpu.map_or(0, |cpu| cpu.used_us),
+        };
+        source.averages(row.id, counters)
+    });
+    if all {
+        source.keep_table(&table);
+    }
+    Ok(table)
 }
 
 /// What is told of the rows that may be seen.

@@ -19,14 +19,17 @@ use rustix::fs::inotify;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::answers;
 use super::front;
+use super::history::{self, History};
 use super::sockets::{Change, Listener, Listeners};
-use super::source::Reading;
+use super::source::{self, Reading};
 use super::wire::{self, Answer, Notice, Question, Refusal};
 use crate::context::shown;
+use crate::node::Node;
+use crate::report::read::{self, LinkSample};
 use crate::sys::readable::Readable;
 
 /// Between two looks at the directories, if the kernel gives no notice.
@@ -46,11 +49,39 @@ const IDLE: Duration = Duration::from_secs(2);
 /// cannot be served.
 pub async fn run() {
     front::open_many();
+    let history = Arc::new(Mutex::new(History::default()));
+    tokio::select! {
+        () = sample(&history) => {}
+        () = serve_slices(&history) => {}
+    }
+}
+
+/// Keeps what slices carried, for averages.
+async fn sample(history: &Mutex<History>) {
+    let mut ticks = interval(history::EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let read = spawn_blocking(|| {
+            let node = Node::open()?;
+            anyhow::Ok((read::sample(&node)?, LinkSample::take(&node).ok()))
+        });
+        match read.await {
+            Ok(Ok((sample, links))) => source::lock(history).push(sample, links),
+            // That the node is down ends the daemon; else it is tried again.
+            Ok(Err(error)) => tracing::debug!("could not read what slices carry: {error:#}"),
+            Err(panic) => tracing::warn!("could not read what slices carry: {panic}"),
+        }
+    }
+}
+
+/// Has a process that parses at all times.
+async fn serve_slices(history: &Arc<Mutex<History>>) {
     let listeners = Arc::new(Mutex::new(Listeners::default()));
     let mut pause = PAUSE;
     loop {
         let start = Instant::now();
-        let why = match with_process(&listeners).await {
+        let why = match with_process(&listeners, history).await {
             Ok(()) => String::from("it ended"),
             Err(error) => format!("{error:#}"),
         };
@@ -77,7 +108,10 @@ fn watch() -> anyhow::Result<Readable> {
 }
 
 /// One process's life.
-async fn with_process(listeners: &Arc<Mutex<Listeners>>) -> anyhow::Result<()> {
+async fn with_process(
+    listeners: &Arc<Mutex<Listeners>>,
+    history: &Arc<Mutex<History>>,
+) -> anyhow::Result<()> {
     shown::make_top()?;
     let watch = watch()?;
     let Process {
@@ -85,7 +119,8 @@ async fn with_process(listeners: &Arc<Mutex<Listeners>>) -> anyhow::Result<()> {
         notices,
         stream,
     } = Process::start()?;
-    let ended = serve_by(Arc::new(notices), stream, listeners, &watch).await;
+    let reading = Reading::new(history.clone());
+    let ended = serve_by(Arc::new(notices), stream, listeners, &watch, reading).await;
     // It may be alive, and not reading.
     let _ = child.kill();
     let _ = spawn_blocking(move || child.wait()).await;
@@ -97,6 +132,7 @@ async fn serve_by(
     stream: UnixStream,
     listeners: &Arc<Mutex<Listeners>>,
     watch: &Readable,
+    reading: Reading,
 ) -> anyhow::Result<()> {
     // Those that an earlier process had: this one was told of none.
     let come = lock(listeners).all();
@@ -108,7 +144,7 @@ async fn serve_by(
     let (read, write) = stream.into_split();
     tokio::select! {
         ended = follow(listeners, &notices, watch) => ended.context("follow the slices"),
-        ended = serve(read, write) => ended.context("answer"),
+        ended = serve(read, write, reading) => ended.context("answer"),
     }
 }
 
@@ -216,8 +252,11 @@ fn send(notices: &OwnedFd, notice: &Notice, socket: Option<BorrowedFd<'_>>) -> a
 }
 
 /// Answers one question after the other until the process ends.
-async fn serve(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> anyhow::Result<()> {
-    let mut reading = Reading::default();
+async fn serve(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut reading: Reading,
+) -> anyhow::Result<()> {
     loop {
         // Not while a question is half read: only before its first octet.
         if timeout(IDLE, from.readable()).await.is_err() {

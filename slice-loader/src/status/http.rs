@@ -93,6 +93,7 @@ async fn respond(
         Ok((content, body)) => {
             let kind = match content {
                 Content::Json => "application/json",
+                Content::Lines => "text/plain; charset=utf-8",
                 Content::Metrics(exposition) => openmetrics::content_type(exposition),
             };
             response(StatusCode::OK, kind, body)

@@ -16,11 +16,13 @@ pub mod answers; // what a slice is told
 pub mod confine; // giving up every right
 pub mod daemon; // the daemon's side
 pub mod front; // the process that parses
+pub mod history; // averages over minutes
 pub mod http; // one connection of a slice
 pub mod openmetrics; // the rows as OpenMetrics
 pub mod quota; // how much a slice may ask
 pub mod room; // memory for what is being told
 pub mod route; // from a path to a question
+pub mod slicestat; // the table of PlanetLab's monitors
 pub mod sockets; // the listeners of all slices
 pub mod source; // the node, read at most once a second
 pub mod wire; // what the two processes say to each other

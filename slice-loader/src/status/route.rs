@@ -47,6 +47,8 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Ask, Prob
         "/v1/node" => Ask::Node,
         "/v1/slices" => Ask::Rows(Form::All),
         "/v1/ports" => Ask::Ports,
+        "/v1/links" => Ask::Links,
+        "/slicestat" => Ask::Slicestat(max_age(headers)),
         "/v1/drops" => Ask::Rows(Form::Drops),
         "/metrics" => Ask::Rows(Form::Metrics(exposition(headers))),
         path => {
@@ -61,6 +63,29 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Ask, Prob
     } else {
         Err(Problem::OnlyReading)
     }
+}
+
+/// How old an answer may be, in seconds: what the header `max-age` says, as
+/// PlanetLab's monitors send it, or the directive of `cache-control`.
+fn max_age(headers: &HeaderMap) -> u32 {
+    let seconds = |text: &str| text.trim().parse().ok();
+    let values = |name: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect::<Vec<_>>()
+    };
+    let directive = |text: &str| seconds(text.trim().strip_prefix("max-age=")?);
+    let old = values("max-age").into_iter().find_map(seconds);
+    let new = || {
+        let texts = values(header::CACHE_CONTROL.as_str());
+        texts
+            .into_iter()
+            .flat_map(|text| text.split(','))
+            .find_map(directive)
+    };
+    old.or_else(new).unwrap_or(0)
 }
 
 /// OpenMetrics, but for who names the older text and not it.
@@ -123,7 +148,7 @@ impl Problem {
     const fn detail(self) -> &'static str {
         match self {
             Self::NoSuchDocument => {
-                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/drops and /metrics."
+                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/links, /v1/drops, /metrics and /slicestat."
             }
             Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
             Self::OnlyReading => "The status can be read, with GET or HEAD.",
@@ -170,6 +195,8 @@ mod tests {
             ("/v1/slices", Ask::Rows(Form::All)),
             ("/v1/slices/alpha", Ask::Rows(Form::One("alpha".into()))),
             ("/v1/ports", Ask::Ports),
+            ("/v1/links", Ask::Links),
+            ("/slicestat", Ask::Slicestat(0)),
             ("/v1/drops", Ask::Rows(Form::Drops)),
             (
                 "/metrics",
@@ -179,6 +206,22 @@ mod tests {
             assert_eq!(asked(Method::GET, path), Ok(ask.clone()));
             assert_eq!(asked(Method::HEAD, path), Ok(ask));
             assert_eq!(asked(Method::POST, path), Err(Problem::OnlyReading));
+        }
+    }
+
+    #[test]
+    fn an_age_is_said_by_either_header_and_nonsense_is_none() {
+        for (name, value, age) in [
+            ("max-age", "30", 30),
+            ("max-age", "-1", 0),
+            ("max-age", "99999999999", 0),
+            ("cache-control", "no-transform, max-age=7", 7),
+            ("cache-control", "max-age=x", 0),
+            ("pragma", "max-age=7", 0),
+        ] {
+            let header = (name.parse().unwrap(), HeaderValue::from_static(value));
+            let headers = HeaderMap::from_iter([header]);
+            assert_eq!(max_age(&headers), age, "{name}: {value}");
         }
     }
 

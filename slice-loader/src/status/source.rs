@@ -3,17 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
 use policy::SliceId;
+use policy::decide::loopback::row_of;
 
 use super::answers::{Attributes, Sight, Source};
+use super::history::{Average, Counters, History};
 use super::wire::Viewer;
-use crate::node::Node;
+use crate::node::{Node, facts};
+use crate::report::read::LinkSample;
 use crate::report::status::Row;
-use crate::report::{Ports, Status, Used, read};
+use crate::report::{Clock, Link, Ports, Status, Used, read};
 
 /// How old an answer may be.
 const FRESH: Duration = Duration::from_secs(1);
@@ -21,6 +26,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// The node, and what was read of it.
 #[derive(Debug, Default)]
 pub struct Reading {
+    history: Arc<Mutex<History>>,
+    links: Option<Aged<(Timestamp, Vec<Link>)>>,
+    /// `/slicestat` of all: it is kept, since who asks may want an older one.
+    table: Option<Aged<String>>,
     node: Option<Aged<Node>>,
     all: Option<Aged<Status>>,
     ports: Option<Aged<Ports>>,
@@ -62,7 +71,21 @@ impl<T> Aged<T> {
     }
 }
 
+/// What was before. No code under the lock leaves it half changed.
+pub fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
+    history.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Reading {
+    /// Nothing read yet; this was before.
+    #[must_use]
+    pub fn new(history: Arc<Mutex<History>>) -> Self {
+        Self {
+            history,
+            ..Self::default()
+        }
+    }
+
     fn node(&mut self) -> anyhow::Result<&Node> {
         fresh(&mut self.node, Node::open)
     }
@@ -72,6 +95,7 @@ impl Reading {
         self.node.take_if(|node| !node.fresh());
         self.all.take_if(|all| !all.fresh());
         self.ports.take_if(|ports| !ports.fresh());
+        self.links.take_if(|links| !links.fresh());
         self.own.retain(|_, row| row.fresh());
     }
 }
@@ -106,6 +130,7 @@ impl Source for Reading {
             since: Timestamp::from_second(i64::try_from(record.since)?)?,
             cores: std::thread::available_parallelism().map_or(0, |cores| cores.get() as u64),
             memory_bytes: memory().unwrap_or(0),
+            addresses: addresses(),
             load: load().unwrap_or_default(),
             slices: Some(Used {
                 usage: u64::try_from(record.slices.len())?,
@@ -134,6 +159,50 @@ impl Source for Reading {
         let node = fresh(&mut self.node, Node::open)?;
         fresh(&mut self.ports, || read::ports(node))
     }
+
+    fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)> {
+        let node = fresh(&mut self.node, Node::open)?;
+        fresh(&mut self.links, || {
+            let now_ns = Clock::now().context("read the clock")?.monotonic_ns;
+            let before = lock(&self.history).links(now_ns);
+            let before = match before {
+                Some(before) => before,
+                // The daemon has just begun: nothing went out yet that it knows of.
+                None => LinkSample::take(node)?,
+            };
+            Ok((Timestamp::now(), read::links_since(node, &before)?))
+        })
+    }
+
+    fn averages(&self, id: u32, now: Counters) -> [Average; 3] {
+        match Clock::now() {
+            Ok(clock) => lock(&self.history).averages(id, clock.monotonic_ns, now),
+            Err(_) => Default::default(),
+        }
+    }
+
+    fn table(&self, max_age: u32) -> Option<&str> {
+        let most = FRESH.max(Duration::from_secs(max_age.into()));
+        let table = self.table.as_ref()?;
+        (table.since.elapsed() < most).then_some(table.value.as_str())
+    }
+
+    fn keep_table(&mut self, table: &str) {
+        self.table = Some(Aged::now(table.to_owned()));
+    }
+}
+
+/// Addresses of the machine by which others reach it.
+fn addresses() -> Vec<IpAddr> {
+    let mut addresses = facts::addresses().unwrap_or_default();
+    addresses.retain(|address| match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        // Of the private loopbacks too.
+        IpAddr::V6(v6) => {
+            !v6.is_loopback() && !v6.is_unicast_link_local() && row_of(&v6.octets()).is_none()
+        }
+    });
+    addresses
 }
 
 /// Bytes of memory of the machine.

@@ -29,6 +29,10 @@ pub enum Ask {
     Node,
     /// Whose each port is.
     Ports,
+    /// The links, and who sends on them.
+    Links,
+    /// The table of PlanetLab's monitors, at most so many seconds old.
+    Slicestat(u32),
     /// The rows.
     Rows(Form),
 }
@@ -83,6 +87,8 @@ pub enum Content {
     Json,
     /// Numbers for monitors.
     Metrics(Exposition),
+    /// Lines for people and old programs.
+    Lines,
 }
 
 /// Why there is no answer.

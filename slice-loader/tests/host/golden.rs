@@ -53,6 +53,7 @@ fn reading(id: SliceId, name: &str) -> Reading {
         cpu: None,
         disk: None,
         inodes: None,
+        swap: None,
         io: None,
     }
 }

@@ -1,14 +1,16 @@
 //! Who is told what: a node of three slices, of which `watch` has the grant.
 
 use policy::SliceId;
-use policy::abi::{Denials, LIVE, SliceEntry, SliceState, Traffic};
+use policy::abi::{Bucket, Denials, LIVE, LinkKnobs, QuotaState, SliceEntry, SliceState, Traffic};
 use serde_json::Value;
 use zerocopy::FromZeros;
 
 use super::*;
+use crate::node::OnLink;
+use crate::report::links::LinkReading;
 use crate::report::ports::{PortKind, Protocol};
 use crate::report::status::{Node, Reading};
-use crate::report::{Port, Ports};
+use crate::report::{LinkRow, Names, Port, Ports};
 use crate::status::wire::Exposition;
 
 const NAMES: [(u32, &str); 5] = [(0, ""), (1, ""), (2, "alpha"), (3, "beta"), (4, "watch")];
@@ -16,6 +18,8 @@ const NAMES: [(u32, &str); 5] = [(0, ""), (1, ""), (2, "alpha"), (3, "beta"), (4
 struct Fake {
     status: Status,
     ports: Ports,
+    links: (Timestamp, Vec<Link>),
+    table: String,
     read: Vec<&'static str>,
 }
 
@@ -52,6 +56,16 @@ impl Fake {
                 time: Timestamp::UNIX_EPOCH,
                 ports: vec![port(2, "alpha"), port(3, "beta"), port(0, "node")],
             },
+            links: (
+                Timestamp::UNIX_EPOCH,
+                vec![Link {
+                    name: "eth0".into(),
+                    rate: 1_000_000,
+                    there: true,
+                    rows: NAMES.map(|(id, name)| row_of_link(id, name)).to_vec(),
+                }],
+            ),
+            table: String::new(),
             read: Vec::new(),
         }
     }
@@ -69,6 +83,31 @@ impl Fake {
         let told = answer(self, &viewer, &ask).unwrap();
         told.map(|(_, body)| String::from_utf8(body).unwrap())
     }
+}
+
+fn row_of_link(id: u32, name: &str) -> LinkRow {
+    let names = Names::new([(SliceId(id), name)]);
+    let on_link = |bytes| OnLink {
+        link: 0,
+        knobs: LinkKnobs {
+            id: SliceId(id),
+            ..LinkKnobs::new_zeroed()
+        },
+        bucket: Bucket {
+            bytes,
+            ..Bucket::new_zeroed()
+        },
+        quota: QuotaState::new_zeroed(),
+    };
+    let reading = LinkReading {
+        before: on_link(0),
+        after: on_link(u64::from(id) + 9000),
+        elapsed_ns: 1,
+        now_ns: 0,
+        boot_ns: 0,
+        time: Timestamp::UNIX_EPOCH,
+    };
+    LinkRow::new(&names, &reading)
 }
 
 /// Every row has a number of its own, so that a stranger's shows.
@@ -98,6 +137,7 @@ pub(crate) fn reading(id: u32, name: &str) -> Reading {
         cpu: None,
         disk: None,
         inodes: None,
+        swap: None,
         io: None,
     }
 }
@@ -121,6 +161,7 @@ impl Source for Fake {
             since: Timestamp::UNIX_EPOCH,
             cores: 2,
             memory_bytes: 1 << 30,
+            addresses: Vec::new(),
             load: [0.0; 3],
             slices: Some(Used {
                 usage: 3,
@@ -143,12 +184,32 @@ impl Source for Fake {
     fn ports(&mut self) -> anyhow::Result<&Ports> {
         Ok(&self.ports)
     }
+
+    fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)> {
+        Ok(&self.links)
+    }
+
+    fn averages(&self, id: u32, now: history::Counters) -> [Average; 3] {
+        assert_eq!(now.sent, u64::from(id) + 9000);
+        Default::default()
+    }
+
+    fn table(&self, max_age: u32) -> Option<&str> {
+        (max_age > 0).then_some(self.table.as_str())
+    }
+
+    fn keep_table(&mut self, table: &str) {
+        self.table = table.to_owned();
+    }
 }
 
 fn asks() -> Vec<Ask> {
     vec![
         Ask::Node,
         Ask::Ports,
+        Ask::Links,
+        Ask::Slicestat(0),
+        Ask::Slicestat(9),
         Ask::Rows(Form::All),
         Ask::Rows(Form::Drops),
         Ask::Rows(Form::Metrics(Exposition::OpenMetrics)),
@@ -162,11 +223,14 @@ fn one(name: &str) -> Ask {
 #[test]
 fn without_the_grant_a_slice_is_told_of_itself_alone_whatever_it_asks() {
     let mut fake = Fake::new();
+    // A table for another must not be taken for its own.
+    fake.table = "beta,3\n".into();
     for ask in asks() {
         let told = fake.told("alpha", ask.clone()).unwrap();
         for stranger in [
             "beta",
             "watch",
+            "beta,",
             "unattributed",
             "\"node\"",
             "7003",
@@ -194,6 +258,10 @@ fn with_the_grant_it_is_told_of_all() {
     for (ask, words) in [
         (Ask::Node, &["\"usage\":3", "\"limit\":32"][..]),
         (Ask::Ports, &["alpha", "beta", "node"]),
+        (Ask::Links, &["eth0", "alpha", "beta", "9000", "9003"]),
+        (Ask::Slicestat(0), &["alpha,2,", "beta,3,", "watch,4,"]),
+        // The one that was made just now.
+        (Ask::Slicestat(9), &["alpha,2,", "beta,3,", "watch,4,"]),
         (
             Ask::Rows(Form::All),
             &[

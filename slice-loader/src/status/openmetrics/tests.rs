@@ -62,6 +62,7 @@ fn node() -> Attributes {
         since: Timestamp::from_second(1_700_000_000).unwrap(),
         cores: 2,
         memory_bytes: 1 << 30,
+        addresses: Vec::new(),
         load: [0.5; 3],
         slices: Some(Used {
             usage: 1,
