@@ -13,6 +13,7 @@ use super::{EventsArgs, client, quantity};
 use crate::daemon::EventsQuery;
 use crate::report::Event;
 use crate::report::event::{Cursor, Item};
+use crate::report::happening::Happening;
 
 pub(super) fn run(args: &EventsArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -75,6 +76,7 @@ fn ended(last: Option<Cursor>) -> Failure {
 pub fn write_item(out: &mut impl Write, item: &Item, verbose: bool) -> io::Result<()> {
     match item {
         Item::Event(event) => write_event(out, event, verbose),
+        Item::Happened(happening) => write_happening(out, happening),
         Item::Lost(count) => {
             let warn = AnsiColor::Yellow.on_default();
             writeln!(
@@ -83,6 +85,17 @@ pub fn write_item(out: &mut impl Write, item: &Item, verbose: bool) -> io::Resul
             )
         }
     }
+}
+
+fn write_happening(out: &mut impl Write, happening: &Happening) -> io::Result<()> {
+    let (dim, bold) = (Style::new().dimmed(), Style::new().bold());
+    let time = quantity::time_exact(happening.time);
+    let slice = happening.slice.label();
+    writeln!(
+        out,
+        "{dim}{time}{dim:#}  {bold}{slice:<12}{bold:#}  {}",
+        happening.sentence
+    )
 }
 
 fn write_event(out: &mut impl Write, event: &Event, verbose: bool) -> io::Result<()> {

@@ -236,7 +236,9 @@ impl Form {
             (Self::ServerSent, Item::Event(event)) => {
                 (format!("id: {}\ndata: ", event.cursor), "\n\n")
             }
-            (Self::ServerSent, Item::Lost(_)) => (String::from("data: "), "\n\n"),
+            (Self::ServerSent, Item::Happened(_) | Item::Lost(_)) => {
+                (String::from("data: "), "\n\n")
+            }
         };
         piece.extend([head.as_str(), json.as_str(), tail]);
     }
@@ -322,7 +324,7 @@ mod tests {
             .lines()
             .map(|line| match serde_json::from_str(line).unwrap() {
                 Item::Event(event) => event.reason,
-                Item::Lost(count) => panic!("lost {count}"),
+                other => panic!("{other:?}"),
             })
             .collect()
     }

@@ -12,7 +12,8 @@ use tokio::sync::broadcast::{
 };
 
 use crate::report::event::{Cursor, Item};
-use crate::report::{Clock, Event, Names};
+use crate::report::happening::{Happening, What};
+use crate::report::{Clock, Event, Names, Owner};
 
 /// Events that a reader may lag behind.
 const QUEUE: usize = 4096;
@@ -32,9 +33,36 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    kept: VecDeque<Arc<Event>>,
+    kept: VecDeque<Kept>,
     next: u64,
+    /// The same for each owner.
+    next_own: BTreeMap<u32, u64>,
     tally: Tally,
+}
+
+/// What is kept, with its places: among all, and among its owner's.
+struct Kept {
+    number: u64,
+    own: u64,
+    owner: u32,
+    what: KeptItem,
+}
+
+#[derive(Clone)]
+enum KeptItem {
+    Denial(Arc<Event>),
+    Happening(Happening),
+}
+
+/// What came after a place.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// In order; first how many are not kept any more.
+    pub items: Vec<Item>,
+    /// The place after them; none where there is nothing yet.
+    pub next: Option<Cursor>,
+    /// Whether there are more.
+    pub more: bool,
 }
 
 /// Denials by owner and reason since the log last told of them.
@@ -55,7 +83,9 @@ impl Hub {
         Self::of_run(u64::try_from(now).unwrap_or(0), keep)
     }
 
-    pub(super) fn of_run(run: u64, keep: usize) -> Self {
+    /// One whose run is named by a number of one's own.
+    #[must_use]
+    pub fn of_run(run: u64, keep: usize) -> Self {
         let (live, _) = broadcast::channel(QUEUE);
         Self {
             inner: Arc::new(Inner {
@@ -75,18 +105,96 @@ impl Hub {
             number: state.next,
         };
         let event = Arc::new(Event::new(record, cursor, clock, names));
-        state.next += 1;
         *state
             .tally
             .entry((event.slice.label(), event.reason.clone()))
             .or_default() += 1;
-        if state.kept.len() >= self.inner.keep {
-            state.kept.pop_front();
-        }
-        state.kept.push_back(event.clone());
+        let owner = event.slice.id;
+        self.keep(&mut state, owner, KeptItem::Denial(event.clone()));
         // Nobody listening is no error. Sent under the lock, so that a reader
         // who subscribes sees each event once: kept or live.
         let _ = self.inner.live.send(event);
+    }
+
+    /// Takes in something that happened and is no denial.
+    pub fn tell(&self, slice: Owner, what: What) {
+        let mut state = self.state();
+        let happening = Happening {
+            cursor: Cursor {
+                run: self.inner.run,
+                number: state.next,
+            },
+            time: jiff::Timestamp::now(),
+            slice,
+            what,
+            sentence: what.sentence().to_owned(),
+        };
+        let owner = happening.slice.id;
+        self.keep(&mut state, owner, KeptItem::Happening(happening));
+    }
+
+    fn keep(&self, state: &mut State, owner: u32, what: KeptItem) {
+        let next_own = state.next_own.entry(owner).or_default();
+        let own = *next_own;
+        *next_own += 1;
+        if state.kept.len() >= self.inner.keep {
+            state.kept.pop_front();
+        }
+        state.kept.push_back(Kept {
+            number: state.next,
+            own,
+            owner,
+            what,
+        });
+        state.next += 1;
+    }
+
+    /// What came after a place: to all, or to one owner alone, whose places are
+    /// numbered apart, so that they tell nothing of others. At most so many.
+    #[must_use]
+    pub fn since(&self, owner: Option<u32>, after: Option<Cursor>, most: usize) -> News {
+        let state = self.state();
+        let run = self.inner.run;
+        let end = match owner {
+            None => state.next,
+            Some(id) => state.next_own.get(&id).copied().unwrap_or(0),
+        };
+        let first = after
+            .filter(|cursor| cursor.run == run)
+            .map_or(0, |cursor| cursor.number.saturating_add(1).min(end));
+        let mut items = Vec::new();
+        let mut next = first;
+        // Most ask for what is new, and there is nothing.
+        if first < end {
+            let place = |kept: &Kept| {
+                if owner.is_some() {
+                    kept.own
+                } else {
+                    kept.number
+                }
+            };
+            let kept = state
+                .kept
+                .iter()
+                .filter(|kept| owner.is_none_or(|id| kept.owner == id));
+            let news = kept.filter(|kept| place(kept) >= first).take(most);
+            let news: Vec<_> = news.map(|kept| (place(kept), kept.what.clone())).collect();
+            let oldest = news.first().map_or(end, |(number, _)| *number);
+            // Without a place nobody was promised what is not kept.
+            if after.is_some() && oldest > first {
+                items.push(Item::Lost(oldest - first));
+            }
+            next = news.last().map_or(end, |(number, _)| number + 1);
+            items.extend(news.into_iter().map(|(number, what)| {
+                let cursor = Cursor { run, number };
+                what.item(cursor, owner.is_none())
+            }));
+        }
+        News {
+            items,
+            next: next.checked_sub(1).map(|number| Cursor { run, number }),
+            more: next < end,
+        }
     }
 
     /// A reader who has seen everything up to `after`; from the oldest kept
@@ -97,10 +205,7 @@ impl Hub {
         let first = after
             .filter(|cursor| cursor.run == self.inner.run)
             .map_or(0, |c| c.number + 1);
-        let oldest = state
-            .kept
-            .front()
-            .map_or(state.next, |event| event.cursor.number);
+        let oldest = state.kept.front().map_or(state.next, |kept| kept.number);
         // Without a cursor nobody was promised the events before the kept ones.
         let missed = if after.is_some() {
             oldest.saturating_sub(first)
@@ -110,8 +215,11 @@ impl Hub {
         let backlog = state
             .kept
             .iter()
-            .filter(|event| event.cursor.number >= first)
-            .cloned()
+            .filter(|kept| kept.number >= first)
+            .filter_map(|kept| match &kept.what {
+                KeptItem::Denial(event) => Some(event.clone()),
+                KeptItem::Happening(_) => None,
+            })
             .collect();
         Reader {
             backlog,
@@ -131,6 +239,24 @@ impl Hub {
             .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KeptItem {
+    /// With its place as the reader counts; what processes are called on the node
+    /// is for who sees all.
+    fn item(self, cursor: Cursor, all: bool) -> Item {
+        match self {
+            Self::Denial(event) => Item::Event(Box::new(Event {
+                cursor,
+                pid: event.pid.filter(|_| all),
+                ..Event::clone(&event)
+            })),
+            Self::Happening(happening) => Item::Happened(Box::new(Happening {
+                cursor,
+                ..happening
+            })),
+        }
     }
 }
 
@@ -201,6 +327,7 @@ mod tests {
             .map(|item| match item {
                 Item::Event(event) => Ok(event.cursor.number),
                 Item::Lost(count) => Err(count),
+                Item::Happened(_) => panic!("{item:?}"),
             })
             .collect()
     }
@@ -239,7 +366,7 @@ mod tests {
         for expected in 0..3 {
             match reader.next().await.unwrap() {
                 Item::Event(event) => assert_eq!(event.cursor.number, expected),
-                Item::Lost(count) => panic!("lost {count}"),
+                other => panic!("{other:?}"),
             }
         }
         assert_eq!(reader.ready(), None);
@@ -255,7 +382,7 @@ mod tests {
         assert_eq!(reader.next().await, Some(Item::Lost(7)));
         match reader.next().await.unwrap() {
             Item::Event(event) => assert_eq!(event.cursor.number, 7),
-            Item::Lost(count) => panic!("lost {count}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -264,5 +391,69 @@ mod tests {
         let hub = hub(1, 3);
         assert_eq!(hub.take_tally().values().sum::<u64>(), 3);
         assert!(hub.take_tally().is_empty());
+    }
+
+    /// What is told of a slice's own, or of all, after a place.
+    fn news(hub: &Hub, owner: Option<u32>, after: Option<Cursor>) -> (Vec<String>, News) {
+        let news = hub.since(owner, after, 3);
+        let told = news.items.iter().map(|item| match item {
+            Item::Happened(it) => format!("{} {}", it.cursor.number, it.slice.id),
+            Item::Lost(count) => format!("lost {count}"),
+            Item::Event(event) => format!("{} denied", event.cursor.number),
+        });
+        (told.collect(), news)
+    }
+
+    fn happened(hub: &Hub, id: u32) {
+        hub.tell(Owner { id, name: None }, What::Started);
+    }
+
+    #[test]
+    fn who_sees_its_own_alone_is_told_of_no_other_not_even_how_many() {
+        let hub = Hub::of_run(RUN, 100);
+        for id in [7, 8, 8, 7, 8, 7, 7, 8, 7] {
+            happened(&hub, id);
+        }
+        let (told, first) = news(&hub, Some(7), None);
+        assert_eq!(told, ["0 7", "1 7", "2 7"]);
+        assert!(first.more);
+        let (told, second) = news(&hub, Some(7), first.next);
+        assert_eq!(told, ["3 7", "4 7"]);
+        assert!(!second.more);
+        happened(&hub, 8);
+        let (told, third) = news(&hub, Some(7), second.next);
+        assert_eq!((told.len(), third.next), (0, second.next));
+        happened(&hub, 7);
+        assert_eq!(news(&hub, Some(7), third.next).0, ["5 7"]);
+        assert_eq!(news(&hub, Some(9), None).1.next, None);
+        // Who sees all counts all.
+        assert_eq!(news(&hub, None, after(7)).0, ["8 7", "9 8", "10 7"]);
+        push(&hub);
+        assert_eq!(news(&hub, None, after(10)).0, ["11 denied"]);
+        // A reader of denials sees them alone.
+        assert_eq!(numbers(&mut hub.read(None)), [Ok(11)]);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_told_as_lost_and_no_place_is_beyond_the_end() {
+        let hub = Hub::of_run(RUN, 4);
+        for id in [7, 7, 7, 8, 8, 8] {
+            happened(&hub, id);
+        }
+        assert_eq!(news(&hub, Some(7), after(0)).0, ["lost 1", "2 7"]);
+        let other = Some(Cursor {
+            run: RUN - 1,
+            number: 9,
+        });
+        assert_eq!(news(&hub, Some(7), other).0, ["lost 2", "2 7"]);
+        assert_eq!(news(&hub, Some(7), None).0, ["2 7"]);
+        happened(&hub, 8);
+        let (told, all_gone) = news(&hub, Some(7), after(0));
+        assert_eq!((told, all_gone.next), (vec!["lost 2".to_owned()], after(2)));
+        // Places that nobody was given.
+        let (told, beyond) = news(&hub, Some(7), after(u64::MAX));
+        assert_eq!((told.len(), beyond.next), (0, after(2)));
+        happened(&hub, 7);
+        assert_eq!(news(&hub, Some(7), beyond.next).0, ["3 7"]);
     }
 }

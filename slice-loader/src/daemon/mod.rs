@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use tokio::runtime::Builder;
 
+use crate::report::happening::What;
+use crate::report::{NODE, Owner};
+
 mod api;
 mod events;
 mod gate;
@@ -20,7 +23,7 @@ mod watch;
 
 pub use api::{EventsQuery, PortsQuery, StatusQuery};
 pub use gate::clear_away;
-pub use hub::Hub;
+pub use hub::{Hub, News};
 pub use log::start as start_log;
 
 /// Where the API listens: root only.
@@ -69,6 +72,11 @@ fn adopt(options: &Options) -> anyhow::Result<crate::node::Node> {
 
 async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> anyhow::Result<()> {
     let hub = Hub::new(options.keep);
+    let owner = Owner {
+        id: policy::SliceId::NODE.0,
+        name: Some(NODE.to_owned()),
+    };
+    hub.tell(owner, What::DaemonStarted);
     let listener = gate.listen()?;
     let mut events = events::Drain::new(&node)?;
     let watch = watch::Watch::new(&node)?;
@@ -81,7 +89,7 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
     // Whichever ends first ends the daemon; all but signals end by an error.
     tokio::select! {
         ended = events.run(&hub) => ended.context("drain the ring of events"),
-        ended = watch.addresses() => ended.context("follow the addresses of the node"),
+        ended = watch.addresses(&hub) => ended.context("follow the addresses of the node"),
         () = watch.found() => Ok(()),
         () = watch.quotas() => Ok(()),
         () = watch.flows() => Ok(()),
@@ -91,7 +99,7 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
         }
         ended = api::serve(listener, state) => ended.context("serve the API"),
         () = log::summaries(&hub) => Ok(()),
-        () = crate::status::daemon::run() => Ok(()),
+        () = crate::status::daemon::run(&hub) => Ok(()),
         () = system::watchdog() => Ok(()),
         ended = system::signals(&options.policy) => ended,
     }

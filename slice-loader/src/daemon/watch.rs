@@ -9,10 +9,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
+use policy::SliceId;
 use tokio::task::spawn_blocking;
 use tokio::time::{self, MissedTickBehavior};
 
+use super::Hub;
 use crate::node::{Node, NotUp};
+use crate::report::happening::What;
+use crate::report::{NODE, Owner};
 use crate::sys::readable::Readable;
 
 /// Between two looks for ports that sockets of the node hold.
@@ -69,13 +73,18 @@ impl Watch {
 
     /// Writes the addresses of the machine into the maps whenever they change.
     /// Until then the programs deny an address they do not know.
-    pub(super) async fn addresses(&self) -> anyhow::Result<()> {
+    pub(super) async fn addresses(&self, hub: &Hub) -> anyhow::Result<()> {
         let mut trouble = Trouble::default();
         // At once too: they may have changed since the node was started.
         loop {
             let changed = refresh(Node::refresh_addresses).await;
             if matches!(changed, Ok(true)) {
                 tracing::info!("followed a change of the node's addresses, devices or queues");
+                let owner = Owner {
+                    id: SliceId::NODE.0,
+                    name: Some(NODE.to_owned()),
+                };
+                hub.tell(owner, What::Adjusted);
             }
             if trouble.tell("refresh the addresses of the node", changed) {
                 time::sleep(AGAIN).await;

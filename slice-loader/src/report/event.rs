@@ -7,6 +7,7 @@ use policy::abi::{self, Moment, TCP, UDP};
 use policy::verdict::Reason;
 use serde::{Deserialize, Serialize};
 
+use super::happening::Happening;
 use super::{Clock, Names, Owner};
 
 /// One line of the stream of events.
@@ -15,6 +16,8 @@ use super::{Clock, Names, Owner};
 pub enum Item {
     /// A denial.
     Event(Box<Event>),
+    /// Something else that happened.
+    Happened(Box<Happening>),
     /// The reader was too slow, or asked for events that are kept no more: so
     /// many of all slices passed unseen.
     Lost(u64),

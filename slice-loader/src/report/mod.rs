@@ -11,6 +11,7 @@ pub mod admission;
 pub mod clock;
 pub mod event;
 pub mod flows;
+pub mod happening;
 pub mod links;
 pub mod ports;
 pub mod rates;

@@ -3,6 +3,7 @@
 //! There is one gate: [`answer`] takes the rows and ports that the asker may
 //! see, and everything that is told is made of these.
 
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -13,6 +14,8 @@ use super::history::Average;
 use super::slicestat::{self, Machine};
 use super::wire::{Ask, Content, Form, Refusal, Viewer};
 use super::{history, openmetrics};
+use crate::daemon::News;
+use crate::report::event::{Cursor, Item};
 use crate::report::status::{Row, Total};
 use crate::report::{Link, Owner, Ports, Status, Used};
 
@@ -52,6 +55,8 @@ pub trait Source {
     /// # Errors
     /// As above.
     fn ports(&mut self) -> anyhow::Result<&Ports>;
+    /// What happened after a place, to all or to one slice alone.
+    fn events(&self, of: Option<u32>, after: Option<Cursor>) -> News;
     /// The links, with the rows of all owners, and when they were read.
     ///
     /// # Errors
@@ -166,6 +171,15 @@ pub fn answer(
             }
             Ok(Ok(json(&Links { time: *time, links })?))
         }
+        Ask::Events { after } => {
+            let of = (sight == Sight::Own).then_some(viewer.id);
+            let news = source.events(of, *after);
+            let content = Content::Events {
+                next: news.next,
+                more: news.more,
+            };
+            Ok(Ok((content, server_sent(&news.items)?)))
+        }
         Ask::Slicestat(max_age) => {
             let text = slicestat(source, viewer, sight, *max_age)?;
             Ok(Ok((Content::Lines, text.into_bytes())))
@@ -192,6 +206,24 @@ fn attributes(source: &mut impl Source, sight: Sight) -> anyhow::Result<Attribut
         slices: attributes.slices.filter(|_| sight == Sight::All),
         ..attributes
     })
+}
+
+/// Events as browsers read them. What was lost has no place to go on after.
+fn server_sent(items: &[Item]) -> anyhow::Result<Vec<u8>> {
+    let mut text = String::new();
+    for item in items {
+        let cursor = match item {
+            Item::Event(event) => Some(event.cursor),
+            Item::Happened(happening) => Some(happening.cursor),
+            Item::Lost(_) => None,
+        };
+        if let Some(cursor) = cursor {
+            writeln!(text, "id: {cursor}")?;
+        }
+        // JSON has no line ends of its own.
+        writeln!(text, "data: {}\n", serde_json::to_string(item)?)?;
+    }
+    Ok(text.into_bytes())
 }
 
 /// The table: of all, one that was made before may do.

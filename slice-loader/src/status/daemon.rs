@@ -24,11 +24,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::answers;
 use super::front;
 use super::history::{self, History};
-use super::sockets::{Change, Listener, Listeners};
+use super::sockets::{Listener, Listeners};
 use super::source::{self, Reading};
 use super::wire::{self, Answer, Notice, Question, Refusal};
 use crate::context::shown;
+use crate::daemon::Hub;
 use crate::node::Node;
+use crate::report::Owner;
 use crate::report::read::{self, LinkSample};
 use crate::sys::readable::Readable;
 
@@ -47,12 +49,12 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// Serves the status hooks for as long as the daemon runs, which goes on where they
 /// cannot be served.
-pub async fn run() {
+pub async fn run(hub: &Hub) {
     front::open_many();
     let history = Arc::new(Mutex::new(History::default()));
     tokio::select! {
         () = sample(&history) => {}
-        () = serve_slices(&history) => {}
+        () = serve_slices(&history, hub) => {}
     }
 }
 
@@ -76,12 +78,12 @@ async fn sample(history: &Mutex<History>) {
 }
 
 /// Has a process that parses at all times.
-async fn serve_slices(history: &Arc<Mutex<History>>) {
+async fn serve_slices(history: &Arc<Mutex<History>>, hub: &Hub) {
     let listeners = Arc::new(Mutex::new(Listeners::default()));
     let mut pause = PAUSE;
     loop {
         let start = Instant::now();
-        let why = match with_process(&listeners, history).await {
+        let why = match with_process(&listeners, history, hub).await {
             Ok(()) => String::from("it ended"),
             Err(error) => format!("{error:#}"),
         };
@@ -111,6 +113,7 @@ fn watch() -> anyhow::Result<Readable> {
 async fn with_process(
     listeners: &Arc<Mutex<Listeners>>,
     history: &Arc<Mutex<History>>,
+    hub: &Hub,
 ) -> anyhow::Result<()> {
     shown::make_top()?;
     let watch = watch()?;
@@ -119,33 +122,23 @@ async fn with_process(
         notices,
         stream,
     } = Process::start()?;
-    let reading = Reading::new(history.clone());
-    let ended = serve_by(Arc::new(notices), stream, listeners, &watch, reading).await;
+    let reading = Reading::new(history.clone(), hub.clone());
+    let notices = Arc::new(notices);
+    let ended = async {
+        let (read, write) = stream.into_split();
+        // Those that an earlier process had: this one was told of none.
+        let come = lock(listeners).all();
+        tell(&notices, come, Vec::new()).await?;
+        tokio::select! {
+            ended = follow(listeners, &notices, &watch, hub) => ended.context("follow the slices"),
+            ended = serve(read, write, reading) => ended.context("answer"),
+        }
+    }
+    .await;
     // It may be alive, and not reading.
     let _ = child.kill();
     let _ = spawn_blocking(move || child.wait()).await;
     ended
-}
-
-async fn serve_by(
-    notices: Arc<OwnedFd>,
-    stream: UnixStream,
-    listeners: &Arc<Mutex<Listeners>>,
-    watch: &Readable,
-    reading: Reading,
-) -> anyhow::Result<()> {
-    // Those that an earlier process had: this one was told of none.
-    let come = lock(listeners).all();
-    let there = Change {
-        come,
-        gone: Vec::new(),
-    };
-    tell(&notices, there).await?;
-    let (read, write) = stream.into_split();
-    tokio::select! {
-        ended = follow(listeners, &notices, watch) => ended.context("follow the slices"),
-        ended = serve(read, write, reading) => ended.context("answer"),
-    }
 }
 
 /// A process that parses.
@@ -190,12 +183,23 @@ async fn follow(
     listeners: &Arc<Mutex<Listeners>>,
     notices: &Arc<OwnedFd>,
     watch: &Readable,
+    hub: &Hub,
 ) -> anyhow::Result<()> {
     loop {
         let there = listeners.clone();
         let change = spawn_blocking(move || lock(&there).follow()).await?;
         match change {
-            Ok(change) => tell(notices, change).await?,
+            Ok(change) => {
+                for (viewer, what) in change.happened() {
+                    let owner = Owner {
+                        id: viewer.id,
+                        name: Some(viewer.name.clone()),
+                    };
+                    hub.tell(owner, what);
+                }
+                let gone = change.gone.iter().map(|(key, _)| *key).collect();
+                tell(notices, change.come, gone).await?;
+            }
             // That the node is down ends the daemon; else it is tried again.
             Err(error) => tracing::debug!("could not follow the slices: {error:#}"),
         }
@@ -209,13 +213,13 @@ async fn follow(
     }
 }
 
-async fn tell(notices: &Arc<OwnedFd>, change: Change) -> anyhow::Result<()> {
+async fn tell(notices: &Arc<OwnedFd>, come: Vec<Listener>, gone: Vec<u64>) -> anyhow::Result<()> {
     let notices = notices.clone();
     spawn_blocking(move || {
-        for key in change.gone {
+        for key in gone {
             send(&notices, &Notice::Forget { key }, None)?;
         }
-        for listener in change.come {
+        for listener in come {
             let Listener {
                 key,
                 viewer,

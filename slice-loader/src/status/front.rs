@@ -85,6 +85,7 @@ async fn serve(notices: OwnedFd, stream: StdStream) -> anyhow::Result<()> {
 pub struct Asker {
     waiting: Arc<Mutex<Waiting>>,
     room: Room,
+    streams: Arc<Semaphore>,
     to_daemon: mpsc::Sender<Question>,
 }
 
@@ -107,6 +108,7 @@ impl Asker {
         let asker = Self {
             waiting: Arc::default(),
             room: Room::of_all(),
+            streams: Arc::new(Semaphore::new(quota::STREAMS.1)),
             to_daemon,
         };
         (asker, questions)
@@ -132,6 +134,11 @@ impl Asker {
         };
         self.to_daemon.send(question).await.ok()?;
         answer.await.ok()
+    }
+
+    /// A place among the streams of all.
+    pub fn stream(&self) -> Option<OwnedSemaphorePermit> {
+        self.streams.clone().try_acquire_owned().ok()
     }
 
     async fn read_answers(&self, mut from: OwnedReadHalf) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -13,6 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::front::Asker;
@@ -20,7 +21,8 @@ use super::openmetrics;
 use super::quota::{self, Bucket};
 use super::room::Room;
 use super::route::{self, Problem};
-use super::wire::{Content, Viewer};
+use super::stream::{Events, Pieces};
+use super::wire::{Ask, Content, Viewer};
 
 /// What the connections of one slice share.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub struct Client {
     viewer: Viewer,
     questions: Mutex<Bucket>,
     room: Room,
+    streams: Arc<Semaphore>,
 }
 
 impl Client {
@@ -38,6 +41,7 @@ impl Client {
             viewer,
             questions: Mutex::new(Bucket::new(quota::ANSWERED)),
             room: Room::of_one(),
+            streams: Arc::new(Semaphore::new(quota::STREAMS.0)),
         }
     }
 
@@ -82,24 +86,28 @@ pub async fn turn_away(mut stream: UnixStream) {
     let _ = timeout(quota::HEAD, stream.write_all(&text)).await;
 }
 
+/// What is answered: whole, or piece by piece.
+type Body = Either<Full<Bytes>, Pieces>;
+
 const PROBLEM: &str = "application/problem+json";
 
-async fn respond(
-    request: &Request<Incoming>,
-    client: &Client,
-    asker: &Asker,
-) -> Response<Full<Bytes>> {
+async fn respond(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Response<Body> {
     match ask(request, client, asker).await {
-        Ok((content, body)) => {
+        Ok(Told::Events(pieces)) => {
+            response(StatusCode::OK, "text/event-stream", Either::Right(pieces))
+        }
+        Ok(Told::Whole(content, body)) => {
             let kind = match content {
+                Content::Events { .. } => "text/event-stream",
                 Content::Json => "application/json",
                 Content::Lines => "text/plain; charset=utf-8",
                 Content::Metrics(exposition) => openmetrics::content_type(exposition),
             };
-            response(StatusCode::OK, kind, body)
+            response(StatusCode::OK, kind, whole(body))
         }
         Err(problem) => {
-            let mut response = response(problem.status(), PROBLEM, problem.document().into());
+            let mut response =
+                response(problem.status(), PROBLEM, whole(problem.document().into()));
             let headers = response.headers_mut();
             if let Some(seconds) = problem.again_after() {
                 headers.insert(header::RETRY_AFTER, seconds.into());
@@ -114,22 +122,45 @@ async fn respond(
     }
 }
 
-async fn ask(
-    request: &Request<Incoming>,
-    client: &Client,
-    asker: &Asker,
-) -> Result<(Content, Bytes), Problem> {
+/// An answer to a request.
+enum Told {
+    Whole(Content, Bytes),
+    Events(Pieces),
+}
+
+async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Result<Told, Problem> {
     client.may_ask()?;
     let ask = route::read(request.method(), request.uri(), request.headers())?;
+    if let Ask::Events { after } = ask {
+        let own = client.streams.clone().try_acquire_owned().ok();
+        let (Some(own), Some(one)) = (own, asker.stream()) else {
+            return Err(Problem::Streams);
+        };
+        let events = Events {
+            asker: asker.clone(),
+            viewer: client.viewer.clone(),
+            room: client.room.clone(),
+            after,
+            places: [own, one],
+        };
+        let started = timeout(quota::ANSWER, events.start()).await;
+        return started
+            .unwrap_or(Err(Problem::Unavailable))
+            .map(Told::Events);
+    }
     let answer = asker.ask(client.viewer.clone(), ask, client.room.clone());
     match timeout(quota::ANSWER, answer).await {
-        Ok(Some(answer)) => answer,
+        Ok(Some(answer)) => answer.map(|(content, body)| Told::Whole(content, body)),
         Ok(None) | Err(_) => Err(Problem::Unavailable),
     }
 }
 
-fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn whole(body: Bytes) -> Body {
+    Either::Left(Full::new(body))
+}
+
+fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

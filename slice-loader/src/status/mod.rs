@@ -25,4 +25,5 @@ pub mod route; // from a path to a question
 pub mod slicestat; // the table of PlanetLab's monitors
 pub mod sockets; // the listeners of all slices
 pub mod source; // the node, read at most once a second
+pub mod stream; // events, for as long as they are read
 pub mod wire; // what the two processes say to each other

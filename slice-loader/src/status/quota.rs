@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 pub const CONNECTIONS: usize = 8;
 /// Connections of all slices at once, beyond one for each.
 pub const MORE: usize = 2000;
+/// Streams of events of a slice, and of all.
+pub const STREAMS: (usize, usize) = (2, 512);
 /// Connections that wait to be taken; who comes then waits in connect(2).
 pub const BACKLOG: i32 = 16;
 

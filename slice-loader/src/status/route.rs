@@ -5,6 +5,7 @@ use hyper::{Method, StatusCode, Uri};
 use serde::Serialize;
 
 use super::wire::{Ask, Exposition, Form, Refusal};
+use crate::report::event::Cursor;
 
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Problem {
     TooMany(u64),
     /// Too many connections.
     Connections,
+    /// Too many streams of events.
+    Streams,
     /// Too much is being told, and not read yet.
     NoRoom,
     /// The asker is no slice of the node any more.
@@ -49,6 +52,9 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Ask, Prob
         "/v1/ports" => Ask::Ports,
         "/v1/links" => Ask::Links,
         "/slicestat" => Ask::Slicestat(max_age(headers)),
+        "/v1/events" => Ask::Events {
+            after: last_event(headers),
+        },
         "/v1/drops" => Ask::Rows(Form::Drops),
         "/metrics" => Ask::Rows(Form::Metrics(exposition(headers))),
         path => {
@@ -86,6 +92,11 @@ fn max_age(headers: &HeaderMap) -> u32 {
             .find_map(directive)
     };
     old.or_else(new).unwrap_or(0)
+}
+
+/// The last event that a browser has seen, as it says when it comes again.
+fn last_event(headers: &HeaderMap) -> Option<Cursor> {
+    headers.get("last-event-id")?.to_str().ok()?.parse().ok()
 }
 
 /// OpenMetrics, but for who names the older text and not it.
@@ -130,7 +141,9 @@ impl Problem {
             Self::OnlyReading => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Gone => StatusCode::FORBIDDEN,
-            Self::Connections | Self::NoRoom | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Connections | Self::Streams | Self::NoRoom | Self::Unavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -140,7 +153,7 @@ impl Problem {
     pub const fn again_after(self) -> Option<u64> {
         match self {
             Self::TooMany(seconds) => Some(seconds),
-            Self::Connections | Self::NoRoom | Self::Unavailable => Some(1),
+            Self::Connections | Self::Streams | Self::NoRoom | Self::Unavailable => Some(1),
             _ => None,
         }
     }
@@ -148,12 +161,13 @@ impl Problem {
     const fn detail(self) -> &'static str {
         match self {
             Self::NoSuchDocument => {
-                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/links, /v1/drops, /metrics and /slicestat."
+                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/links, /v1/events, /v1/drops, /metrics and /slicestat."
             }
             Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
             Self::OnlyReading => "The status can be read, with GET or HEAD.",
             Self::TooMany(_) => "The slice asks more often than it may.",
             Self::Connections => "The slice has more connections than it may.",
+            Self::Streams => "Too many streams of events are open.",
             Self::NoRoom => "Answers that were given before are not read yet.",
             Self::Gone => "The slice is not on this node any more.",
             Self::Unavailable => "The node does not answer.",
@@ -197,6 +211,7 @@ mod tests {
             ("/v1/ports", Ask::Ports),
             ("/v1/links", Ask::Links),
             ("/slicestat", Ask::Slicestat(0)),
+            ("/v1/events", Ask::Events { after: None }),
             ("/v1/drops", Ask::Rows(Form::Drops)),
             (
                 "/metrics",

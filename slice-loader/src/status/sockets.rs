@@ -16,6 +16,7 @@ use super::quota::BACKLOG;
 use super::wire::Viewer;
 use crate::context::shown;
 use crate::node::Node;
+use crate::report::happening::What;
 
 /// The name of the socket in a slice's directory.
 pub const NAME: &str = "status.sock";
@@ -40,6 +41,8 @@ pub struct Listener {
 pub struct Listeners {
     by_name: BTreeMap<String, Listener>,
     last: u64,
+    /// Those that are found first were there before the daemon.
+    followed: bool,
 }
 
 /// What has changed.
@@ -47,8 +50,25 @@ pub struct Listeners {
 pub struct Change {
     /// Those that came.
     pub come: Vec<Listener>,
-    /// The keys of those that went.
-    pub gone: Vec<u64>,
+    /// Keys and slices of those that went.
+    pub gone: Vec<(u64, Viewer)>,
+    /// Whether those that came did so just now.
+    just_now: bool,
+}
+
+impl Change {
+    /// Contexts that started and ended; a listener that was replaced is neither.
+    pub fn happened(&self) -> Vec<(&Viewer, What)> {
+        let come = self.come.iter().map(|listener| &listener.viewer);
+        let come: Vec<_> = come.filter(|_| self.just_now).collect();
+        let gone: Vec<_> = self.gone.iter().map(|(_, viewer)| viewer).collect();
+        let ended = gone.iter().filter(|viewer| !come.contains(viewer));
+        let started = come.iter().filter(|viewer| !gone.contains(viewer));
+        let ended = ended.map(|viewer| (*viewer, What::Stopped));
+        ended
+            .chain(started.map(|viewer| (*viewer, What::Started)))
+            .collect()
+    }
 }
 
 impl Listeners {
@@ -67,7 +87,10 @@ impl Listeners {
         // that the record has then, or is looked at again.
         let names = directories().context("list the slices' directories")?;
         let node = Node::open()?;
-        let mut change = Change::default();
+        let mut change = Change {
+            just_now: std::mem::replace(&mut self.followed, true),
+            ..Change::default()
+        };
         let mut next = BTreeMap::new();
         for name in names {
             let Some(slice) = node.record().slices.get(&name) else {
@@ -83,7 +106,7 @@ impl Listeners {
                 let same = listener.viewer == viewer
                     && file(&directory.join(NAME)).is_ok_and(|file| file == listener.file);
                 if !same {
-                    change.gone.push(listener.key);
+                    change.gone.push((listener.key, listener.viewer.clone()));
                 }
                 same
             });
@@ -114,7 +137,7 @@ impl Listeners {
         let rest = std::mem::replace(&mut self.by_name, next);
         change
             .gone
-            .extend(rest.values().map(|listener| listener.key));
+            .extend(rest.into_values().map(|gone| (gone.key, gone.viewer)));
         Ok(change)
     }
 }

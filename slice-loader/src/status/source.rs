@@ -15,7 +15,9 @@ use policy::decide::loopback::row_of;
 use super::answers::{Attributes, Sight, Source};
 use super::history::{Average, Counters, History};
 use super::wire::Viewer;
+use crate::daemon::{Hub, News};
 use crate::node::{Node, facts};
+use crate::report::event::Cursor;
 use crate::report::read::LinkSample;
 use crate::report::status::Row;
 use crate::report::{Clock, Link, Ports, Status, Used, read};
@@ -23,10 +25,14 @@ use crate::report::{Clock, Link, Ports, Status, Used, read};
 /// How old an answer may be.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Events in one answer.
+const EVENTS: usize = 256;
+
 /// The node, and what was read of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Reading {
     history: Arc<Mutex<History>>,
+    hub: Option<Hub>,
     links: Option<Aged<(Timestamp, Vec<Link>)>>,
     /// `/slicestat` of all: it is kept, since who asks may want an older one.
     table: Option<Aged<String>>,
@@ -79,9 +85,10 @@ pub fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
 impl Reading {
     /// Nothing read yet; this was before.
     #[must_use]
-    pub fn new(history: Arc<Mutex<History>>) -> Self {
+    pub fn new(history: Arc<Mutex<History>>, hub: Hub) -> Self {
         Self {
             history,
+            hub: Some(hub),
             ..Self::default()
         }
     }
@@ -158,6 +165,13 @@ impl Source for Reading {
     fn ports(&mut self) -> anyhow::Result<&Ports> {
         let node = fresh(&mut self.node, Node::open)?;
         fresh(&mut self.ports, || read::ports(node))
+    }
+
+    fn events(&self, of: Option<u32>, after: Option<Cursor>) -> News {
+        match &self.hub {
+            Some(hub) => hub.since(of, after, EVENTS),
+            None => News::default(),
+        }
     }
 
     fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)> {

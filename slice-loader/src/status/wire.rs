@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::report::event::Cursor;
+
 /// Whose listener a question came by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,11 @@ pub enum Ask {
     Links,
     /// The table of PlanetLab's monitors, at most so many seconds old.
     Slicestat(u32),
+    /// What happened after a place.
+    Events {
+        /// The place; none for all that is kept.
+        after: Option<Cursor>,
+    },
     /// The rows.
     Rows(Form),
 }
@@ -89,6 +96,13 @@ pub enum Content {
     Metrics(Exposition),
     /// Lines for people and old programs.
     Lines,
+    /// Server-sent events.
+    Events {
+        /// The place after them.
+        next: Option<Cursor>,
+        /// Whether there are more.
+        more: bool,
+    },
 }
 
 /// Why there is no answer.

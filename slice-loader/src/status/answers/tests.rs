@@ -6,7 +6,9 @@ use serde_json::Value;
 use zerocopy::FromZeros;
 
 use super::*;
+use crate::daemon::Hub;
 use crate::node::OnLink;
+use crate::report::happening::What;
 use crate::report::links::LinkReading;
 use crate::report::ports::{PortKind, Protocol};
 use crate::report::status::{Node, Reading};
@@ -20,6 +22,7 @@ struct Fake {
     ports: Ports,
     links: (Timestamp, Vec<Link>),
     table: String,
+    hub: Hub,
     read: Vec<&'static str>,
 }
 
@@ -50,6 +53,12 @@ impl Fake {
             since: None,
             lingers_until: None,
         };
+        // A time has all sorts of digits.
+        let hub = Hub::of_run(5, 10);
+        for (id, name) in NAMES {
+            let name = Some(name.to_owned());
+            hub.tell(Owner { id, name }, What::Started);
+        }
         Self {
             status: Status::new(Timestamp::UNIX_EPOCH, node, readings.to_vec()),
             ports: Ports {
@@ -66,6 +75,7 @@ impl Fake {
                 }],
             ),
             table: String::new(),
+            hub,
             read: Vec::new(),
         }
     }
@@ -185,6 +195,11 @@ impl Source for Fake {
         Ok(&self.ports)
     }
 
+    fn events(&self, of: Option<u32>, after: Option<Cursor>) -> News {
+        assert_eq!(after, None);
+        self.hub.since(of, after, 10)
+    }
+
     fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)> {
         Ok(&self.links)
     }
@@ -208,6 +223,7 @@ fn asks() -> Vec<Ask> {
         Ask::Node,
         Ask::Ports,
         Ask::Links,
+        Ask::Events { after: None },
         Ask::Slicestat(0),
         Ask::Slicestat(9),
         Ask::Rows(Form::All),
@@ -259,6 +275,15 @@ fn with_the_grant_it_is_told_of_all() {
         (Ask::Node, &["\"usage\":3", "\"limit\":32"][..]),
         (Ask::Ports, &["alpha", "beta", "node"]),
         (Ask::Links, &["eth0", "alpha", "beta", "9000", "9003"]),
+        (
+            Ask::Events { after: None },
+            &[
+                "alpha",
+                "beta",
+                "\"id\":0",
+                "data: {\"happened\":{\"cursor\":\"",
+            ],
+        ),
         (Ask::Slicestat(0), &["alpha,2,", "beta,3,", "watch,4,"]),
         // The one that was made just now.
         (Ask::Slicestat(9), &["alpha,2,", "beta,3,", "watch,4,"]),
