@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// The same while there is more than one answer holds.
 const MORE: Duration = Duration::from_millis(100);
 /// A stream that nobody reads any more is noticed by writing to it.
-const BEAT: Duration = Duration::from_secs(15);
+const BEAT: Duration = Duration::from_secs(5);
 const NOTHING: &[u8] = b":\n\n";
 /// What a browser is told first: come again after a second.
 const FIRST: &[u8] = b"retry: 1000\n\n";
