@@ -37,7 +37,28 @@ struct State {
     next: u64,
     /// The same for each owner.
     next_own: BTreeMap<u32, u64>,
+    /// How many are kept of each owner.
+    kept_of: BTreeMap<u32, usize>,
     tally: Tally,
+}
+
+impl State {
+    /// Forgets the oldest event of whoever has most: who makes many pushes out its
+    /// own, and not those of others.
+    fn forget_one(&mut self) {
+        let most = self.kept_of.values().max().copied().unwrap_or(0);
+        let has_most = |kept: &Kept| self.kept_of.get(&kept.owner) == Some(&most);
+        let Some(place) = self.kept.iter().position(has_most) else {
+            return;
+        };
+        if let Some(gone) = self.kept.remove(place) {
+            let left = most.saturating_sub(1);
+            match left {
+                0 => self.kept_of.remove(&gone.owner),
+                left => self.kept_of.insert(gone.owner, left),
+            };
+        }
+    }
 }
 
 /// What is kept, with its places: among all, and among its owner's.
@@ -138,8 +159,9 @@ impl Hub {
         let own = *next_own;
         *next_own += 1;
         if state.kept.len() >= self.inner.keep {
-            state.kept.pop_front();
+            state.forget_one();
         }
+        *state.kept_of.entry(owner).or_default() += 1;
         state.kept.push_back(Kept {
             number: state.next,
             own,
@@ -179,16 +201,20 @@ impl Hub {
                 .filter(|kept| owner.is_none_or(|id| kept.owner == id));
             let news = kept.filter(|kept| place(kept) >= first).take(most);
             let news: Vec<_> = news.map(|kept| (place(kept), kept.what.clone())).collect();
-            let oldest = news.first().map_or(end, |(number, _)| *number);
-            // Without a place nobody was promised what is not kept.
-            if after.is_some() && oldest > first {
-                items.push(Item::Lost(oldest - first));
+            let missed = |from: u64, to: u64| {
+                // Without a place nobody was promised what is not kept.
+                let missed = after.map_or(0, |_| to.saturating_sub(from));
+                (missed > 0).then_some(Item::Lost(missed))
+            };
+            if news.is_empty() {
+                items.extend(missed(first, end));
+                next = end;
             }
-            next = news.last().map_or(end, |(number, _)| number + 1);
-            items.extend(news.into_iter().map(|(number, what)| {
-                let cursor = Cursor { run, number };
-                what.item(cursor, owner.is_none())
-            }));
+            for (number, what) in news {
+                items.extend(missed(next, number));
+                items.push(what.item(Cursor { run, number }, owner.is_none()));
+                next = number + 1;
+            }
         }
         News {
             items,
@@ -205,13 +231,10 @@ impl Hub {
         let first = after
             .filter(|cursor| cursor.run == self.inner.run)
             .map_or(0, |c| c.number + 1);
-        let oldest = state.kept.front().map_or(state.next, |kept| kept.number);
-        // Without a cursor nobody was promised the events before the kept ones.
-        let missed = if after.is_some() {
-            oldest.saturating_sub(first)
-        } else {
-            0
-        };
+        let kept = state.kept.iter().filter(|kept| kept.number >= first);
+        let kept = u64::try_from(kept.count()).unwrap_or(u64::MAX);
+        // Without a cursor nobody was promised what is not kept.
+        let missed = after.map_or(0, |_| state.next.saturating_sub(first).saturating_sub(kept));
         let backlog = state
             .kept
             .iter()
@@ -332,6 +355,13 @@ mod tests {
             .collect()
     }
 
+    fn other_run() -> Option<Cursor> {
+        Some(Cursor {
+            run: RUN - 1,
+            number: 4,
+        })
+    }
+
     fn after(number: u64) -> Option<Cursor> {
         Some(Cursor { run: RUN, number })
     }
@@ -437,23 +467,42 @@ mod tests {
     #[test]
     fn what_is_not_kept_is_told_as_lost_and_no_place_is_beyond_the_end() {
         let hub = Hub::of_run(RUN, 4);
-        for id in [7, 7, 7, 8, 8, 8] {
+        for id in [8, 7, 7, 7, 7, 7, 7] {
             happened(&hub, id);
         }
-        assert_eq!(news(&hub, Some(7), after(0)).0, ["lost 1", "2 7"]);
+        let kept = ["3 7", "4 7", "5 7"].map(str::to_owned);
+        let and_lost = |count| [vec![format!("lost {count}")], kept.to_vec()].concat();
+        assert_eq!(news(&hub, Some(7), after(0)).0, and_lost(2));
         let other = Some(Cursor {
             run: RUN - 1,
             number: 9,
         });
-        assert_eq!(news(&hub, Some(7), other).0, ["lost 2", "2 7"]);
-        assert_eq!(news(&hub, Some(7), None).0, ["2 7"]);
-        happened(&hub, 8);
-        let (told, all_gone) = news(&hub, Some(7), after(0));
-        assert_eq!((told, all_gone.next), (vec!["lost 2".to_owned()], after(2)));
+        assert_eq!(news(&hub, Some(7), other).0, and_lost(3));
+        assert_eq!(news(&hub, Some(7), None).0, kept);
         // Places that nobody was given.
         let (told, beyond) = news(&hub, Some(7), after(u64::MAX));
-        assert_eq!((told.len(), beyond.next), (0, after(2)));
+        assert_eq!((told.len(), beyond.next), (0, after(5)));
         happened(&hub, 7);
-        assert_eq!(news(&hub, Some(7), beyond.next).0, ["3 7"]);
+        assert_eq!(news(&hub, Some(7), beyond.next).0, ["6 7"]);
+        // All of one's own.
+        let hub = Hub::of_run(RUN, 2);
+        for id in [7, 8, 9] {
+            happened(&hub, id);
+        }
+        let (told, gone) = news(&hub, Some(7), other);
+        assert_eq!((told, gone.next), (vec!["lost 1".to_owned()], after(0)));
+    }
+
+    #[test]
+    fn who_makes_many_events_pushes_out_its_own() {
+        let hub = Hub::of_run(RUN, 4);
+        happened(&hub, 7);
+        for _ in 0..100 {
+            happened(&hub, 8);
+        }
+        assert_eq!(news(&hub, Some(7), None).0, ["0 7"]);
+        let (told, _) = news(&hub, None, other_run());
+        assert_eq!(told, ["0 7", "lost 97", "98 8", "99 8"]);
+        assert_eq!(numbers(&mut hub.read(after(0))), [Err(97)]);
     }
 }

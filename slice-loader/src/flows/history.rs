@@ -94,14 +94,34 @@ ON CONFLICT DO UPDATE SET
     inside_received_packets = inside_received_packets + excluded.inside_received_packets,
     inside_received_bytes = inside_received_bytes + excluded.inside_received_bytes";
 
-/// What an owner's rows of an hour are together, beside its rows from now on.
+/// What was picked to be folded: hours of owners.
+const PICKED: &str = "
+CREATE TEMP TABLE IF NOT EXISTS picked (hour INTEGER NOT NULL, owner INTEGER NOT NULL,
+    PRIMARY KEY (hour, owner)) STRICT, WITHOUT ROWID;
+DELETE FROM picked;
+";
+
+/// What an owner's rows of an hour are together, beside its rows from now on. Each of
+/// the two goes through the rows once, however many were picked.
 const FOLD: &str = "
-SELECT
-    coalesce(sum(sent_packets * (inside = 0)), 0), coalesce(sum(sent_bytes * (inside = 0)), 0),
-    coalesce(sum(received_packets * (inside = 0)), 0), coalesce(sum(received_bytes * (inside = 0)), 0),
-    coalesce(sum(sent_packets * inside), 0), coalesce(sum(sent_bytes * inside), 0),
-    coalesce(sum(received_packets * inside), 0), coalesce(sum(received_bytes * inside), 0)
-FROM flows WHERE hour = ?1 AND owner = ?2";
+INSERT INTO rests
+SELECT hour, owner,
+    sum(sent_packets * (inside = 0)), sum(sent_bytes * (inside = 0)),
+    sum(received_packets * (inside = 0)), sum(received_bytes * (inside = 0)),
+    sum(sent_packets * inside), sum(sent_bytes * inside),
+    sum(received_packets * inside), sum(received_bytes * inside)
+FROM flows WHERE (hour, owner) IN (SELECT hour, owner FROM picked) GROUP BY hour, owner
+ON CONFLICT DO UPDATE SET
+    sent_packets = sent_packets + excluded.sent_packets,
+    sent_bytes = sent_bytes + excluded.sent_bytes,
+    received_packets = received_packets + excluded.received_packets,
+    received_bytes = received_bytes + excluded.received_bytes,
+    inside_sent_packets = inside_sent_packets + excluded.inside_sent_packets,
+    inside_sent_bytes = inside_sent_bytes + excluded.inside_sent_bytes,
+    inside_received_packets = inside_received_packets + excluded.inside_received_packets,
+    inside_received_bytes = inside_received_bytes + excluded.inside_received_bytes;
+DELETE FROM flows WHERE (hour, owner) IN (SELECT hour, owner FROM picked);
+";
 
 /// The database.
 #[derive(Debug)]
@@ -116,19 +136,9 @@ impl History {
     /// # Errors
     /// It cannot be opened or made.
     pub fn open(path: &Path, bytes: u64) -> anyhow::Result<Self> {
-        let opened = Self::open_whole(path, bytes);
-        let broken = |error: &rusqlite::Error| {
-            matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
-            )
-        };
-        match opened {
-            Err(error) if broken(&error) => {
-                let aside = PathBuf::from(format!("{}.broken", path.display()));
-                std::fs::rename(path, &aside)
-                    .with_context(|| format!("put {} aside", path.display()))?;
-                tracing::warn!(%error, kept = %aside.display(), "the database of flows is broken; a new one begins");
+        match Self::open_whole(path, bytes) {
+            Err(error) if is_damage(&error) => {
+                put_aside(path)?;
                 Self::open_whole(path, bytes)
             }
             opened => opened,
@@ -143,6 +153,7 @@ impl History {
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "NORMAL")?;
+        db.pragma_update(None, "temp_store", "MEMORY")?;
         db.execute_batch(TABLES)?;
         let history = Self { db };
         history
@@ -278,7 +289,11 @@ impl History {
                 if self.used_pages()? > most / 10 * 9 {
                     self.make_room(most / 10 * 8)?;
                 }
-                self.db.execute_batch("PRAGMA incremental_vacuum")
+                // It gives back a page at each step.
+                let mut vacuum = self.db.prepare("PRAGMA incremental_vacuum")?;
+                let mut pages = vacuum.query([])?;
+                while pages.next()?.is_some() {}
+                Ok(())
             })
             .context("bound the database of flows")
     }
@@ -294,32 +309,24 @@ impl History {
 
     /// Adds up the oldest rows of whoever has most, until no more pages are used.
     fn make_room(&mut self, pages: i64) -> rusqlite::Result<()> {
-        while self.used_pages()? > pages {
+        loop {
+            let used = self.used_pages()?;
+            let mut heap = Heap::of(&self.db)?;
+            if used <= pages || heap.rows == 0 {
+                return Ok(());
+            }
+            let excess = heap.rows.saturating_mul(used - pages) / used.max(1);
             let transaction = self.db.transaction()?;
-            let heaviest: Option<i64> = transaction
-                .query_row(
-                    "SELECT owner FROM flows GROUP BY owner ORDER BY count(*) DESC LIMIT 1",
-                    [],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            let Some(owner) = heaviest else {
-                break;
-            };
-            let hour: i64 = transaction.query_row(
-                "SELECT min(hour) FROM flows WHERE owner = ?1",
-                [owner],
-                |row| row.get(0),
-            )?;
-            let sums = transaction.query_row(FOLD, [hour, owner], traffic)?;
-            add_rest(&transaction, hour, owner, &sums)?;
-            transaction.execute(
-                "DELETE FROM flows WHERE hour = ?1 AND owner = ?2",
-                [hour, owner],
-            )?;
+            transaction.execute_batch(PICKED)?;
+            {
+                let mut pick = transaction.prepare("INSERT INTO picked VALUES (?1, ?2)")?;
+                for (hour, owner) in heap.heaviest(excess + 1) {
+                    pick.execute([hour, owner])?;
+                }
+            }
+            transaction.execute_batch(FOLD)?;
             transaction.commit()?;
         }
-        Ok(())
     }
 
     /// Adds the rows that were asked for; the generation of `node` that was taken
@@ -328,17 +335,22 @@ impl History {
     /// # Errors
     /// The database cannot be read.
     pub fn gather(
-        &mut self,
+        &self,
         wanted: &Wanted,
         node: &str,
         gathered: &mut Gathered,
     ) -> anyhow::Result<Option<u64>> {
+        // As it is at one moment: it is written meanwhile.
+        let moment = self.db.unchecked_transaction();
+        let moment = moment.context("read the database of flows")?;
         self.gather_whole(wanted, gathered)
             .context("read the database of flows")?;
-        self.last(node)
+        let last = self.last(node)?;
+        drop(moment);
+        Ok(last)
     }
 
-    fn gather_whole(&mut self, wanted: &Wanted, gathered: &mut Gathered) -> rusqlite::Result<()> {
+    fn gather_whole(&self, wanted: &Wanted, gathered: &mut Gathered) -> rusqlite::Result<()> {
         let hour = |time: jiff::Timestamp| {
             i64::try_from(time.as_nanosecond()).map_or(i64::MAX, |time| time / HOUR_NS)
         };
@@ -426,6 +438,83 @@ impl History {
     }
 }
 
+/// How many rows each owner has of each hour.
+struct Heap {
+    rows: i64,
+    /// By owner: all of its rows, and hour by hour.
+    owners: BTreeMap<i64, (i64, BTreeMap<i64, i64>)>,
+}
+
+impl Heap {
+    fn of(db: &Connection) -> rusqlite::Result<Self> {
+        let mut heap = Self {
+            rows: 0,
+            owners: BTreeMap::new(),
+        };
+        let query = "SELECT owner, hour, count(*) FROM flows GROUP BY owner, hour";
+        let mut counts = db.prepare_cached(query)?;
+        let mut counts = counts.query([])?;
+        while let Some(row) = counts.next()? {
+            let (owner, hour, count): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (all, hours) = heap.owners.entry(owner).or_default();
+            *all += count;
+            hours.insert(hour, count);
+            heap.rows += count;
+        }
+        Ok(heap)
+    }
+
+    /// The oldest hours of whoever has most, which have so many rows together.
+    fn heaviest(&mut self, rows: i64) -> Vec<(i64, i64)> {
+        let mut picked = Vec::new();
+        let mut found = 0;
+        while found < rows
+            && let Some((owner, (all, hours))) =
+                self.owners.iter_mut().max_by_key(|(_, (all, _))| *all)
+            && let Some((hour, count)) = hours.pop_first()
+        {
+            picked.push((hour, *owner));
+            *all -= count;
+            found += count;
+        }
+        picked
+    }
+}
+
+/// Whether a database is no whole one any more.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
+}
+
+/// Puts a database aside that is none, so that a new one begins.
+///
+/// # Errors
+/// It cannot be renamed.
+pub fn put_aside(path: &Path) -> anyhow::Result<()> {
+    let beside = |ending: &str| PathBuf::from(format!("{}{ending}", path.display()));
+    // Its log too, by which it may be mended. The database last: as long as it is
+    // there, so is what makes it one.
+    for ending in ["-shm", "-wal", ""] {
+        let (from, to) = (beside(ending), beside(&format!(".broken{ending}")));
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed.with_context(|| format!("put {} aside", from.display()))?,
+        }
+    }
+    tracing::warn!(path = %path.display(), "the database of flows is broken and put aside; a new one begins");
+    Ok(())
+}
+
+/// Whether that is why something failed.
+pub fn failed_by_damage(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<rusqlite::Error>()
+        .is_some_and(is_damage)
+}
+
 /// The numbers of owners in the database, as far as they were needed.
 #[derive(Default)]
 struct Owners(BTreeMap<u32, i64>);
@@ -483,10 +572,6 @@ fn add_rest(
         whole(traffic.loopback_received_bytes),
     ])?;
     Ok(())
-}
-
-fn traffic(row: &rusqlite::Row<'_>) -> rusqlite::Result<Traffic> {
-    traffic_at(row, 0)
 }
 
 fn traffic_at(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Traffic> {

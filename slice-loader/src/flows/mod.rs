@@ -7,8 +7,10 @@ mod history;
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,9 @@ use crate::report::{Clock, Names};
 
 /// Root's alone.
 const DIRECTORY: &str = "/var/lib/slice/flows";
+
+/// How long one waits for another's drain.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// For how long, and how much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,12 +59,37 @@ pub fn drain(store: &Store, record: &Record) -> anyhow::Result<()> {
             .create(DIRECTORY)
             .with_context(|| format!("make {DIRECTORY}"))?;
     }
-    let path = Path::new(DIRECTORY).join("lock");
-    let lock = File::create(&path).with_context(|| format!("make {}", path.display()))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .with_context(|| format!("lock {}", path.display()))?;
-    let mut history = History::open(&Path::new(DIRECTORY).join("flows.db"), record.flows.bytes)?;
+    let _lock = lock(&Path::new(DIRECTORY).join("lock"))?;
+    let path = Path::new(DIRECTORY).join("flows.db");
+    let drained = drain_into(&path, store, record);
+    match drained {
+        Err(error) if history::failed_by_damage(&error) => {
+            history::put_aside(&path)?;
+            drain_into(&path, store, record)
+        }
+        drained => drained,
+    }
+}
+
+/// Keeps others out, who wait for each other so long at most: `slice down` must not
+/// wait for a disk that hangs.
+fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
+    let mut file = File::create(path).with_context(|| format!("make {}", path.display()))?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EWOULDBLOCK)) if Instant::now() < until => file = again,
+            Err((_, errno)) => {
+                return Err(errno).with_context(|| format!("lock {}", path.display()));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn drain_into(path: &Path, store: &Store, record: &Record) -> anyhow::Result<()> {
+    let mut history = History::open(path, record.flows.bytes)?;
     let tallies = Tallies::open(store)?;
     let node = record.identity();
     let current = tallies.current()?;
@@ -84,6 +114,10 @@ fn take(
     number: u64,
 ) -> anyhow::Result<()> {
     let tallied = tallies.read(number)?;
+    // Nothing is written for nothing: who was not told of it takes it again.
+    if tallied.is_empty() {
+        return Ok(());
+    }
     let clock = Clock::now().context("read the clock")?;
     history.keep(&record.identity(), &clock, &names(record), &tallied)
 }

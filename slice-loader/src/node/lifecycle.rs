@@ -270,6 +270,10 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     // Before the rows of slices that go are another's.
     quotas::save(&maps, &record)?;
     place.destroy_strays(&record.slices)?;
+    if !added.is_empty() {
+        // Likewise: a row that is given away is emptied.
+        drain_flows(&store, &record);
+    }
     let forward = || -> anyhow::Result<()> {
         for slice in added.values() {
             maps.clear_row(slice.id().index())?;
@@ -363,7 +367,8 @@ fn clear_away(record: Option<&Record>) -> anyhow::Result<()> {
     let holder = record.map_or_else(Holder::expected, |record| record.holder.clone());
     // The slices' processes first, and under the rules.
     SliceCgroup::all(&holder.slices()).kill()?;
-    if let Some(record) = record.filter(|record| record.phase == Phase::Up) {
+    // Also where a `down` was killed before: the maps tell whether there is something.
+    if let Some(record) = record.filter(|_| Maps::open(&Store::of_node()).is_ok()) {
         drain_flows(&Store::of_node(), record);
     }
     let mut result = SliceCgroup::all(&holder.slices()).remove();

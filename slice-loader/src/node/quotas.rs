@@ -6,6 +6,7 @@
 //! Only across a restart of the machine the calendar says how long that took: a
 //! calendar that is behind makes a period longer, never shorter.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
@@ -69,10 +70,6 @@ impl Moment {
 }
 
 impl Entry {
-    fn is_of(&self, link: &str, slice: &str) -> bool {
-        self.link == link && self.slice == slice
-    }
-
     /// The period that it is now, by the clock of this boot.
     fn period(&self, now: &Moment, period_ns: u64) -> Period {
         let left = self.left_ns.min(period_ns);
@@ -114,23 +111,30 @@ pub fn save(maps: &Maps, record: &Record) -> anyhow::Result<bool> {
     let mut entries = before.clone();
     let mut new = false;
     let rows = maps.states.rows();
+    let slices = record.slices.iter();
+    let names: BTreeMap<u32, &String> = slices.map(|(name, slice)| (slice.id().0, name)).collect();
+    let places: BTreeMap<(&str, &str), usize> = (0..)
+        .zip(&before)
+        .map(|(place, entry)| ((&*entry.link, &*entry.slice), place))
+        .collect();
     for (index, state) in maps.quotas.all()? {
-        let name = record
-            .slices
-            .iter()
-            .find_map(|(name, slice)| (slice.id() == state.id).then_some(name));
+        // Of a period that is over nothing counts.
+        if state.ends_ns <= now.boot_ns {
+            continue;
+        }
         let link = usize::try_from(index / rows)?;
-        let (Some(slice), Some(link)) = (name, record.links.get(link)) else {
+        let (Some(slice), Some(link)) = (names.get(&state.id.0), record.links.get(link)) else {
             continue;
         };
         let entry = Entry {
             link: link.clone(),
-            slice: slice.clone(),
+            slice: (*slice).clone(),
             used: state.used,
             left_ns: state.ends_ns.saturating_sub(now.boot_ns),
             when: now.clone(),
         };
-        match entries.iter_mut().find(|other| other.is_of(link, slice)) {
+        let place = places.get(&(&**link, &***slice));
+        match place.and_then(|place| entries.get_mut(*place)) {
             Some(other) if other.says_the_same(&entry) => {}
             Some(other) => (*other, new) = (entry, true),
             None => {

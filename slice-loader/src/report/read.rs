@@ -118,8 +118,10 @@ pub fn links_since(node: &Node, before: &LinkSample) -> anyhow::Result<Vec<Link>
     let mut links = Vec::new();
     for (number, (name, rate)) in (0..).zip(node.links()?) {
         let rows = after.iter().filter(|on| on.link == number);
-        let rows = rows.filter_map(|after| {
-            let before = before.on_links.get(&(after.link, after.knobs.id))?;
+        let rows = rows.map(|after| {
+            // Of one that is new nothing went out before.
+            let before = before.on_links.get(&(after.link, after.knobs.id));
+            let before = before.unwrap_or(after);
             let reading = LinkReading {
                 before: *before,
                 after: *after,
@@ -128,7 +130,7 @@ pub fn links_since(node: &Node, before: &LinkSample) -> anyhow::Result<Vec<Link>
                 boot_ns,
                 time: now.time(),
             };
-            Some(LinkRow::new(&names, &reading))
+            LinkRow::new(&names, &reading)
         });
         links.push(Link {
             rate: rate * 8,
@@ -213,7 +215,7 @@ pub fn flows(node: Option<&Node>, wanted: &Wanted, most: usize) -> anyhow::Resul
     let mut gathered = Gathered::default();
     let identity = node.map(|node| node.record().identity());
     let last = match crate::flows::kept()? {
-        Some(mut history) => history.gather(
+        Some(history) => history.gather(
             wanted,
             identity.as_deref().unwrap_or_default(),
             &mut gathered,

@@ -163,12 +163,19 @@ pub fn answer(
         }
         Ask::Links => {
             let (time, links) = source.links()?;
-            let mut links = links.clone();
-            if sight == Sight::Own {
-                for link in &mut links {
-                    link.rows.retain(|row| row.owner.id == viewer.id);
-                }
-            }
+            let is_seen = |id| sight == Sight::All || id == viewer.id;
+            // Picked before it is copied: there may be thousands of others.
+            let links = links.iter().map(|link| Link {
+                name: link.name.clone(),
+                rows: link
+                    .rows
+                    .iter()
+                    .filter(|row| is_seen(row.owner.id))
+                    .cloned()
+                    .collect(),
+                ..*link
+            });
+            let links = links.collect();
             Ok(Ok(json(&Links { time: *time, links })?))
         }
         Ask::Events { after } => {

@@ -25,8 +25,9 @@ use crate::report::{Clock, Link, Ports, Status, Used, read};
 /// How old an answer may be.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Events in one answer.
-const EVENTS: usize = 256;
+/// Events in one answer: with half a KiB each it is a small one, for which there is
+/// room whatever others do not read.
+const EVENTS: usize = 100;
 
 /// The node, and what was read of it.
 #[derive(Default)]

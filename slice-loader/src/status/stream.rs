@@ -4,6 +4,7 @@
 //! Who does not read is not asked for, and held up by nobody: its connection ends
 //! after its time, and when it comes again it is told how much it missed.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -63,19 +64,20 @@ impl Events {
     /// The first answer is none.
     pub async fn start(mut self) -> Result<Pieces, Problem> {
         let (body, pause) = self.ask().await?;
-        let first = Bytes::from([FIRST, &body[..]].concat());
         let running = Running {
             events: self,
             pause,
             written: Instant::now(),
         };
-        let state = (Some(first), running);
-        let pieces = stream::unfold(state, |(first, mut running)| async move {
-            let piece = match first {
+        // Each with the room that it takes: none is copied.
+        let first = VecDeque::from([Bytes::from_static(FIRST), body]);
+        let state = (first, running);
+        let pieces = stream::unfold(state, |(mut first, mut running)| async move {
+            let piece = match first.pop_front() {
                 Some(first) => first,
                 None => running.next().await?,
             };
-            Some((Ok(Frame::data(piece)), (None, running)))
+            Some((Ok(Frame::data(piece)), (first, running)))
         });
         Ok(StreamBody::new(Box::pin(pieces)))
     }

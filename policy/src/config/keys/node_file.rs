@@ -242,7 +242,7 @@ static FLOWS: TableDef = TableDef {
             },
             "",
             "\"1 GiB\"",
-            "Never more on the disk than this. Where it is reached, the oldest rows of whoever has most are added up.",
+            "Size of the database; its log lies beside it. Where it is reached, the oldest rows of whoever has most are added up.",
         ),
     ],
 };

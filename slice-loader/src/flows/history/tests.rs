@@ -244,3 +244,59 @@ fn a_broken_database_is_put_aside() {
         .unwrap();
     assert!(directory.0.join("flows.db.broken").exists());
 }
+
+#[test]
+fn one_that_is_broken_further_in_is_put_aside_when_that_shows() {
+    let directory = Directory::new("deep");
+    let path = directory.0.join("flows.db");
+    let tallied = generation(0, 2, 10, 5000);
+    let keep = |history: &mut History, number| {
+        let next = Generation {
+            number,
+            ..tallied.clone()
+        };
+        history.keep(NODE, &clock(10), &names(), &next)
+    };
+    keep(&mut directory.open(16 << 20), 0).unwrap();
+    let mut octets = std::fs::read(&path).unwrap();
+    // All but what is read when it is opened.
+    octets[20 << 10..].fill(7);
+    std::fs::write(&path, octets).unwrap();
+    let error = keep(&mut directory.open(16 << 20), 1).unwrap_err();
+    assert!(failed_by_damage(&error), "{error:#}");
+    put_aside(&path).unwrap();
+    keep(&mut directory.open(16 << 20), 1).unwrap();
+    assert!(directory.0.join("flows.db.broken").exists());
+}
+
+#[test]
+fn a_bound_that_was_lowered_is_kept_at_once_and_nothing_is_lost() {
+    const OWNERS: u32 = 200;
+    const HOURS: u16 = 40;
+    let directory = Directory::new("lowered");
+    let mut history = directory.open(64 << 20);
+    let now = Clock::now().unwrap();
+    let first = now.nanoseconds(now.monotonic_ns) / HOUR_NS - i64::from(HOURS);
+    for number in 0..HOURS {
+        let at = first + i64::from(number);
+        let flows = (2..2 + OWNERS).flat_map(|row| generation(0, row, at, 6).flows);
+        let tallied = Generation {
+            number: number.into(),
+            flows: flows.collect(),
+            rests: Vec::new(),
+        };
+        history.keep(NODE, &clock(at), &names(), &tallied).unwrap();
+    }
+    let pages = |history: &History| history.number("page_count").unwrap();
+    let before = pages(&history);
+    let kept = Kept {
+        seconds: 1000 * 3600,
+        bytes: 2 << 20,
+    };
+    history.bound(kept).unwrap();
+    let after = pages(&history);
+    assert!(after < before / 2 && after <= 512, "{before}, then {after}");
+    let (rows, beside) = packets(&ask(&mut history, &Wanted::default()));
+    assert_eq!(rows + beside, u64::from(OWNERS) * u64::from(HOURS) * 6);
+    assert!(rows > 0, "{beside}");
+}
