@@ -418,6 +418,8 @@ fn a_slice_is_told_of_its_part_of_links(node: &mut Node) -> Result<()> {
     let (theirs, own) = (link(MANAGER)?, link(SLICE)?);
     ensure!(theirs == all, "{theirs:?}, not {all:?}");
     ensure!(own == BTreeSet::from([SLICE.to_owned()]), "{own:?}");
+    // What its slices wrote is not for those of later tests.
+    site.must(&["destroy", "--yes", SLICE, MANAGER])?;
     drop((daemon, site, beyond));
     Ok(())
 }
