@@ -197,7 +197,14 @@ impl Source for Fake {
 
     fn events(&self, of: Option<u32>, after: Option<Cursor>) -> News {
         assert_eq!(after, None);
-        self.hub.since(of, after, 10)
+        let mut news = self.hub.since(of, after, 10);
+        // The time of day has any digits: none of them is a number of others.
+        for item in &mut news.items {
+            if let Item::Happened(happening) = item {
+                happening.time = Timestamp::UNIX_EPOCH;
+            }
+        }
+        news
     }
 
     fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)> {
