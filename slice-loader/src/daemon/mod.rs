@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use tokio::runtime::Builder;
 
+use crate::report::Owner;
 use crate::report::happening::What;
-use crate::report::{NODE, Owner};
 
 mod api;
 mod events;
@@ -72,11 +72,7 @@ fn adopt(options: &Options) -> anyhow::Result<crate::node::Node> {
 
 async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> anyhow::Result<()> {
     let hub = Hub::new(options.keep);
-    let owner = Owner {
-        id: policy::SliceId::NODE.0,
-        name: Some(NODE.to_owned()),
-    };
-    hub.tell(owner, What::DaemonStarted);
+    hub.tell(Owner::node(), What::DaemonStarted);
     let listener = gate.listen()?;
     let mut events = events::Drain::new(&node)?;
     let watch = watch::Watch::new(&node)?;

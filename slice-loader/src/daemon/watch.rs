@@ -9,14 +9,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-use policy::SliceId;
 use tokio::task::spawn_blocking;
 use tokio::time::{self, MissedTickBehavior};
 
 use super::Hub;
 use crate::node::{Node, NotUp};
+use crate::report::Owner;
 use crate::report::happening::What;
-use crate::report::{NODE, Owner};
 use crate::sys::readable::Readable;
 
 /// Between two looks for ports that sockets of the node hold.
@@ -80,11 +79,7 @@ impl Watch {
             let changed = refresh(Node::refresh_addresses).await;
             if matches!(changed, Ok(true)) {
                 tracing::info!("followed a change of the node's addresses, devices or queues");
-                let owner = Owner {
-                    id: SliceId::NODE.0,
-                    name: Some(NODE.to_owned()),
-                };
-                hub.tell(owner, What::Adjusted);
+                hub.tell(Owner::node(), What::Adjusted);
             }
             if trouble.tell("refresh the addresses of the node", changed) {
                 time::sleep(AGAIN).await;
@@ -100,42 +95,20 @@ impl Watch {
 
     /// Writes the ports found into the maps every few seconds.
     pub(super) async fn found(&self) {
-        let mut trouble = Trouble::default();
-        let mut ticks = time::interval(FOUND_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            trouble.tell(
-                "look for ports the node's sockets hold",
-                refresh(Node::refresh_found).await,
-            );
-        }
+        let what = "look for ports the node's sockets hold";
+        every(FOUND_EVERY, what, Node::refresh_found).await;
     }
 
     /// Writes down what slices have sent of their quotas.
     pub(super) async fn quotas(&self) {
-        let mut trouble = Trouble::default();
-        let mut ticks = time::interval(QUOTAS_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            trouble.tell(
-                "write down what slices have sent of their quotas",
-                refresh(Node::save_quotas).await,
-            );
-        }
+        let what = "write down what slices have sent of their quotas";
+        every(QUOTAS_EVERY, what, Node::save_quotas).await;
     }
 
     /// Takes who sent what to whom into the database every few seconds. What could
     /// not be taken stays in the kernel until it can.
     pub(super) async fn flows(&self) {
-        let mut trouble = Trouble::default();
-        let mut ticks = time::interval(FLOWS_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            trouble.tell("keep the flows", refresh(Node::drain_flows).await);
-        }
+        every(FLOWS_EVERY, "keep the flows", Node::drain_flows).await;
     }
 
     /// Until the node is down, or another one is up.
@@ -169,6 +142,18 @@ impl Watch {
                 Err(errno) => return Err(errno).context("read the kernel's notices of addresses"),
             }
         }
+    }
+}
+
+/// Calls `look` again and again, and tells when it fails (`what`: what could not be
+/// done) and when it works again.
+async fn every(pause: Duration, what: &str, look: fn(&Node) -> anyhow::Result<bool>) {
+    let mut trouble = Trouble::default();
+    let mut ticks = time::interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        trouble.tell(what, refresh(look).await);
     }
 }
 

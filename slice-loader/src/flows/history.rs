@@ -82,9 +82,13 @@ ON CONFLICT DO UPDATE SET
     first = min(first, excluded.first),
     last = max(last, excluded.last)";
 
-const ADD_REST: &str = "
-INSERT INTO rests VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-ON CONFLICT DO UPDATE SET
+/// Adds rows (SQL) to what owners have beside their flows.
+macro_rules! add_to_rests {
+    ($rows:literal) => {
+        concat!(
+            "INSERT INTO rests ",
+            $rows,
+            " ON CONFLICT DO UPDATE SET
     sent_packets = sent_packets + excluded.sent_packets,
     sent_bytes = sent_bytes + excluded.sent_bytes,
     received_packets = received_packets + excluded.received_packets,
@@ -92,7 +96,12 @@ ON CONFLICT DO UPDATE SET
     inside_sent_packets = inside_sent_packets + excluded.inside_sent_packets,
     inside_sent_bytes = inside_sent_bytes + excluded.inside_sent_bytes,
     inside_received_packets = inside_received_packets + excluded.inside_received_packets,
-    inside_received_bytes = inside_received_bytes + excluded.inside_received_bytes";
+    inside_received_bytes = inside_received_bytes + excluded.inside_received_bytes"
+        )
+    };
+}
+
+const ADD_REST: &str = add_to_rests!("VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)");
 
 /// What was picked to be folded: hours of owners.
 const PICKED: &str = "
@@ -101,27 +110,19 @@ CREATE TEMP TABLE IF NOT EXISTS picked (hour INTEGER NOT NULL, owner INTEGER NOT
 DELETE FROM picked;
 ";
 
-/// What an owner's rows of an hour are together, beside its rows from now on. Each of
-/// the two goes through the rows once, however many were picked.
-const FOLD: &str = "
-INSERT INTO rests
-SELECT hour, owner,
+/// What an owner's rows of an hour are together, beside its rows from now on. This and
+/// the next go through the rows once, however many were picked.
+const FOLD: &str = add_to_rests!(
+    "SELECT hour, owner,
     sum(sent_packets * (inside = 0)), sum(sent_bytes * (inside = 0)),
     sum(received_packets * (inside = 0)), sum(received_bytes * (inside = 0)),
     sum(sent_packets * inside), sum(sent_bytes * inside),
     sum(received_packets * inside), sum(received_bytes * inside)
-FROM flows WHERE (hour, owner) IN (SELECT hour, owner FROM picked) GROUP BY hour, owner
-ON CONFLICT DO UPDATE SET
-    sent_packets = sent_packets + excluded.sent_packets,
-    sent_bytes = sent_bytes + excluded.sent_bytes,
-    received_packets = received_packets + excluded.received_packets,
-    received_bytes = received_bytes + excluded.received_bytes,
-    inside_sent_packets = inside_sent_packets + excluded.inside_sent_packets,
-    inside_sent_bytes = inside_sent_bytes + excluded.inside_sent_bytes,
-    inside_received_packets = inside_received_packets + excluded.inside_received_packets,
-    inside_received_bytes = inside_received_bytes + excluded.inside_received_bytes;
-DELETE FROM flows WHERE (hour, owner) IN (SELECT hour, owner FROM picked);
-";
+FROM flows WHERE (hour, owner) IN (SELECT hour, owner FROM picked) GROUP BY hour, owner"
+);
+
+const FORGET_PICKED: &str =
+    "DELETE FROM flows WHERE (hour, owner) IN (SELECT hour, owner FROM picked)";
 
 /// The database.
 #[derive(Debug)]
@@ -324,7 +325,8 @@ impl History {
                     pick.execute([hour, owner])?;
                 }
             }
-            transaction.execute_batch(FOLD)?;
+            transaction.execute(FOLD, [])?;
+            transaction.execute(FORGET_PICKED, [])?;
             transaction.commit()?;
         }
     }

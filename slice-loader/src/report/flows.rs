@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::event::{End, protocol};
-use super::status::Volume;
+use super::status::{Volume, Way};
 use super::{Clock, Names, Owner};
 use crate::kernel::tallies::Generation;
 
@@ -58,18 +58,9 @@ pub struct Other {
     /// Whose.
     pub slice: Owner,
     /// With others than this node.
-    pub external: Ways,
+    pub external: Way,
     /// Inside the node.
-    pub loopback: Ways,
-}
-
-/// Both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ways {
-    /// What the owner sent.
-    pub sent: Volume,
-    /// What it received.
-    pub received: Volume,
+    pub loopback: Way,
 }
 
 /// Which flows are asked for; all of it must hold.
@@ -240,19 +231,11 @@ impl Flow {
 
 impl Other {
     fn new(slice: Owner, traffic: &Traffic) -> Self {
+        let [external, loopback] = Way::both(traffic);
         Self {
             slice,
-            external: Ways {
-                sent: volume(traffic.sent_packets, traffic.sent_bytes),
-                received: volume(traffic.received_packets, traffic.received_bytes),
-            },
-            loopback: Ways {
-                sent: volume(traffic.loopback_sent_packets, traffic.loopback_sent_bytes),
-                received: volume(
-                    traffic.loopback_received_packets,
-                    traffic.loopback_received_bytes,
-                ),
-            },
+            external,
+            loopback,
         }
     }
 }

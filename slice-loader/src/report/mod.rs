@@ -44,6 +44,15 @@ pub struct Used {
 }
 
 impl Owner {
+    /// The node itself.
+    #[must_use]
+    pub fn node() -> Self {
+        Self {
+            id: policy::SliceId::NODE.0,
+            name: Some(NODE.to_owned()),
+        }
+    }
+
     /// The name, or what to call an owner that has none any more.
     #[must_use]
     pub fn label(&self) -> String {

@@ -299,7 +299,6 @@ impl From<Reading> for Row {
         let kind = RowKind::of(id);
         // The row of the unattributed makes no calls: it has no entry to be live.
         let live = kind == RowKind::Unattributed || (entry.flags & LIVE != 0 && entry.id == id);
-        let traffic = reading.traffic;
         let limit = |most: u32| match kind {
             RowKind::Slice if live => Some(u64::from(most)),
             _ => None,
@@ -316,7 +315,7 @@ impl From<Reading> for Row {
             entry.connections_per_second,
             reading.now_ns,
         );
-        let volume = |packets, bytes| Volume { packets, bytes };
+        let [external, loopback] = Way::both(&reading.traffic);
         Self {
             id: id.0,
             name: match kind {
@@ -353,17 +352,8 @@ impl From<Reading> for Row {
             disk: reading.disk,
             inodes: reading.inodes,
             io: reading.io,
-            external: Way {
-                sent: volume(traffic.sent_packets, traffic.sent_bytes),
-                received: volume(traffic.received_packets, traffic.received_bytes),
-            },
-            loopback: Way {
-                sent: volume(traffic.loopback_sent_packets, traffic.loopback_sent_bytes),
-                received: volume(
-                    traffic.loopback_received_packets,
-                    traffic.loopback_received_bytes,
-                ),
-            },
+            external,
+            loopback,
             denials: Denied::from(&reading.denials),
             events_suppressed: state.events_suppressed,
         }
@@ -416,6 +406,24 @@ impl Total {
 }
 
 impl Way {
+    /// Of an owner's traffic that to and from other machines, and that inside the node.
+    #[must_use]
+    pub fn both(traffic: &Traffic) -> [Self; 2] {
+        let volume = |packets, bytes| Volume { packets, bytes };
+        let external = Self {
+            sent: volume(traffic.sent_packets, traffic.sent_bytes),
+            received: volume(traffic.received_packets, traffic.received_bytes),
+        };
+        let loopback = Self {
+            sent: volume(traffic.loopback_sent_packets, traffic.loopback_sent_bytes),
+            received: volume(
+                traffic.loopback_received_packets,
+                traffic.loopback_received_bytes,
+            ),
+        };
+        [external, loopback]
+    }
+
     fn add(&mut self, other: &Self) {
         for (sum, part) in [
             (&mut self.sent, other.sent),
