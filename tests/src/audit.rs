@@ -337,8 +337,13 @@ fn a_sniffer_whose_reader_stands_still_hears_signals(node: &mut Node) -> Result<
     command.args(["sniff", "--slice", SLICE, "-w"]).arg(&path);
     let mut sniffing = site.start("sniff", command)?;
     until("it reads", || is_read(node))?;
-    // Twice as much as a pipe holds.
+    // More than a pipe holds, and at once, so that it has a large piece to write.
+    sniffing.signal(Signal::STOP)?;
     send(&site, SLICE, 7741, 1000)?;
+    sniffing.signal(Signal::CONT)?;
+    until("it writes as much as goes", || {
+        Ok(rustix::io::ioctl_fionread(&reader)? > 32 << 10)
+    })?;
     sniffing.signal(Signal::INT)?;
     until("it ends", || Ok(sniffing.ended()?.is_some()))?;
     drop(reader);
