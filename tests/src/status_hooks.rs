@@ -60,6 +60,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 mod events; // as they happen
+mod history; // of links
 mod prometheus; // a real one, in a slice
 
 const CLIENT: &str = include_str!("status_hooks/client.py");
@@ -157,6 +158,8 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         ("GET /slicestat", "", 200),
         ("GET /slicestat", "max-age: 600\r\n", 200),
         ("GET /v1/links", "", 200),
+        ("GET /v1/links/history?slice=delta&limit=1000", "", 200),
+        ("GET /v1/links/history?limit=x", "", 400),
         ("GET /v1/drops", "", 200),
         ("GET /metrics", "", 200),
         ("HEAD /v1/slices", "", 200),
@@ -418,6 +421,7 @@ fn a_slice_is_told_of_its_part_of_links(node: &mut Node) -> Result<()> {
     let (theirs, own) = (link(MANAGER)?, link(SLICE)?);
     ensure!(theirs == all, "{theirs:?}, not {all:?}");
     ensure!(own == BTreeSet::from([SLICE.to_owned()]), "{own:?}");
+    history::is_told(&site, &beyond)?;
     // What its slices wrote is not for those of later tests.
     site.must(&["destroy", "--yes", SLICE, MANAGER])?;
     drop((daemon, site, beyond));

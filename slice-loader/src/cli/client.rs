@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::exit::{Exit, Failure, Told};
@@ -49,6 +50,17 @@ pub(super) async fn get(path: &str, query: &impl Serialize) -> anyhow::Result<Li
         });
     }
     Err(refusal(response, path).await)
+}
+
+/// Asks for a path whose answer is one document.
+pub(super) async fn document<T: DeserializeOwned>(
+    path: &str,
+    query: &impl Serialize,
+) -> anyhow::Result<T> {
+    let answer = get(path, query).await?;
+    let body = answer.body.collect().await;
+    let body = body.with_context(|| format!("ask the daemon for {path}"))?;
+    serde_json::from_slice(&body.to_bytes()).context("understand the daemon's answer")
 }
 
 impl Lines {

@@ -1,5 +1,6 @@
 //! `slice link`: the links, and who may send and does send how much on each; from
-//! the pinned maps, so that it works with the daemon dead.
+//! the pinned maps, so that it works with the daemon dead; only the last hour is the
+//! daemon's to tell.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use anstyle::Style;
 
+use super::LinkArgs;
 use super::exit::Exit;
 use super::quantity;
 use super::screen::Screen;
@@ -14,10 +16,19 @@ use super::table::{Cell, Column, Table};
 use crate::node::Node;
 use crate::report::{self, Link};
 
+mod live; // again and again
+pub mod past; // the last hour
+
 /// How long is looked at what goes out.
 const DURING: Duration = Duration::from_millis(500);
 
-pub(super) fn run(screen: &Screen) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &LinkArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    if args.live {
+        return live::run(args, screen);
+    }
+    if args.history {
+        return past::run(args, screen);
+    }
     let node = Node::open()?;
     let links = report::read::links(&node, DURING)?;
     if screen.json() {
@@ -56,6 +67,7 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
         Column::right("WAITS", 3),
         Column::right("SENT", 3),
         Column::right("DROPPED", 4),
+        Column::right("DROPS/S", 4),
     ]);
     for row in &link.rows {
         let rate = |rate: Option<u64>| rate.map_or_else(|| "-".to_owned(), quantity::bit_rate);
@@ -69,6 +81,7 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
             quantity::cpu_time(row.waits_us).into(),
             quantity::bytes(row.sent_bytes).into(),
             quantity::count(row.dropped_packets).into(),
+            quantity::count(row.drops).into(),
         ]);
     }
     table.write(out, width)?;

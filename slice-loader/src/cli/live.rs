@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,7 +46,7 @@ impl Live {
     ///
     /// # Errors
     /// The terminal is gone.
-    pub(super) fn draw(&self, page: &str) -> io::Result<()> {
+    fn draw(&self, page: &str) -> io::Result<()> {
         let rows = terminal_size::terminal_size().map_or(24, |(_, rows)| usize::from(rows.0));
         let mut text = String::from(HOME);
         for (at, line) in page.lines().take(rows).enumerate() {
@@ -61,12 +61,35 @@ impl Live {
         out.flush()
     }
 
+    /// Draws a page until it is time for another reading, anew for each key and when
+    /// the terminal changes; whether nobody has ended it.
+    ///
+    /// # Errors
+    /// As [`Live::draw`] and [`Live::key`], and those of the page.
+    pub(super) fn until(
+        &self,
+        next: Instant,
+        mut page: impl FnMut(Option<char>) -> io::Result<String>,
+    ) -> io::Result<bool> {
+        let mut pressed = None;
+        loop {
+            self.draw(&page(pressed)?)?;
+            pressed = self.key(next.saturating_duration_since(Instant::now()))?;
+            if pressed == Some('q') {
+                return Ok(false);
+            }
+            if pressed.is_none() && Instant::now() >= next {
+                return Ok(true);
+            }
+        }
+    }
+
     /// Waits so long for a key; `None` where none was pressed. Ctrl-C and the
     /// end of the input are `q`.
     ///
     /// # Errors
     /// The terminal cannot be read.
-    pub(super) fn key(&self, time: Duration) -> io::Result<Option<char>> {
+    fn key(&self, time: Duration) -> io::Result<Option<char>> {
         let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
         let stdin = io::stdin();
         let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];

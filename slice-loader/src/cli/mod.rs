@@ -25,7 +25,7 @@ pub mod flows;
 mod image;
 mod layer;
 mod life;
-mod link;
+pub mod link;
 mod live;
 mod manual;
 pub mod ports;
@@ -130,7 +130,7 @@ enum Command {
     /// Tell who sent what to whom: whose was this packet?
     Flows(FlowsArgs),
     /// Tell what each owner may send on the links, and does.
-    Link,
+    Link(LinkArgs),
     /// Show denials as the daemon saw them.
     Events(EventsArgs),
     /// Write the packets of all slices with their owners as pcapng.
@@ -272,6 +272,28 @@ pub(crate) struct FlowsArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct LinkArgs {
+    /// Again and again, who sends most first; on a terminal until a key ends it.
+    #[arg(short, long)]
+    pub(crate) live: bool,
+    /// Seconds between two readings of the live view.
+    #[arg(short, long, requires = "live", value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) interval: u32,
+    /// End after so many readings; one where the output is no terminal.
+    #[arg(short = 'n', long, requires = "live", value_name = "COUNT")]
+    pub(crate) count: Option<u32>,
+    /// What went out in the last hour, in steps of ten seconds; the daemon keeps it.
+    #[arg(long, conflicts_with = "live")]
+    pub(crate) history: bool,
+    /// Only since this time of the last hour: how long ago, as 10m, or 2026-01-31T12:00:00Z.
+    #[arg(long, requires = "history", value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Most owners of a link to tell apart; those who sent most are, the others together.
+    #[arg(long, requires = "history", value_name = "COUNT")]
+    pub(crate) limit: Option<usize>,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
     /// Go on showing events as they happen.
     #[arg(short, long)]
@@ -404,7 +426,7 @@ impl Cli {
             Command::Status(args) => status::run(args, screen),
             Command::Ports(args) => ports::run(args, screen),
             Command::Flows(args) => flows::run(args, screen),
-            Command::Link => link::run(screen),
+            Command::Link(args) => link::run(args, screen),
             Command::Events(args) => events::run(args, screen),
             Command::Sniff(args) => sniff::run(args),
             Command::Start(args) => life::run(Life::Start, args, screen),

@@ -101,6 +101,16 @@ impl Screen {
         !matches!(self.out().current_choice(), ColorChoice::Never)
     }
 
+    /// The text, without its styles where nobody sees them.
+    #[must_use]
+    pub fn as_styled(&self, text: String) -> String {
+        if self.styled() {
+            text
+        } else {
+            anstream::adapter::strip_str(&text).to_string()
+        }
+    }
+
     const fn choice(&self) -> ColorChoice {
         match self.color {
             Color::Auto => ColorChoice::Auto,

@@ -56,21 +56,16 @@ pub(super) fn run(args: &TopArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     while left != Some(0) {
         match &live {
             Some(live) => {
-                match &shown {
-                    Some(rates) => live.draw(&page(rates, screen, true)?)?,
-                    None => live.draw("reading ...")?,
-                }
-                match live.key(next.saturating_duration_since(Instant::now()))? {
-                    Some('q') => break,
-                    Some(key) => order = by_key(key).unwrap_or(order),
-                    None => {}
-                }
-                // A key, or another size of the terminal, is no new reading.
-                if Instant::now() < next {
-                    if let Some(rates) = &mut shown {
-                        rates.order(order);
-                    }
-                    continue;
+                let go_on = live.until(next, |key| {
+                    order = key.and_then(by_key).unwrap_or(order);
+                    let Some(rates) = &mut shown else {
+                        return Ok(String::from("reading ..."));
+                    };
+                    rates.order(order);
+                    page(rates, screen, true)
+                })?;
+                if !go_on {
+                    break;
                 }
             }
             None => thread::sleep(interval),
@@ -141,11 +136,7 @@ fn page(rates: &Rates, screen: &Screen, live: bool) -> io::Result<String> {
     }
     table.write(&mut text, screen.width())?;
     let text = String::from_utf8_lossy(&text).into_owned();
-    Ok(if screen.styled() {
-        text
-    } else {
-        anstream::adapter::strip_str(&text).to_string()
-    })
+    Ok(screen.as_styled(text))
 }
 
 /// Thousandths of a core as hundredths: `12.5 %`.

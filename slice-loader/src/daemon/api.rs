@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status[?slice=NAME]` | [`crate::report::Status`] |
 //! | `GET /v1/ports[?slice=NAME][&protocol=tcp]` | [`crate::report::Ports`] |
+//! | `GET /v1/links/history[?since=TIME][&limit=COUNT]` | [`crate::report::LinksPast`] |
 //! | `GET /v1/events[?follow=true][&after=CURSOR][&slice=NAME][&reason=SLUG]` | a line of JSON per [`Item`]; server-sent events where the request accepts `text/event-stream` |
 //! | `POST /v1/reload` | what was changed |
 //!
@@ -11,6 +12,7 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State as From};
@@ -19,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::task::spawn_blocking;
@@ -28,14 +31,18 @@ use super::hub::{Hub, Reader};
 use crate::cli::exit::{self, Exit};
 use crate::node::{self, Node};
 use crate::report::event::{Cursor, Item};
+use crate::report::links_past::Wanted;
 use crate::report::ports::Protocol;
 use crate::report::read;
+use crate::status::history::History;
+use crate::status::source;
 
 /// What the handlers know.
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) hub: Hub,
     pub(super) policy: PathBuf,
+    pub(super) history: Arc<Mutex<History>>,
 }
 
 /// Parameters of `/v1/status`.
@@ -59,6 +66,18 @@ pub struct PortsQuery {
     pub protocol: Option<Protocol>,
 }
 
+/// Parameters of `/v1/links/history`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinksPastQuery {
+    /// Only steps that ended after this; the hour where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Most rows of a link; 100 where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
 /// Parameters of `/v1/events`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -80,6 +99,9 @@ pub struct EventsQuery {
 /// A stream that nobody reads any more is noticed by writing to it.
 const BEAT: Duration = Duration::from_secs(15);
 
+/// Rows of a link's past where nothing else is said.
+const ROWS: usize = 100;
+
 /// Items looked at for one piece of a stream.
 const PIECE: usize = 256;
 
@@ -93,6 +115,7 @@ pub(super) fn router(state: State) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/ports", get(ports))
+        .route("/v1/links/history", get(links_past))
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
         .with_state(state)
@@ -120,6 +143,19 @@ async fn ports(Query(query): Query<PortsQuery>) -> Response {
             return Err(exit::unknown_slice(name).into());
         }
         Ok(read::ports(&node)?.only(query.slice.as_deref(), query.protocol))
+    })
+    .await
+}
+
+async fn links_past(From(state): From<State>, Query(query): Query<LinksPastQuery>) -> Response {
+    answer(move || {
+        let wanted = Wanted {
+            owner: None,
+            since: query.since.unwrap_or(Timestamp::MIN),
+            most: query.limit.unwrap_or(ROWS),
+        };
+        let node = Node::open()?;
+        read::links_past(&node, &source::lock(&state.history), &wanted)
     })
     .await
 }
@@ -313,6 +349,7 @@ mod tests {
         let state = State {
             hub: hub(),
             policy: PathBuf::new(),
+            history: Arc::default(),
         };
         let response = events(From(state), Query(query), headers).await;
         let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -6,12 +6,14 @@
 //! ends, everything stays as it is.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use tokio::runtime::Builder;
 
 use crate::report::Owner;
 use crate::report::happening::What;
+use crate::status::history::History;
 
 mod api;
 mod events;
@@ -21,7 +23,7 @@ mod log;
 mod system;
 mod watch;
 
-pub use api::{EventsQuery, PortsQuery, StatusQuery};
+pub use api::{EventsQuery, LinksPastQuery, PortsQuery, StatusQuery};
 pub use gate::clear_away;
 pub use hub::{Hub, News};
 pub use log::start as start_log;
@@ -76,8 +78,10 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
     let listener = gate.listen()?;
     let mut events = events::Drain::new(&node)?;
     let watch = watch::Watch::new(&node)?;
+    let history = Arc::new(Mutex::new(History::default()));
     let state = api::State {
         hub: hub.clone(),
+        history: history.clone(),
         policy: options.policy.clone(),
     };
     system::ready(&node);
@@ -95,7 +99,7 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
         }
         ended = api::serve(listener, state) => ended.context("serve the API"),
         () = log::summaries(&hub) => Ok(()),
-        () = crate::status::daemon::run(&hub) => Ok(()),
+        () = crate::status::daemon::run(&history, &hub) => Ok(()),
         () = system::watchdog() => Ok(()),
         ended = system::signals(&options.policy) => ended,
     }

@@ -35,6 +35,9 @@ pub struct LinkRow {
     pub cap: Option<u64>,
     /// What it sent in the time that was looked at, bit/s.
     pub sends: u64,
+    /// Packets that were dropped in that time, a second.
+    #[serde(default)]
+    pub drops: u64,
     /// What it may send now, bit/s; absent where it sends nothing.
     pub may_send: Option<u64>,
     /// How long what it has sent last will wait, microseconds.
@@ -88,14 +91,18 @@ impl LinkRow {
     #[must_use]
     pub fn new(names: &Names, reading: &LinkReading) -> Self {
         let (knobs, after) = (&reading.after.knobs, &reading.after.bucket);
-        let sent = after.bytes.wrapping_sub(reading.before.bucket.bytes);
-        let per_second = u128::from(sent) * 8_000_000_000 / u128::from(reading.elapsed_ns.max(1));
+        let before = &reading.before.bucket;
+        let per_second = |now: u64, before: u64, times: u128| {
+            let moved = u128::from(now.saturating_sub(before)) * times * 1_000_000_000;
+            u64::try_from(moved / u128::from(reading.elapsed_ns.max(1))).unwrap_or(u64::MAX)
+        };
         Self {
             owner: names.owner(SliceId(knobs.id.0)),
             floor: knobs.floor * 8,
             share: knobs.share,
             cap: (knobs.cap < RATE_MAX).then_some(knobs.cap * 8),
-            sends: u64::try_from(per_second).unwrap_or(u64::MAX),
+            sends: per_second(after.bytes, before.bytes, 8),
+            drops: per_second(after.dropped_packets, before.dropped_packets, 1),
             may_send: (after.state != 0).then_some(after.rate * 8),
             waits_us: after.next_ns.saturating_sub(reading.now_ns) / 1000,
             sent_bytes: after.bytes,

@@ -13,6 +13,7 @@ pub mod event;
 pub mod flows;
 pub mod happening;
 pub mod links;
+pub mod links_past;
 pub mod ports;
 pub mod rates;
 pub mod read;
@@ -21,6 +22,7 @@ pub mod status;
 pub use clock::Clock;
 pub use event::Event;
 pub use links::{Link, LinkRow};
+pub use links_past::LinksPast;
 pub use ports::{Port, PortKind, Ports};
 pub use status::{Row, RowKind, Status};
 

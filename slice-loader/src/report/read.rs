@@ -11,11 +11,12 @@ use anyhow::Context;
 use jiff::Timestamp;
 use nix::sys::socket::{getsockopt, sockopt};
 use policy::SliceId;
-use policy::abi::SliceEntry;
+use policy::abi::{Bucket, SliceEntry};
 use zerocopy::FromZeros;
 
 use super::flows::{Flows, Gathered, Wanted};
 use super::links::{Link, LinkReading, LinkRow};
+use super::links_past::{LinksPast, Wanted as WantedPast};
 use super::ports::Protocol;
 use super::status::{Cpu, Daemon, Reading, Row};
 use super::{Clock, Names, Ports, Status, Used, status};
@@ -23,7 +24,8 @@ use crate::context::io;
 use crate::context::layer::Layer;
 use crate::context::running::Running;
 use crate::node::{Node, OnLink};
-use crate::status::history::{Counters, Sample};
+use crate::status::history::{Counters, History, Sample};
+use crate::status::hour::Moved;
 use crate::sys::clock::boottime_ns;
 
 /// The names of the owners there are now.
@@ -70,7 +72,9 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
 /// What owners had sent on the links at a moment.
 #[derive(Clone, Debug)]
 pub struct LinkSample {
-    at_ns: u64,
+    /// Which start of the node: counters of another begin anew.
+    node: String,
+    clock: Clock,
     on_links: BTreeMap<(u32, SliceId), OnLink>,
 }
 
@@ -80,10 +84,11 @@ impl LinkSample {
     /// # Errors
     /// Where a map cannot be read.
     pub fn take(node: &Node) -> anyhow::Result<Self> {
-        let at_ns = Clock::now().context("read the clock")?.monotonic_ns;
+        let clock = Clock::now().context("read the clock")?;
         let on_links = node.on_links()?.into_iter();
         Ok(Self {
-            at_ns,
+            node: node.record().identity(),
+            clock,
             on_links: on_links.map(|on| ((on.link, on.knobs.id), on)).collect(),
         })
     }
@@ -91,7 +96,39 @@ impl LinkSample {
     /// The moment, in nanoseconds of the monotonic clock.
     #[must_use]
     pub const fn at_ns(&self) -> u64 {
-        self.at_ns
+        self.clock.monotonic_ns
+    }
+
+    /// The same on the calendar.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.clock.time()
+    }
+
+    /// What went out after an earlier sample, and in how many nanoseconds; none where
+    /// that was of another start of the node.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Option<(u64, Vec<Moved>)> {
+        if self.node != before.node {
+            return None;
+        }
+        let moved = self.on_links.iter().map(|(key, now)| {
+            // An id is not given again while the node is up: one that was not there
+            // began at zero.
+            let then = before.on_links.get(key).map(|on| on.bucket);
+            let grew = |read: fn(&Bucket) -> u64| {
+                read(&now.bucket).saturating_sub(then.as_ref().map_or(0, read))
+            };
+            Moved {
+                link: key.0,
+                id: key.1,
+                sent: grew(|bucket| bucket.bytes),
+                dropped: grew(|bucket| bucket.dropped_packets),
+            }
+        });
+        let moved = moved.filter(|moved| moved.sent > 0 || moved.dropped > 0);
+        let over_ns = self.at_ns().saturating_sub(before.at_ns());
+        Some((over_ns, moved.collect()))
     }
 }
 
@@ -114,7 +151,7 @@ pub fn links_since(node: &Node, before: &LinkSample) -> anyhow::Result<Vec<Link>
     let after = node.on_links()?;
     let now = Clock::now().context("read the clock")?;
     let (now_ns, boot_ns) = (now.monotonic_ns, boottime_ns().context("read the clock")?);
-    let elapsed_ns = now_ns.saturating_sub(before.at_ns);
+    let elapsed_ns = now_ns.saturating_sub(before.at_ns());
     let mut links = Vec::new();
     for (number, (name, rate)) in (0..).zip(node.links()?) {
         let rows = after.iter().filter(|on| on.link == number);
@@ -140,6 +177,21 @@ pub fn links_since(node: &Node, before: &LinkSample) -> anyhow::Result<Vec<Link>
         });
     }
     Ok(links)
+}
+
+/// What went out on the links in the last hour.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn links_past(
+    node: &Node,
+    history: &History,
+    wanted: &WantedPast,
+) -> anyhow::Result<LinksPast> {
+    let (names, links) = (names(node), node.links()?);
+    let past = history.hour().since(wanted.since);
+    let time = Timestamp::now();
+    Ok(LinksPast::new(past, time, &links, &names, wanted))
 }
 
 /// What slices have used and carried so far, by id: what averages are made of.
@@ -314,4 +366,45 @@ fn daemon() -> Option<Daemon> {
     Some(Daemon {
         pid: u32::try_from(peer.pid()).ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::abi::{LinkKnobs, QuotaState};
+
+    fn sample(node: &str, second: u64, bytes: &[(u32, u64)]) -> LinkSample {
+        let on_links = bytes.iter().map(|(id, bytes)| {
+            let on = OnLink {
+                link: 0,
+                knobs: LinkKnobs::new_zeroed(),
+                bucket: Bucket {
+                    bytes: *bytes,
+                    ..Bucket::new_zeroed()
+                },
+                quota: QuotaState::new_zeroed(),
+            };
+            ((0, SliceId(*id)), on)
+        });
+        LinkSample {
+            node: node.to_owned(),
+            clock: Clock {
+                monotonic_ns: second * 1_000_000_000,
+                realtime_ns: 0,
+            },
+            on_links: on_links.collect(),
+        }
+    }
+
+    #[test]
+    fn a_counter_that_begins_anew_is_no_bytes() {
+        let before = sample("a", 10, &[(2, 100), (3, 500), (4, 7)]);
+        // 3 went backwards, 4 is gone, 258 is a new slice in the row of 2.
+        let after = sample("a", 22, &[(2, 150), (3, 20), (258, 60)]);
+        let (over_ns, moved) = after.since(&before).unwrap();
+        assert_eq!(over_ns, 12_000_000_000);
+        let moved: Vec<_> = moved.iter().map(|moved| (moved.id.0, moved.sent)).collect();
+        assert_eq!(moved, [(2, 50), (258, 60)]);
+        assert_eq!(sample("b", 22, &[(2, 150)]).since(&before), None);
+    }
 }

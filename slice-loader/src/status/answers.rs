@@ -17,7 +17,7 @@ use super::{history, openmetrics};
 use crate::daemon::News;
 use crate::report::event::{Cursor, Item};
 use crate::report::status::{Row, Total};
-use crate::report::{Link, Owner, Ports, Status, Used};
+use crate::report::{Link, LinksPast, Owner, Ports, Status, Used};
 
 /// What a slice may see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +62,13 @@ pub trait Source {
     /// # Errors
     /// As above.
     fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)>;
+    /// What went out on links, of one owner alone or of all, in so many seconds, with so
+    /// many rows of a link.
+    ///
+    /// # Errors
+    /// As above.
+    fn links_past(&mut self, of: Option<u32>, seconds: u32, most: u32)
+    -> anyhow::Result<LinksPast>;
     /// What a slice used and carried on average, over 1, 5 and 15 minutes.
     fn averages(&self, id: u32, now: history::Counters) -> [Average; 3];
     /// The table of all slices, if it is no older than so many seconds.
@@ -177,6 +184,10 @@ pub fn answer(
             });
             let links = links.collect();
             Ok(Ok(json(&Links { time: *time, links })?))
+        }
+        Ask::LinksPast { seconds, most } => {
+            let of = (sight == Sight::Own).then_some(viewer.id);
+            Ok(Ok(json(&source.links_past(of, *seconds, *most)?)?))
         }
         Ask::Events { after } => {
             let of = (sight == Sight::Own).then_some(viewer.id);

@@ -49,12 +49,11 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// Serves the status hooks for as long as the daemon runs, which goes on where they
 /// cannot be served.
-pub async fn run(hub: &Hub) {
+pub async fn run(history: &Arc<Mutex<History>>, hub: &Hub) {
     front::open_many();
-    let history = Arc::new(Mutex::new(History::default()));
     tokio::select! {
-        () = sample(&history) => {}
-        () = serve_slices(&history, hub) => {}
+        () = sample(history) => {}
+        () = serve_slices(history, hub) => {}
     }
 }
 

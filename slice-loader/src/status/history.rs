@@ -1,18 +1,20 @@
 //! What slices used and carried before: counters as they were every few seconds of
-//! the last quarter of an hour, from which averages are made.
+//! the last quarter of an hour, from which averages are made, and what went out on
+//! links in the last hour.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::hour::{Hour, Step};
 use crate::report::read::LinkSample;
 
 /// Between two samples.
-pub const EVERY: Duration = Duration::from_secs(15);
+pub const EVERY: Duration = Duration::from_secs(10);
 /// The times over which averages are told, in seconds.
 const OVER: [u64; 3] = [60, 300, 900];
 /// Samples that are kept: all that are younger than the longest of these times, and
 /// one that is not.
-const KEPT: usize = 61;
+const KEPT: usize = 91;
 /// What goes out on a link is told over at least so long, in nanoseconds.
 const LINKS_OVER: u64 = 500_000_000;
 const SECOND: u64 = 1_000_000_000;
@@ -53,6 +55,7 @@ pub struct Average {
 pub struct History {
     samples: VecDeque<Sample>,
     links: VecDeque<LinkSample>,
+    hour: Hour,
 }
 
 impl History {
@@ -62,10 +65,27 @@ impl History {
             self.samples.pop_front();
         }
         self.samples.push_back(sample);
+        let Some(links) = links else {
+            return;
+        };
+        match self.links.back().and_then(|before| links.since(before)) {
+            Some((over_ns, moved)) => {
+                let time = links.time();
+                self.hour.add(Step { time, over_ns }, &moved);
+            }
+            // The first, or of another start of the node.
+            None => self.hour = Hour::default(),
+        }
         while self.links.len() > 1 {
             self.links.pop_front();
         }
-        self.links.extend(links);
+        self.links.push_back(links);
+    }
+
+    /// What went out on links in the last hour.
+    #[must_use]
+    pub const fn hour(&self) -> &Hour {
+        &self.hour
     }
 
     /// The averages of a slice over 1, 5 and 15 minutes that end now; over as long as
@@ -121,12 +141,12 @@ mod tests {
         }
     }
 
-    /// One that was sampled every 15 s for so long, and sends 1,000 bytes a second
+    /// One that was sampled every 10 s for so long, and sends 1,000 bytes a second
     /// in the last 150 s of it.
     fn history(seconds: u64) -> (History, u64, Counters) {
         let mut history = History::default();
         let at = |second: u64| sent(1000 * second.saturating_sub(seconds.saturating_sub(150)));
-        for second in (0..=seconds).step_by(15) {
+        for second in (0..=seconds).step_by(10) {
             let of = vec![(2, Counters::default()), (7, at(second))];
             let at_ns = second * SECOND;
             history.push(Sample { at_ns, of }, None);

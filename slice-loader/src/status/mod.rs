@@ -17,6 +17,7 @@ pub mod confine; // giving up every right
 pub mod daemon; // the daemon's side
 pub mod front; // the process that parses
 pub mod history; // averages over minutes
+pub mod hour; // what went out on links in the last hour
 pub mod http; // one connection of a slice
 pub mod openmetrics; // the rows as OpenMetrics
 pub mod quota; // how much a slice may ask

@@ -2,10 +2,19 @@
 
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode, Uri};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::wire::{Ask, Exposition, Form, Refusal};
 use crate::report::event::Cursor;
+use crate::report::flows::point_in_time;
+
+/// What is kept of links, in seconds.
+const HOUR: u32 = 3600;
+/// Rows of a link's past where nothing else is said, and at most: with the longest
+/// numbers an answer is then below 16 MiB.
+const ROWS: u32 = 100;
+const MOST_ROWS: u32 = 1000;
 
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +25,8 @@ pub enum Problem {
     NoSuchSlice,
     /// Something else than reading was asked for.
     OnlyReading,
+    /// A parameter is no time or no number.
+    BadParameter,
     /// Too many questions: again after so many seconds.
     TooMany(u64),
     /// Too many connections.
@@ -51,6 +62,7 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Ask, Prob
         "/v1/slices" => Ask::Rows(Form::All),
         "/v1/ports" => Ask::Ports,
         "/v1/links" => Ask::Links,
+        "/v1/links/history" => links_past(uri.query().unwrap_or_default())?,
         "/slicestat" => Ask::Slicestat(max_age(headers)),
         "/v1/events" => Ask::Events {
             after: last_event(headers),
@@ -69,6 +81,29 @@ pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Ask, Prob
     } else {
         Err(Problem::OnlyReading)
     }
+}
+
+/// `since` is a point in time or how long ago, `limit` how many rows a link has at most;
+/// others are not looked at.
+fn links_past(query: &str) -> Result<Ask, Problem> {
+    let pairs = serde_urlencoded::from_str::<Vec<(String, String)>>(query);
+    let (mut seconds, mut most) = (HOUR, ROWS);
+    for (name, value) in pairs.map_err(|_| Problem::BadParameter)? {
+        match name.as_str() {
+            "since" => {
+                let now = Timestamp::now();
+                let since = point_in_time(&value, now).ok_or(Problem::BadParameter)?;
+                let ago = now.duration_since(since).as_secs();
+                seconds = u32::try_from(ago.clamp(0, HOUR.into())).unwrap_or(HOUR);
+            }
+            "limit" => {
+                let limit: u32 = value.parse().map_err(|_| Problem::BadParameter)?;
+                most = limit.min(MOST_ROWS);
+            }
+            _ => {}
+        }
+    }
+    Ok(Ask::LinksPast { seconds, most })
 }
 
 /// How old an answer may be, in seconds: what the header `max-age` says, as
@@ -139,6 +174,7 @@ impl Problem {
         match self {
             Self::NoSuchDocument | Self::NoSuchSlice => StatusCode::NOT_FOUND,
             Self::OnlyReading => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadParameter => StatusCode::BAD_REQUEST,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Gone => StatusCode::FORBIDDEN,
             Self::Connections | Self::Streams | Self::NoRoom | Self::Unavailable => {
@@ -161,10 +197,13 @@ impl Problem {
     const fn detail(self) -> &'static str {
         match self {
             Self::NoSuchDocument => {
-                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/links, /v1/events, /v1/drops, /metrics and /slicestat."
+                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/links, /v1/links/history, /v1/events, /v1/drops, /metrics and /slicestat."
             }
             Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
             Self::OnlyReading => "The status can be read, with GET or HEAD.",
+            Self::BadParameter => {
+                "since is a time (2026-01-31T12:00:00Z) or how long ago (10m), limit a number."
+            }
             Self::TooMany(_) => "The slice asks more often than it may.",
             Self::Connections => "The slice has more connections than it may.",
             Self::Streams => "Too many streams of events are open.",
@@ -210,6 +249,9 @@ mod tests {
             ("/v1/slices/alpha", Ask::Rows(Form::One("alpha".into()))),
             ("/v1/ports", Ask::Ports),
             ("/v1/links", Ask::Links),
+            ("/v1/links/history", past(3600, 100)),
+            ("/v1/links/history?since=10m&limit=7&x=y", past(600, 7)),
+            ("/v1/links/history?since=3d&limit=5000", past(3600, 1000)),
             ("/slicestat", Ask::Slicestat(0)),
             ("/v1/events", Ask::Events { after: None }),
             ("/v1/drops", Ask::Rows(Form::Drops)),
@@ -221,6 +263,22 @@ mod tests {
             assert_eq!(asked(Method::GET, path), Ok(ask.clone()));
             assert_eq!(asked(Method::HEAD, path), Ok(ask));
             assert_eq!(asked(Method::POST, path), Err(Problem::OnlyReading));
+        }
+    }
+
+    fn past(seconds: u32, most: u32) -> Ask {
+        Ask::LinksPast { seconds, most }
+    }
+
+    #[test]
+    fn a_parameter_that_is_none_is_refused() {
+        for query in ["since=", "since=yesterday", "limit=-1", "limit=many"] {
+            let path = format!("/v1/links/history?{query}");
+            assert_eq!(
+                asked(Method::GET, &path),
+                Err(Problem::BadParameter),
+                "{query}"
+            );
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use policy::SliceId;
 use policy::decide::loopback::row_of;
 
@@ -18,9 +18,10 @@ use super::wire::Viewer;
 use crate::daemon::{Hub, News};
 use crate::node::{Node, facts};
 use crate::report::event::Cursor;
+use crate::report::links_past::Wanted;
 use crate::report::read::LinkSample;
 use crate::report::status::Row;
-use crate::report::{Clock, Link, Ports, Status, Used, read};
+use crate::report::{Clock, Link, LinksPast, Ports, Status, Used, read};
 
 /// How old an answer may be.
 const FRESH: Duration = Duration::from_secs(1);
@@ -187,6 +188,22 @@ impl Source for Reading {
             };
             Ok((Timestamp::now(), read::links_since(node, &before)?))
         })
+    }
+
+    fn links_past(
+        &mut self,
+        of: Option<u32>,
+        seconds: u32,
+        most: u32,
+    ) -> anyhow::Result<LinksPast> {
+        let node = fresh(&mut self.node, Node::open)?;
+        let ago = SignedDuration::from_secs(seconds.into());
+        let wanted = Wanted {
+            owner: of,
+            since: Timestamp::now().saturating_sub(ago)?,
+            most: usize::try_from(most)?,
+        };
+        read::links_past(node, &lock(&self.history), &wanted)
     }
 
     fn averages(&self, id: u32, now: Counters) -> [Average; 3] {

@@ -33,6 +33,13 @@ pub enum Ask {
     Ports,
     /// The links, and who sends on them.
     Links,
+    /// What went out on the links in the last hour.
+    LinksPast {
+        /// In so many seconds of it.
+        seconds: u32,
+        /// Most rows of a link.
+        most: u32,
+    },
     /// The table of PlanetLab's monitors, at most so many seconds old.
     Slicestat(u32),
     /// What happened after a place.

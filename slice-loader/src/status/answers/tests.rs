@@ -1,5 +1,6 @@
 //! Who is told what: a node of three slices, of which `watch` has the grant.
 
+use jiff::SignedDuration;
 use policy::SliceId;
 use policy::abi::{Bucket, Denials, LIVE, LinkKnobs, QuotaState, SliceEntry, SliceState, Traffic};
 use serde_json::Value;
@@ -10,9 +11,11 @@ use crate::daemon::Hub;
 use crate::node::OnLink;
 use crate::report::happening::What;
 use crate::report::links::LinkReading;
+use crate::report::links_past::Wanted;
 use crate::report::ports::{PortKind, Protocol};
 use crate::report::status::{Node, Reading};
 use crate::report::{LinkRow, Names, Port, Ports};
+use crate::status::hour::{Hour, Moved, Step};
 use crate::status::wire::Exposition;
 
 const NAMES: [(u32, &str); 5] = [(0, ""), (1, ""), (2, "alpha"), (3, "beta"), (4, "watch")];
@@ -211,6 +214,32 @@ impl Source for Fake {
         Ok(&self.links)
     }
 
+    fn links_past(
+        &mut self,
+        of: Option<u32>,
+        seconds: u32,
+        most: u32,
+    ) -> anyhow::Result<LinksPast> {
+        let mut hour = Hour::default();
+        let moved = NAMES.map(|(id, _)| Moved {
+            link: 0,
+            id: SliceId(id),
+            sent: u64::from(id) + 9000,
+            dropped: 0,
+        });
+        let (time, over_ns) = (Timestamp::UNIX_EPOCH, 8_000_000_000);
+        hour.add(Step { time, over_ns }, &moved);
+        let wanted = Wanted {
+            owner: of,
+            since: time - SignedDuration::from_secs(seconds.into()),
+            most: usize::try_from(most)?,
+        };
+        let names = Names::new(NAMES.map(|(id, name)| (SliceId(id), name)));
+        let links = [("eth0".to_owned(), 1_000)];
+        let past = hour.since(wanted.since);
+        Ok(LinksPast::new(past, time, &links, &names, &wanted))
+    }
+
     fn averages(&self, id: u32, now: history::Counters) -> [Average; 3] {
         assert_eq!(now.sent, u64::from(id) + 9000);
         Default::default()
@@ -230,6 +259,10 @@ fn asks() -> Vec<Ask> {
         Ask::Node,
         Ask::Ports,
         Ask::Links,
+        Ask::LinksPast {
+            seconds: 60,
+            most: 2,
+        },
         Ask::Events { after: None },
         Ask::Slicestat(0),
         Ask::Slicestat(9),
@@ -282,6 +315,14 @@ fn with_the_grant_it_is_told_of_all() {
         (Ask::Node, &["\"usage\":3", "\"limit\":32"][..]),
         (Ask::Ports, &["alpha", "beta", "node"]),
         (Ask::Links, &["eth0", "alpha", "beta", "9000", "9003"]),
+        (
+            Ask::LinksPast {
+                seconds: 60,
+                most: 2,
+            },
+            // 9004 and 9003 bytes, and 9000, 9001 and 9002 of the others.
+            &["watch", "beta", "9003", "27003", "\"others\":{"],
+        ),
         (
             Ask::Events { after: None },
             &[
