@@ -169,21 +169,8 @@ pub fn answer(
             Ok(Ok(json(&ports)?))
         }
         Ask::Links => {
-            let (time, links) = source.links()?;
-            let is_seen = |id| sight == Sight::All || id == viewer.id;
-            // Picked before it is copied: there may be thousands of others.
-            let links = links.iter().map(|link| Link {
-                name: link.name.clone(),
-                rows: link
-                    .rows
-                    .iter()
-                    .filter(|row| is_seen(row.owner.id))
-                    .cloned()
-                    .collect(),
-                ..*link
-            });
-            let links = links.collect();
-            Ok(Ok(json(&Links { time: *time, links })?))
+            let (time, links) = links(source, viewer, sight)?;
+            Ok(Ok(json(&Links { time, links })?))
         }
         Ask::LinksPast { seconds, most } => {
             let of = (sight == Sight::Own).then_some(viewer.id);
@@ -203,19 +190,48 @@ pub fn answer(
             Ok(Ok((Content::Lines, text.into_bytes())))
         }
         Ask::Rows(form) => {
-            let node = match form {
-                Form::Metrics(_) => Some(attributes(source, sight)?),
-                _ => None,
+            let (node, links) = match form {
+                Form::Metrics(_) => {
+                    let (_, links) = links(source, viewer, sight)?;
+                    (Some(attributes(source, sight)?), links)
+                }
+                _ => (None, Vec::new()),
             };
             if sight == Sight::All {
                 let status = source.all()?;
                 let total = Some(&status.total);
-                return told(form, node.as_ref(), (status.time, &status.rows, total));
+                return told(
+                    form,
+                    (node.as_ref(), &links),
+                    (status.time, &status.rows, total),
+                );
             }
             let (time, row) = source.own(viewer)?;
-            told(form, node.as_ref(), (time, &[row], None))
+            told(form, (node.as_ref(), &links), (time, &[row], None))
         }
     }
+}
+
+/// The links, with the rows that may be seen.
+fn links(
+    source: &mut impl Source,
+    viewer: &Viewer,
+    sight: Sight,
+) -> anyhow::Result<(Timestamp, Vec<Link>)> {
+    let (time, links) = source.links()?;
+    let is_seen = |id| sight == Sight::All || id == viewer.id;
+    // Picked before it is copied: there may be thousands of others.
+    let links = links.iter().map(|link| Link {
+        name: link.name.clone(),
+        rows: link
+            .rows
+            .iter()
+            .filter(|row| is_seen(row.owner.id))
+            .cloned()
+            .collect(),
+        ..*link
+    });
+    Ok((*time, links.collect()))
 }
 
 fn attributes(source: &mut impl Source, sight: Sight) -> anyhow::Result<Attributes> {
@@ -286,7 +302,7 @@ fn slicestat(
 /// What is told of the rows that may be seen.
 fn told(
     form: &Form,
-    node: Option<&Attributes>,
+    (node, links): (Option<&Attributes>, &[Link]),
     (time, rows, total): (Timestamp, &[Row], Option<&Total>),
 ) -> anyhow::Result<Result<Told, Refusal>> {
     let told = match form {
@@ -297,7 +313,7 @@ fn told(
         },
         Form::Drops => json(&drops(time, rows))?,
         Form::Metrics(exposition) => {
-            let text = openmetrics::render(*exposition, node, rows);
+            let text = openmetrics::render(*exposition, node, rows, links);
             (Content::Metrics(*exposition), text.into_bytes())
         }
     };

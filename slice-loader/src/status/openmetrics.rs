@@ -1,17 +1,17 @@
 //! The rows as OpenMetrics 1.0 text, and as the text format before it: one table
 //! says which families there are.
 //!
-//! Labels take only names of slices, reasons and directions: as many series as
-//! there are rows, times a constant. A limit is absent where nothing bounds it.
+//! Labels take only names of slices, links, reasons and directions: as many series as
+//! there are rows, times a constant, and rows on links, likewise. A limit is absent where nothing bounds it.
 
 use std::fmt::Write;
 
 use super::answers::Attributes;
 use super::wire::Exposition;
-use crate::report::Used;
 use crate::report::status::{Row, Transfer, Volume};
+use crate::report::{Link, Used};
 use Kind::{Counter, Gauge, Info};
-use families::{FAMILIES, Kind};
+use families::{FAMILIES, Family, Kind, OF_LINKS};
 
 mod families;
 
@@ -36,11 +36,18 @@ struct Samples<'a> {
     family: &'a str,
     suffix: &'static str,
     slice: &'a str,
+    link: Option<&'a str>,
 }
 
-/// The text about these rows, and about the node where the reader may know.
+/// The text about these rows and those on links, and about the node where the reader
+/// may know.
 #[must_use]
-pub fn render(exposition: Exposition, node: Option<&Attributes>, rows: &[Row]) -> String {
+pub fn render(
+    exposition: Exposition,
+    node: Option<&Attributes>,
+    rows: &[Row],
+    links: &[Link],
+) -> String {
     let mut text = Text {
         exposition,
         text: String::with_capacity(256 + rows.len() * 2048),
@@ -49,16 +56,21 @@ pub fn render(exposition: Exposition, node: Option<&Attributes>, rows: &[Row]) -
         text.about(node);
     }
     for family in FAMILIES {
-        text.head(family.name, family.kind, family.unit, family.help);
-        for row in rows {
-            let mut samples = Samples {
-                text: &mut text.text,
-                family: family.name,
-                suffix: suffix(family.kind),
-                slice: &row.name,
-            };
-            (family.samples)(row, &mut samples);
-        }
+        text.family(family, || rows.iter().map(|row| (&*row.name, None, row)));
+    }
+    text.rates(links);
+    let named = |link: &Link| {
+        let rows = link.rows.iter();
+        rows.map(|row| row.owner.label()).collect::<Vec<_>>()
+    };
+    let names: Vec<_> = links.iter().map(named).collect();
+    for family in OF_LINKS {
+        text.family(family, || {
+            links.iter().zip(&names).flat_map(|(link, names)| {
+                let rows = link.rows.iter().zip(names);
+                rows.map(|(row, owner)| (&**owner, Some(&*link.name), row))
+            })
+        });
     }
     if exposition == Exposition::OpenMetrics {
         text.text.push_str("# EOF\n");
@@ -67,6 +79,35 @@ pub fn render(exposition: Exposition, node: Option<&Attributes>, rows: &[Row]) -
 }
 
 impl Text {
+    /// A family with the samples of all rows: whose, on which link, what.
+    fn family<'a, T: 'a, R: Iterator<Item = (&'a str, Option<&'a str>, &'a T)>>(
+        &mut self,
+        family: &Family<T>,
+        rows: impl Fn() -> R,
+    ) {
+        self.head(family.name, family.kind, family.unit, family.help);
+        for (slice, link, row) in rows() {
+            let mut samples = Samples {
+                text: &mut self.text,
+                family: family.name,
+                suffix: suffix(family.kind),
+                slice,
+                link,
+            };
+            (family.samples)(row, &mut samples);
+        }
+    }
+
+    /// What the owner gave each link.
+    fn rates(&mut self, links: &[Link]) {
+        let name = "slice_link_rate_bytes_per_second";
+        self.head(name, Gauge, "", "The rate that the link is given.");
+        for link in links {
+            let label = escaped(&link.name);
+            let _ = writeln!(self.text, "{name}{{link=\"{label}\"}} {}", bytes(link.rate));
+        }
+    }
+
     /// The node's own families.
     fn about(&mut self, node: &Attributes) {
         self.head("slice_node", Info, "", "The node.");
@@ -143,6 +184,9 @@ impl Samples<'_> {
     fn put(&mut self, labels: &[(&str, &str)], value: &str) {
         let (family, suffix, slice) = (self.family, self.suffix, escaped(self.slice));
         let _ = write!(self.text, "{family}{suffix}{{slice=\"{slice}\"");
+        if let Some(link) = self.link {
+            let _ = write!(self.text, ",link=\"{}\"", escaped(link));
+        }
         for (label, of) in labels {
             let _ = write!(self.text, ",{label}=\"{}\"", escaped(of));
         }
@@ -151,6 +195,13 @@ impl Samples<'_> {
 
     fn number(&mut self, labels: &[(&str, &str)], value: u64) {
         self.put(labels, &value.to_string());
+    }
+
+    /// Of bit/s.
+    fn rate(&mut self, rate: Option<u64>) {
+        if let Some(rate) = rate {
+            self.put(&[], &bytes(rate));
+        }
     }
 
     fn usage(&mut self, used: Option<Used>) {
@@ -179,6 +230,14 @@ impl Samples<'_> {
                 self.number(&labels, number(volume));
             }
         }
+    }
+}
+
+/// Bit/s as bytes a second, exactly.
+fn bytes(rate: u64) -> String {
+    match rate % 8 {
+        0 => (rate / 8).to_string(),
+        bits => format!("{}.{:03}", rate / 8, bits * 125),
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{MANAGER, SLICE, get};
 use crate::beyond::{Beyond, PEER};
+use crate::openmetrics;
 use crate::site::{Site, until};
 
 /// Datagrams of 1,000 bytes that are sent, and what each is on the wire.
@@ -64,6 +65,16 @@ pub fn is_told(site: &Site<'_>, _wire: &Beyond<'_>) -> Result<()> {
     }
     let rows = own["links"][0]["rows"].as_array().map_or(0, Vec::len);
     ensure!(rows == 1 && own["links"][0]["others"].is_null(), "{own}");
+
+    let lint = "curl -sSf -H 'Accept: text/plain' --unix-socket /run/slice/status.sock \
+                http://slice/metrics > /tmp/metrics && promtool check metrics < /tmp/metrics 2>&1";
+    let found = site.must(&["exec", MANAGER, "--", "sh", "-c", lint])?;
+    ensure!(found.trim().is_empty(), "promtool finds: {found}");
+    let metrics = openmetrics::read(&get(site, MANAGER, "/metrics")?.body)?;
+    let series = format!("slice_link_sent_bytes_total{{slice=\"{SLICE}\",link=\"wire1\"}}");
+    ensure!(metrics.get(&series) == Some(&(all as f64)), "{metrics:?}");
+    let rate = metrics.get("slice_link_rate_bytes_per_second{link=\"wire1\"}");
+    ensure!(rate == Some(&1_250_000.0), "{rate:?}");
 
     let table = site.must(&["link", "--history", "--since", "10m", "--limit", "1"])?;
     ensure!(table.contains("MEAN") && table.contains("wire1"), "{table}");

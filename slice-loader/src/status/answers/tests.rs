@@ -353,6 +353,7 @@ fn with_the_grant_it_is_told_of_all() {
                 "slice=\"beta\"",
                 "slice=\"unattributed\"",
                 "slice_node_slices 3",
+                "slice_link_sent_bytes_total{slice=\"beta\",link=\"eth0\"} 9003",
             ],
         ),
     ] {

@@ -1,6 +1,7 @@
 //! Everything that is told of a row as OpenMetrics, one family after the other.
 
 use super::Samples;
+use crate::report::LinkRow;
 use crate::report::status::{Row, RowKind, RowState};
 
 /// What kind of number a family has.
@@ -14,22 +15,22 @@ pub(super) enum Kind {
     Info,
 }
 
-/// One family of each row.
-pub(super) struct Family {
+/// One family of each row of a kind.
+pub(super) struct Family<T: 'static> {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) unit: &'static str,
     pub(super) help: &'static str,
-    pub(super) samples: fn(&Row, &mut Samples<'_>),
+    pub(super) samples: fn(&T, &mut Samples<'_>),
 }
 
-const fn family(
+const fn family<T>(
     name: &'static str,
     kind: Kind,
     unit: &'static str,
     help: &'static str,
-    samples: fn(&Row, &mut Samples<'_>),
-) -> Family {
+    samples: fn(&T, &mut Samples<'_>),
+) -> Family<T> {
     Family {
         name,
         kind,
@@ -42,7 +43,7 @@ const fn family(
 use Kind::{Counter, Gauge, Info};
 
 /// Everything that is told of a row.
-pub(super) const FAMILIES: &[Family] = &[
+pub(super) const FAMILIES: &[Family<Row>] = &[
     family("slice", Info, "", "The owner's id, kind and state.", info),
     family(
         "slice_cpu_usage_seconds",
@@ -252,6 +253,115 @@ pub(super) const FAMILIES: &[Family] = &[
         "",
         "Events not sent because of the rate or a full ring.",
         |row, to| to.number(&[], row.events_suppressed),
+    ),
+];
+
+/// Everything that is told of an owner on a link. Rates are bytes a second here, as
+/// everything that Prometheus reads.
+pub(super) const OF_LINKS: &[Family<LinkRow>] = &[
+    family(
+        "slice_link_sent_bytes",
+        Counter,
+        "bytes",
+        "Sent on the link, as it is on the wire.",
+        |row, to| to.number(&[], row.sent_bytes),
+    ),
+    family(
+        "slice_link_sent_packets",
+        Counter,
+        "",
+        "Packets sent on the link, segments apiece.",
+        |row, to| to.number(&[], row.sent_packets),
+    ),
+    family(
+        "slice_link_dropped_bytes",
+        Counter,
+        "bytes",
+        "Dropped before the link since too much waited.",
+        |row, to| to.number(&[], row.dropped_bytes),
+    ),
+    family(
+        "slice_link_dropped_packets",
+        Counter,
+        "",
+        "Packets dropped before the link.",
+        |row, to| to.number(&[], row.dropped_packets),
+    ),
+    family(
+        "slice_link_allowed_bytes_per_second",
+        Gauge,
+        "",
+        "What the owner may send now; absent where it sends nothing.",
+        |row, to| to.rate(row.may_send),
+    ),
+    family(
+        "slice_link_floor_bytes_per_second",
+        Gauge,
+        "",
+        "What the owner may always send.",
+        |row, to| to.rate(Some(row.floor)),
+    ),
+    family(
+        "slice_link_cap_bytes_per_second",
+        Gauge,
+        "",
+        "Most that the owner may send.",
+        |row, to| to.rate(row.cap),
+    ),
+    family(
+        "slice_link_share",
+        Gauge,
+        "",
+        "Weight by which what floors leave is split.",
+        |row, to| to.number(&[], row.share.into()),
+    ),
+    family(
+        "slice_link_queue_seconds",
+        Gauge,
+        "seconds",
+        "How long what the owner sent last waits.",
+        |row, to| to.put(&[], &seconds(row.waits_us)),
+    ),
+    family(
+        "slice_link_quota_bytes",
+        Gauge,
+        "bytes",
+        "What the owner may send in a period.",
+        |row, to| {
+            if let Some(quota) = &row.quota {
+                to.number(&[], quota.limit);
+            }
+        },
+    ),
+    family(
+        "slice_link_quota_used_bytes",
+        Gauge,
+        "bytes",
+        "What the owner has sent in the period.",
+        |row, to| {
+            if let Some(quota) = &row.quota {
+                to.number(&[], quota.used);
+            }
+        },
+    ),
+    family(
+        "slice_link_quota_cap_bytes_per_second",
+        Gauge,
+        "",
+        "Most that the quota leaves to send; absent while there is enough left.",
+        |row, to| to.rate(row.quota.as_ref().and_then(|quota| quota.cap)),
+    ),
+    family(
+        "slice_link_quota_end_time_seconds",
+        Gauge,
+        "seconds",
+        "When the next period of the quota begins.",
+        |row, to| {
+            let ends = row.quota.as_ref().map(|quota| quota.ends.as_second());
+            if let Some(ends) = ends.and_then(|ends| u64::try_from(ends).ok()) {
+                to.number(&[], ends);
+            }
+        },
     ),
 ];
 

@@ -8,7 +8,9 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::*;
+use crate::report::links::Quota;
 use crate::report::status::{Cpu, Io, Reading};
+use crate::report::{LinkRow, Owner};
 use crate::status::answers::tests::reading;
 
 fn rows() -> Vec<Row> {
@@ -52,6 +54,40 @@ fn rows() -> Vec<Row> {
         .to_vec()
 }
 
+fn links() -> Vec<Link> {
+    let row = |id: u32, name: &str, quota: Option<Quota>| LinkRow {
+        owner: Owner {
+            id,
+            name: Some(name.to_owned()),
+        },
+        floor: 8_000,
+        share: 5,
+        cap: quota.is_some().then_some(80_004),
+        sends: 1,
+        drops: 2,
+        may_send: quota.is_some().then_some(16_000),
+        waits_us: 1_500_001,
+        sent_bytes: 101,
+        sent_packets: 102,
+        dropped_bytes: 103,
+        dropped_packets: 104,
+        quota,
+    };
+    let quota = Quota {
+        limit: 1 << 30,
+        used: 1 << 20,
+        left: (1 << 30) - (1 << 20),
+        ends: Timestamp::from_second(1_700_086_400).unwrap(),
+        cap: Some(800),
+    };
+    vec![Link {
+        name: "eth0".into(),
+        rate: 1_000_000,
+        there: true,
+        rows: vec![row(0, "node", None), row(2, "alpha", Some(quota))],
+    }]
+}
+
 fn node() -> Attributes {
     Attributes {
         time: Timestamp::UNIX_EPOCH,
@@ -74,7 +110,7 @@ fn node() -> Attributes {
 #[test]
 fn the_text_is_the_one_that_was_looked_at() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/golden/metrics.txt");
-    let text = render(Exposition::OpenMetrics, Some(&node()), &rows());
+    let text = render(Exposition::OpenMetrics, Some(&node()), &rows(), &links());
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, &text).unwrap();
     }
@@ -83,7 +119,7 @@ fn the_text_is_the_one_that_was_looked_at() {
 
 #[test]
 fn who_may_not_know_of_the_node_is_told_of_the_rows_alone() {
-    let text = render(Exposition::OpenMetrics, None, &rows()[1..2]);
+    let text = render(Exposition::OpenMetrics, None, &rows()[1..2], &[]);
     assert!(!text.contains("slice_node"), "{text}");
     assert!(text.ends_with("# EOF\n"));
 }
@@ -101,7 +137,7 @@ fn the_older_text_has_the_same_samples_under_heads_of_their_full_names() {
         samples.map(str::to_owned).collect::<Vec<_>>()
     };
     let [new, old] = [Exposition::OpenMetrics, Exposition::Text]
-        .map(|exposition| render(exposition, Some(&node()), &rows()));
+        .map(|exposition| render(exposition, Some(&node()), &rows(), &links()));
     assert_eq!(samples(&new), samples(&old));
     let names = names(&old);
     for sample in samples(&old) {
@@ -116,7 +152,7 @@ fn the_dashboard_asks_only_for_what_there_is() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/slice.json");
     let text = fs::read_to_string(path).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let metrics = render(Exposition::Text, Some(&node()), &rows());
+    let metrics = render(Exposition::Text, Some(&node()), &rows(), &links());
     let names = names(&metrics);
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().flat_map(|panel| {
