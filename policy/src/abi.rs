@@ -696,6 +696,9 @@ pub const RAW: u32 = 16;
 /// The slice may see the packets of all slices.
 pub const AUDIT: u32 = 32;
 
+/// The slice may make namespaces of its own.
+pub const NESTED: u32 = 64;
+
 /// Rows of `AUDITORS`: those who audit at once, and row 0 for all.
 pub const AUDITOR_ROWS: u32 = 9;
 /// Octets of the ring of each who audits.

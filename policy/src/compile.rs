@@ -8,10 +8,10 @@ use zerocopy::FromZeros;
 
 use crate::abi::{
     ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, AUDIT, Address, AddressEntry, CLAIM,
-    LIVE, LinkKnobs, OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS, RESERVED_FOUND,
-    RESERVED_NODE, RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts, Reserved, Settings,
-    SliceEntry, SliceNameBytes, TCP, UDP, mapped, port_index, refused_row, refused_row_of,
-    tally_rows,
+    LIVE, LinkKnobs, NESTED, OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS,
+    RESERVED_FOUND, RESERVED_NODE, RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts,
+    Reserved, Settings, SliceEntry, SliceNameBytes, TCP, UDP, mapped, port_index, refused_row,
+    refused_row_of, tally_rows,
 };
 use crate::admission::{Admitted, rows, shared_addresses};
 use crate::config::{LOOPBACK_PORTS, PortSet, Ports, Raw, Slice, SliceName};
@@ -154,7 +154,11 @@ fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
             | flag(ipv4.is_some(), OWN_IPV4)
             | flag(ipv6.is_some(), OWN_IPV6)
             | flag(slice.raw == Raw::Safe, RAW)
-            | flag(slice.grants.audit, AUDIT),
+            | flag(slice.grants.audit, AUDIT)
+            | flag(
+                slice.context.as_ref().is_some_and(|context| context.nested),
+                NESTED,
+            ),
         sockets_max: slice.sockets,
         claims_max: slice.ports.claims,
         connections_max: slice.connections.unwrap_or(slice.sockets),

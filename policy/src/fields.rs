@@ -75,6 +75,9 @@ fields! {
     CgroupLevel       "cgroup"             "level";
     CgroupAncestors   "cgroup"             "ancestors";
     CgroupNode        "cgroup"             "kn";
+    CgroupDying       "cgroup"             "nr_dying_descendants";
+    TaskCgroups       "task_struct"        "cgroups";
+    SetCgroup         "css_set"            "dfl_cgrp";
     NodeId            "kernfs_node"        "id";
     UnixAddress       "unix_sock"          "addr";
     UnixNameLength    "unix_address"       "len";

@@ -8,6 +8,7 @@ pub mod errno {
     #![allow(missing_docs, reason = "the names are those of errno(3)")]
     pub const EPERM: i32 = 1;
     pub const ENOENT: i32 = 2;
+    pub const EAGAIN: i32 = 11;
     pub const EACCES: i32 = 13;
     pub const EINVAL: i32 = 22;
     pub const ENOPROTOOPT: i32 = 92;
@@ -90,7 +91,7 @@ macro_rules! reasons {
 
 reasons! {
     0  NoPolicy         EPERM           "no_policy"          "The slice is not defined on this node, or was destroyed while the socket lived.";
-    1  Family           EAFNOSUPPORT    "family"             "Slices have sockets of the families unix, inet, inet6 and netlink only.";
+    1  Family           EAFNOSUPPORT    "family"             "Slices have sockets of the families unix, inet, inet6 and netlink only, and have no modules of the kernel loaded.";
     2  Protocol         EPROTONOSUPPORT "protocol"           "Slices speak TCP, UDP and ICMP echo; this protocol has paths round the ownership of ports.";
     3  RawSocket        EPERM           "raw_socket"         "The slice's policy gives it no raw or packet sockets.";
     4  SocketLimit      ENOBUFS         "socket_limit"       "The slice has as many sockets open as its policy allows.";

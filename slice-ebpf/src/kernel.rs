@@ -80,9 +80,15 @@ pub fn owner_of_sock(sock: u64, settings: &Settings) -> SliceId {
     if field::<u32>(cgroup, Field::CgroupLevel) < level as u32 {
         return SliceId::NODE;
     }
-    let ancestors = cgroup.wrapping_add(offset(Field::CgroupAncestors));
-    let ancestor = at::<u64>(ancestors.wrapping_add(level * 8));
+    let ancestor = ancestor(cgroup, settings.slices_level);
     owner::of_cgroup(field(pointer(ancestor, Field::CgroupNode), Field::NodeId))
+}
+
+/// The cgroup above this one, or itself, at a level that is not below its own.
+#[inline(always)]
+pub fn ancestor(cgroup: u64, level: u32) -> u64 {
+    let ancestors = cgroup.wrapping_add(offset(Field::CgroupAncestors));
+    at(ancestors.wrapping_add(level as u64 * 8))
 }
 
 /// Whether a socket is in the node's network namespace.

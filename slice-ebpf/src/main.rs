@@ -43,10 +43,12 @@ mod hooks {
     mod connect; // connect(2)
     mod create; // socket(2)
     mod device; // bind(2) and sendmsg(2) of packet sockets
+    mod divide; // mkdir(2) of cgroups
     mod egress; // a packet leaves a socket
     mod frame; // a packet socket sends a frame, and is shown frames
     mod ingress; // a packet reaches a socket
     mod lookup; // the kernel looks for a packet's socket
+    mod module; // the kernel is about to load a module
     mod name; // getsockname(2), getpeername(2), accept(2)
     mod netlink; // socket diagnostics
     mod node; // a packet leaves a socket of the node, or of the kernel itself

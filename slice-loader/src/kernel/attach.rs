@@ -121,6 +121,8 @@ pub const PROGRAMS: &[Attachment] = &[
     lsm("unix_stream_connect"),
     lsm("unix_may_send"),
     lsm("file_open"),
+    lsm("inode_mkdir"),
+    lsm("kernel_module_request"),
     at(Slices, "connect4", libbpf::BPF_CGROUP_INET4_CONNECT),
     at(Slices, "connect6", libbpf::BPF_CGROUP_INET6_CONNECT),
     at(Slices, "sendmsg4", libbpf::BPF_CGROUP_UDP4_SENDMSG),

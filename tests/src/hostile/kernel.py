@@ -118,6 +118,42 @@ for flags in (0, 8, 16):
     attribute = ctypes.create_string_buffer(struct.pack("QII", ctypes.cast(view, ctypes.c_void_p).value, 0, flags), 144)
     attempt(f"take the view's link {flags}", lambda: call(321, 7, attribute, 16))
 
+# Modules: by families of generic netlink and disciplines of terminals, which the
+# kernel looks for in them. Whoever makes namespaces may have them loaded.
+def modules():
+    return {line.split()[0] for line in open("/proc/modules")}
+if "nested" not in sys.argv:
+    there = modules()
+    for family in (b"l2tp", b"wireguard", b"SMC_PNETID", b"ovs_flow", b"IPVS", b"macsec", b"nbd", b"NET_DM", b"psample"):
+        generic = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
+        name = struct.pack("HH", 5 + len(family), 2) + family + b"\0"
+        name += b"\0" * (-len(name) % 4)
+        generic.send(struct.pack("IHHIIBBH", 20 + len(name), 16, 1, 1, 0, 3, 1, 0) + name)
+        generic.recv(65536)
+    inner = os.openpty()[1]
+    for discipline in range(1, 31):
+        try:
+            fcntl.ioctl(inner, 0x5423, struct.pack("i", discipline))
+        except OSError:
+            pass
+    expect("modules were loaded", modules() <= there, modules() - there)
+
+# Cgroups that are removed and stay, since a socket was made in each.
+kept = []
+def divide():
+    os.mkdir("/sys/fs/cgroup/gone")
+    for _ in range(200):
+        open("/sys/fs/cgroup/gone/cgroup.procs", "w").write("0")
+        kept.append(socket.socket(socket.AF_UNIX))
+        open("/sys/fs/cgroup/cgroup.procs", "w").write("0")
+        os.rmdir("/sys/fs/cgroup/gone")
+        os.mkdir("/sys/fs/cgroup/gone")
+attempt("keep removed cgroups", divide, "EAGAIN")
+if os.path.exists("/sys/fs/cgroup/gone"):
+    os.rmdir("/sys/fs/cgroup/gone")
+expect("it kept them", 32 < len(kept) <= 64, len(kept))
+kept.clear()
+
 # Settings: none can be opened for writing that the node or others would feel.
 attempt("choose the next process id", lambda: os.write(os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY), b"9\n"), "EPERM")
 # Those that can be opened: limits of its own IPC namespace; the next process
