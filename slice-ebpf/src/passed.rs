@@ -5,20 +5,35 @@
 //! keeps a reader from a mixture of both, which might be a destination that
 //! neither passed.
 
+use aya_ebpf::bindings::__sk_buff;
 use policy::abi::Tag;
 
 use crate::atomic;
-use crate::packet::Packet;
+use crate::packet::{self, Packet};
+
+/// In the version that is remembered: the packet stayed in the node. A socket may be
+/// bound to another device later, and what may pass on lo may not leave there.
+const INSIDE: u8 = 0x80;
+
+#[inline(always)]
+fn version(skb: *mut __sk_buff, packet: &Packet) -> u8 {
+    if packet::is_loopback(skb) {
+        packet.version | INSIDE
+    } else {
+        packet.version
+    }
+}
 
 /// Whether a packet like this one passed since the policy last changed.
 #[inline(always)]
-pub fn before(tag: *mut Tag, generation: u32, packet: &Packet) -> bool {
+pub fn before(skb: *mut __sk_buff, tag: *mut Tag, generation: u32, packet: &Packet) -> bool {
+    let version = version(skb, packet);
     // SAFETY: the storage lives as long as the socket that runs the hook; what
     // is read in the middle of a change is thrown away below.
     unsafe {
         let sequence = atomic::load(&raw const (*tag).sequence);
         atomic::barrier();
-        let same = (*tag).version == packet.version
+        let same = (*tag).version == version
             && (*tag).protocol == packet.protocol
             && (*tag).generation == generation
             && (*tag).ports == packet.ports
@@ -32,7 +47,7 @@ pub fn before(tag: *mut Tag, generation: u32, packet: &Packet) -> bool {
 /// Remembers that this packet passed, unless another CPU is about to.
 /// `generation` is the policy's as it was before the checks.
 #[inline(always)]
-pub fn remember(tag: *mut Tag, generation: u32, packet: &Packet) {
+pub fn remember(skb: *mut __sk_buff, tag: *mut Tag, generation: u32, packet: &Packet) {
     // Identifiers of ICMP are looked at each time.
     if !packet.has_ports() {
         return;
@@ -46,7 +61,7 @@ pub fn remember(tag: *mut Tag, generation: u32, packet: &Packet) {
             return;
         }
         atomic::barrier();
-        (*tag).version = packet.version;
+        (*tag).version = version(skb, packet);
         (*tag).protocol = packet.protocol;
         (*tag).generation = generation;
         (*tag).ports = packet.ports;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use libc::{SO_BINDTODEVICE, SOL_SOCKET};
 use nix::errno::Errno::{EACCES, EADDRNOTAVAIL, ECONNREFUSED, EINPROGRESS, EPERM, ETIMEDOUT};
 use policy::Reason;
 
@@ -320,6 +321,10 @@ fn outside(node: &mut Node) -> Result<()> {
     node.must("ip", &[&route[..], &["2001:db8:5::1"]].concat())?;
     let route = ["-n", OUTSIDE, "route", "replace", "127.1.0.0/16", "via"];
     node.must("ip", &[&route[..], &["198.51.100.1"]].concat())?;
+    // And the node sends on what is nobody's.
+    let default = ["route", "replace", "default", "via"];
+    node.must("ip", &[&default[..], &["198.51.100.2"]].concat())?;
+    node.must("ip", &[&["-6"], &default[..], &["2001:db8:5::2"]].concat())?;
     let _localnet = Sysctl::set("net.ipv4.conf.wire0.route_localnet", "1")?;
     node.must(
         "ip",
@@ -365,6 +370,27 @@ fn outside(node: &mut Node) -> Result<()> {
         let sent = sender.send_to(1, at(PEER[family], 9731));
         ensure!(sent.is_err(), "it was sent");
         refused(ear.receive_within(50), ETIMEDOUT)?;
+        // Nor by a device that the socket is bound to: at once, and after the same
+        // passed on lo.
+        let bound = |socket: &Sock<'_>| {
+            socket.set_bytes(SOL_SOCKET, SO_BINDTODEVICE, b"wire0".to_vec())
+        };
+        for before in [false, true] {
+            let sender = alpha.socket(udp)?;
+            if before {
+                sender.connect(at(LOOPBACK[family], 9730))?;
+                sender.send(1)?;
+                bound(&sender)?;
+            } else {
+                bound(&sender)?;
+                sender.connect(at(LOOPBACK[family], 9730))?;
+            }
+            refused(sender.send(1), EPERM)
+                .with_context(|| format!("family {family}, {before}"))?;
+        }
+    }
+    for family in ["-4", "-6"] {
+        node.must("ip", &[family, "route", "del", "default"])?;
     }
     node.must(
         "ip",

@@ -182,14 +182,22 @@ pub const fn is_echo(from: Place, protocol: u8, inside: bool) -> bool {
 
 /// May a packet of the slice `who` go to `to`, which is at `place`? To the
 /// node's loopback go questions to the resolver, and echo requests, which the
-/// kernel itself answers.
+/// kernel itself answers. `inside` tells whether it stays in the node: a socket
+/// that is bound to another device would send it to the next machine.
 #[inline(always)]
-pub fn send(who: SliceId, place: Place, to: &Address, protocol: u8, port: u16) -> Verdict {
+pub fn send(
+    who: SliceId,
+    place: Place,
+    to: &Address,
+    protocol: u8,
+    port: u16,
+    inside: bool,
+) -> Verdict {
     let may = match place {
-        Place::Private(row) => row == who.index(),
+        Place::Private(row) => inside && row == who.index(),
         Place::Loopback => match protocol {
-            TCP | UDP => is_resolver(to, port),
-            _ => true,
+            TCP | UDP => inside && is_resolver(to, port),
+            _ => inside,
         },
         _ => true,
     };
@@ -418,15 +426,11 @@ mod tests {
     fn a_slices_packets_stay_on_its_own_loopback() {
         let (a, b) = (SliceId(2), SliceId(3));
         let foreign = Verdict::Deny(Reason::LoopbackForeign);
-        let send = |who, to: &Address, protocol, port| {
-            send(
-                who,
-                by_itself(to).unwrap_or(Place::Shared),
-                to,
-                protocol,
-                port,
-            )
+        let on = |who, to: &Address, protocol, port, inside| {
+            let place = by_itself(to).unwrap_or(Place::Shared);
+            super::send(who, place, to, protocol, port, inside)
         };
+        let send = |who, to: &Address, protocol, port| on(who, to, protocol, port, true);
         assert_eq!(send(a, &v4("127.1.2.1"), TCP, 80), Verdict::Allow);
         assert_eq!(send(b, &v4("127.1.2.1"), TCP, 80), foreign);
         assert_eq!(send(b, &v6("fd53:6c00::2:1"), UDP, 80), foreign);
@@ -436,6 +440,16 @@ mod tests {
         assert_eq!(send(a, &v4("127.0.0.53"), UDP, 54), foreign);
         assert_eq!(send(a, &v4("127.0.0.1"), 1, 0), Verdict::Allow);
         assert_eq!(send(a, &v4("10.0.0.1"), TCP, 80), Verdict::Allow);
+        // On another device than lo.
+        for (to, protocol, port) in [
+            ("127.1.2.1", TCP, 80),
+            ("127.0.0.53", UDP, 53),
+            ("127.0.0.1", 1, 0),
+        ] {
+            assert_eq!(on(a, &v4(to), protocol, port, false), foreign, "{to}");
+        }
+        assert_eq!(on(a, &v6("fd53:6c00::2:1"), UDP, 80, false), foreign);
+        assert_eq!(on(a, &v4("10.0.0.1"), TCP, 80, false), Verdict::Allow);
     }
 
     #[test]

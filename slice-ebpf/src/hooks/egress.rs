@@ -69,7 +69,7 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     let verdict = match (&packet, owner::entry(who)) {
         (None, _) => Verdict::Deny(Reason::Header),
         (_, None) => Verdict::Deny(Reason::NoPolicy),
-        (Some(packet), Some(_)) if passed::before(tag, generation, packet) => Verdict::Allow,
+        (Some(packet), Some(_)) if passed::before(skb, tag, generation, packet) => Verdict::Allow,
         (Some(packet), Some(entry)) => first(skb, settings, generation, tag, who, entry, packet),
     };
     match verdict {
@@ -103,7 +103,7 @@ fn first(
 ) -> Verdict {
     let verdict = verdict(skb, settings, tag, who, entry, packet);
     if verdict.is_allow() {
-        passed::remember(tag, generation, packet);
+        passed::remember(skb, tag, generation, packet);
         learn(skb, tag, who, entry, packet);
     }
     verdict
@@ -129,7 +129,7 @@ fn verdict(
     }
     if let Some(place) = by_itself(&packet.destination) {
         let (to, port) = (&packet.destination, packet.destination_port());
-        let verdict = private::send(who, place, to, packet.protocol, port);
+        let verdict = private::send(who, place, to, packet.protocol, port, inside);
         if !verdict.is_allow() {
             return verdict;
         }

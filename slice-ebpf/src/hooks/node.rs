@@ -78,7 +78,7 @@ fn take_from_slices(skb: *mut __sk_buff, settings: &Settings, tag: *mut Tag) {
         && claim::of_port(packet.protocol, packet.source_port())
             .owner()
             .is_slice();
-    if !claimed && passed::before(tag, generation, &packet) {
+    if !claimed && passed::before(skb, tag, generation, &packet) {
         return;
     }
     let Some(key) = packet.flow(skb) else {
@@ -89,7 +89,7 @@ fn take_from_slices(skb: *mut __sk_buff, settings: &Settings, tag: *mut Tag) {
     } else {
         flow::taken(&key, SliceId::NODE);
     }
-    passed::remember(tag, generation, &packet);
+    passed::remember(skb, tag, generation, &packet);
 }
 
 /// Whether the kernel says that nobody is at a port where a program of a slice

@@ -150,7 +150,7 @@ fn ends(skb: *mut __sk_buff, who: SliceId, entry: &SliceEntry, packet: &Sent) ->
     };
     let (to, protocol) = (&packet.destination, packet.protocol);
     match (
-        private::send(who, place, to, protocol, packet.peer_port),
+        private::send(who, place, to, protocol, packet.peer_port, inside),
         place,
         from,
     ) {
