@@ -6,7 +6,7 @@ use core::ptr::read_volatile;
 use policy::SliceId;
 use policy::abi::{Address, FlowKey, TCP, TalliedFlow, UDP, mapped};
 use policy::decide::create::{AF_INET, AF_INET6};
-use policy::decide::raw::{FRAME_HEADER as HEADER, Octets, Sent};
+use policy::decide::raw::{FRAME_HEADER as HEADER, Octets, Sent, segment_headers};
 
 use crate::atomic;
 use crate::maps::TRAFFIC;
@@ -234,6 +234,14 @@ pub fn count_frame(skb: *mut __sk_buff, who: SliceId, packet: &Sent) {
     tally::add_frame(skb, who, packet, packets, bytes);
 }
 
+/// Octets of the headers that each segment of a packet has again, of which the
+/// packet as it is here has one: the device or the kernel divides it later, or has
+/// joined it before. `start` is where its IP header is.
+#[inline(never)]
+fn headers(skb: *mut __sk_buff, start: u32) -> u64 {
+    segment_headers(&octets::Packet(skb), start) as u64
+}
+
 /// Adds to what is counted of the owner as a whole; says how many packets and
 /// bytes.
 #[inline(always)]
@@ -245,8 +253,12 @@ fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) -> (
             read_volatile(&raw const (*skb).gso_segs) as u64,
         )
     };
-    let bytes = length.wrapping_sub(header) as u64;
-    let packets = if segments == 0 { 1 } else { segments };
+    let whole = length.wrapping_sub(header) as u64;
+    let (packets, bytes) = if segments > 1 {
+        (segments, whole + (segments - 1) * headers(skb, header))
+    } else {
+        (1, whole)
+    };
     let Some(row) = TRAFFIC.get_ptr_mut(who.index()) else {
         return (packets, bytes);
     };

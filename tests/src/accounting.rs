@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use libc::{SO_LINGER, SOL_SOCKET};
+use libc::{SO_LINGER, SOL_SOCKET, SOL_UDP, UDP_SEGMENT};
 use nix::errno::Errno::ECONNREFUSED;
 use serde_json::Value;
 
@@ -61,6 +61,12 @@ fn datagrams(node: &mut Node) -> Result<()> {
                 near.send_to(100, at(PEER[family], 9060))?;
                 far.receive()?;
             }
+            // One call for ten datagrams, which are divided below the rules.
+            near.set_bytes(SOL_UDP, UDP_SEGMENT, 10i32.to_ne_bytes().to_vec())?;
+            near.send_to(100, at(PEER[family], 9060))?;
+            for _ in 0..10 {
+                ensure!(far.receive()?.0 == 10, "it was not divided");
+            }
             for _ in 0..5 {
                 far.send_to(200, at(NODE[family], 8060))?;
                 near.receive()?;
@@ -69,8 +75,12 @@ fn datagrams(node: &mut Node) -> Result<()> {
         })?;
         let headers = udp_headers(PEER[family]);
         let expected = Change::of(&[
-            ("alpha", "external.sent.packets", 10),
-            ("alpha", "external.sent.bytes", 10 * (100 + headers)),
+            ("alpha", "external.sent.packets", 20),
+            (
+                "alpha",
+                "external.sent.bytes",
+                10 * (100 + headers) + 10 * (10 + headers),
+            ),
             ("alpha", "external.received.packets", 5),
             ("alpha", "external.received.bytes", 5 * (200 + headers)),
         ]);

@@ -12,7 +12,9 @@ mod packet;
 mod rules;
 
 pub use frame::{Device, HEADER as FRAME_HEADER, frame};
-pub use packet::{ICMP, ICMPV6, Octets, Sent, Way, answers_for, destination, flow, sent};
+pub use packet::{
+    ICMP, ICMPV6, Octets, Sent, Way, answers_for, destination, flow, segment_headers, sent,
+};
 pub use rules::{Holder, STARTED_NS, Started, holder, icmp, is_started_by, port, started};
 
 #[cfg(test)]

@@ -142,6 +142,26 @@ fn holds(octets: &impl Octets, protocol: u8, body: u32, end: u32) -> Option<bool
     })
 }
 
+/// Octets of the IP and the transport header at `start`, which each segment of TCP
+/// or UDP has; 0 of anything else, which is not divided.
+#[inline(always)]
+pub fn segment_headers(octets: &impl Octets, start: u32) -> u32 {
+    let read = || {
+        let (protocol, header) = if byte(octets, start)? >> 4 == 4 {
+            let words = (byte(octets, start)? & 15) as u32;
+            (byte(octets, start + 9)?, words * 4)
+        } else {
+            (byte(octets, start + 6)?, IPV6_HEADER)
+        };
+        match protocol {
+            TCP => Some(header + (byte(octets, start + header + 12)? >> 4) as u32 * 4),
+            UDP => Some(header + SHORT_HEADER),
+            _ => None,
+        }
+    };
+    read().unwrap_or(0)
+}
+
 impl Sent {
     /// The flow it belongs to.
     #[inline(always)]

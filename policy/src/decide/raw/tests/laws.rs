@@ -1,6 +1,8 @@
 //! What holds for every packet, and for whatever else is handed in.
 
-use super::super::{Device, ICMP, ICMPV6, Octets, Sent, Way, flow, frame, icmp, sent};
+use super::super::{
+    Device, ICMP, ICMPV6, Octets, Sent, Way, flow, frame, icmp, segment_headers, sent,
+};
 use super::write::*;
 use crate::abi::{FlowKey, TCP, UDP};
 use proptest::prelude::*;
@@ -163,5 +165,24 @@ proptest! {
         let length = u32::try_from(octets.len()).unwrap();
         let framed = frame(&octets.as_slice(), length, &Device { address: STATION });
         prop_assert_eq!(framed.ok(), read(&packet));
+    }
+}
+
+#[test]
+fn each_segment_has_the_headers_of_the_packet_that_it_is_of() {
+    let data = [7; 100];
+    for (packet, octets) in [
+        (ip(true, UDP, &udp(&data)), 28),
+        (ip(false, UDP, &udp(&data)), 48),
+        (ip(true, TCP, &with(tcp(), 12, &[0x50])), 40),
+        (ip(false, TCP, &with(tcp(), 12, &[0x80])), 72),
+        (ipv4_with(&[1; 8], UDP, &udp(&data)), 36),
+        (ip(true, ICMP, &message(8)), 0),
+    ] {
+        assert_eq!(segment_headers(&packet.as_slice(), 0), octets);
+        let frame = [&[0; 14], packet.as_slice()].concat();
+        assert_eq!(segment_headers(&frame.as_slice(), 14), octets);
+        // One that is cut has none.
+        assert_eq!(segment_headers(&&packet[..9], 0), 0);
     }
 }
