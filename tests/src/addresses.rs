@@ -77,6 +77,7 @@ const IP_TRANSPARENT: i32 = 19;
 const IPV6_2292PKTOPTIONS: i32 = 6;
 const IPV6_2292RTHDR: i32 = 5;
 const IPV6_PKTINFO: i32 = 50;
+const IPV6_FLOWLABEL_MGR: i32 = 32;
 const IPV6_HOPOPTS: i32 = 54;
 const IPV6_RTHDR: i32 = 57;
 const IPV6_TRANSPARENT: i32 = 75;
@@ -365,13 +366,14 @@ fn nobody_else_hears(node: &mut Node) -> Result<()> {
 fn options(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let alpha = stage.slice("alpha")?;
-    let rows: [(i32, i32, Vec<u8>); 10] = [
+    let rows: [(i32, i32, Vec<u8>); 11] = [
         (IPPROTO_TCP, TCP_ULP, b"smc".to_vec()),
         (IPPROTO_IP, IP_OPTIONS, vec![1, 1, 1, 0]),
         (IPPROTO_IP, IP_FREEBIND, vec![1, 0, 0, 0]),
         (IPPROTO_IP, IP_TRANSPARENT, vec![1, 0, 0, 0]),
         (IPPROTO_IPV6, IPV6_2292RTHDR, vec![1, 0, 0, 0]),
         (IPPROTO_IPV6, IPV6_2292PKTOPTIONS, vec![0; 8]),
+        (IPPROTO_IPV6, IPV6_FLOWLABEL_MGR, label(PEER[1])),
         (IPPROTO_IPV6, IPV6_HOPOPTS, vec![0, 0, 1, 4, 0, 0, 0, 0]),
         (IPPROTO_IPV6, IPV6_RTHDR, routing_header(PEER[1])),
         (IPPROTO_IPV6, IPV6_TRANSPARENT, vec![1, 0, 0, 0]),
@@ -396,6 +398,18 @@ fn options(node: &mut Node) -> Result<()> {
         "{change}, not {expected}"
     );
     Ok(())
+}
+
+/// The lease of a flow label that nobody else may use meanwhile.
+fn label(address: IpAddr) -> Vec<u8> {
+    let mut bytes = vec![0; 32];
+    if let IpAddr::V6(v6) = address {
+        bytes[..16].copy_from_slice(&v6.octets());
+    }
+    // The label; IPV6_FL_A_GET, IPV6_FL_S_EXCL; IPV6_FL_F_CREATE.
+    bytes[16..22].copy_from_slice(&[0, 0, 0, 7, 0, 1]);
+    bytes[22..24].copy_from_slice(&1u16.to_ne_bytes());
+    bytes
 }
 
 /// A routing header of type 2 with one address.

@@ -45,7 +45,7 @@ pub enum OptionRule {
 /// Options that let a packet leave with an address the socket is not bound to,
 /// or go to another destination than its header says: the options themselves
 /// are refused so that the program hears of it; packets are checked as well.
-const REFUSED: [(i32, i32); 12] = [
+const REFUSED: [(i32, i32); 13] = [
     (IPPROTO_IP, 5),    // IP_ROUTER_ALERT: takes packets that the node forwards
     (IPPROTO_IP, 4),    // IP_OPTIONS: source routes
     (IPPROTO_IP, 15),   // IP_FREEBIND, on IPv6 sockets too
@@ -54,6 +54,9 @@ const REFUSED: [(i32, i32); 12] = [
     (IPPROTO_IPV6, 5),  // IPV6_2292RTHDR
     (IPPROTO_IPV6, 6),  // IPV6_2292PKTOPTIONS
     (IPPROTO_IPV6, 22), // IPV6_ROUTER_ALERT
+    // IPV6_FLOWLABEL_MGR: labels are leased to one owner of the network namespace,
+    // and while one is leased nobody else there may send with labels of his own.
+    (IPPROTO_IPV6, 32),
     (IPPROTO_IPV6, 54), // IPV6_HOPOPTS
     (IPPROTO_IPV6, 57), // IPV6_RTHDR
     (IPPROTO_IPV6, 75), // IPV6_TRANSPARENT
