@@ -34,12 +34,14 @@ pub const TESTS: &[Test] = &[
         "who_reads_packets_too_slowly_loses_them_and_holds_nobody_up",
         who_reads_too_slowly_loses_packets,
     )
+    .once()
     .within(120)
     .on_stage(),
     test(
         "the_nodes_owner_writes_the_packets_of_a_slice_to_a_file",
         the_nodes_owner_writes_packets_to_a_file,
     )
+    .once()
     .within(60)
     .on_stage(),
     test(

@@ -43,7 +43,8 @@ pub const TESTS: &[Test] = &[
     test(
         "there_are_completions_and_man_pages",
         there_are_completions_and_man_pages,
-    ),
+    )
+    .once(),
 ];
 
 const POLICY: &[(&str, &str)] = &[

@@ -22,7 +22,9 @@ pub const TESTS: &[Test] = &[
         exact,
     )
     .on_stage(),
-    test("an_abuse_complaint_is_answered_by_one_command", complaint).on_stage(),
+    test("an_abuse_complaint_is_answered_by_one_command", complaint)
+        .once()
+        .on_stage(),
     test(
         "a_slice_that_floods_flows_pushes_no_row_of_another_out",
         flood,
@@ -32,6 +34,7 @@ pub const TESTS: &[Test] = &[
         "a_daemon_that_is_killed_loses_no_flow_and_counts_none_twice",
         killed,
     )
+    .once()
     .on_stage(),
 ];
 

@@ -26,39 +26,48 @@ pub const TESTS: &[Test] = &[
     test(
         "a_reference_is_used_where_it_is",
         a_reference_is_used_where_it_is,
-    ),
+    )
+    .once(),
     test(
         "what_must_not_be_an_image_is_refused_with_a_remedy",
         what_must_not_be_an_image_is_refused_with_a_remedy,
-    ),
+    )
+    .once(),
     test(
         "versions_of_an_image_count_up_and_are_never_given_twice",
         versions_of_an_image_count_up_and_are_never_given_twice,
-    ),
+    )
+    .once(),
     test(
         "a_version_that_a_slice_runs_in_is_not_removed",
         a_version_that_a_slice_runs_in_is_not_removed,
-    ),
+    )
+    .once(),
     test(
         "an_import_that_is_killed_leaves_nothing_that_the_next_does_not_clear",
         an_import_that_is_killed_leaves_nothing_that_the_next_does_not_clear,
-    ),
+    )
+    .once(),
     test(
         "an_archive_writes_nothing_outside_its_tree",
         an_archive_writes_nothing_outside_its_tree,
-    ),
+    )
+    .once(),
     test(
         "a_tar_that_is_deceived_writes_nothing_outside_its_tree",
         a_tar_that_is_deceived_writes_nothing_outside_its_tree,
-    ),
+    )
+    .once(),
     test(
         "nobody_on_the_node_reaches_into_an_image",
         nobody_on_the_node_reaches_into_an_image,
-    ),
+    )
+    .once(),
     test(
         "removing_an_image_follows_neither_links_nor_mounts",
         removing_an_image_follows_neither_links_nor_mounts,
-    ),
+    )
+    .once(),
 ];
 
 /// A store with images of one test's name, which go with it.

@@ -147,6 +147,9 @@ enum Task {
     /// Run the tests whose names contain one of the filters; all without
     Run {
         filters: Vec<String>,
+        /// Of these only a part, as 2/3: several VMs share the tests
+        #[arg(long, default_value = "1/1", value_name = "K/N")]
+        part: runner::Part,
         /// Only print the names
         #[arg(long)]
         list: bool,
@@ -190,9 +193,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Run {
             filters,
+            part,
             list,
             done,
-        } => runner::run(MODULES, &filters, list, &done),
+        } => runner::run(MODULES, &filters, part, list, &done),
         Task::One { name } => runner::one(MODULES, &name),
         Task::Puppet => puppet::run(),
         Task::Hammer => hammer::run(),

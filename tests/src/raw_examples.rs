@@ -17,18 +17,21 @@ pub const TESTS: &[Test] = &[
         "the_example_of_a_traceroute_finds_the_way_over_both_families",
         the_example_of_a_traceroute_finds_the_way,
     )
+    .per_root()
     .within(60)
     .on_stage(),
     test(
         "the_example_of_a_tcp_fetches_a_page_from_nginx",
         the_example_of_a_tcp_fetches_a_page,
     )
+    .per_root()
     .within(60)
     .on_stage(),
     test(
         "the_example_in_c_answers_datagrams_on_a_port_that_it_claimed",
         the_example_in_c_answers_datagrams,
     )
+    .per_root()
     .within(60)
     .on_stage(),
 ];

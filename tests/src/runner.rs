@@ -165,20 +165,68 @@ enum Verdict {
     Skipped(String),
 }
 
-/// Runs the tests whose names contain one of `filters`, but not those `done`.
+/// One of several VMs that share the tests of a kernel: the first, second and so on
+/// (from 1) of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    which: usize,
+    of: usize,
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Part, String> {
+        text.split_once('/')
+            .and_then(|(which, of)| {
+                Some(Part {
+                    which: which.parse().ok()?,
+                    of: of.parse().ok()?,
+                })
+            })
+            .filter(|part| (1..=part.of).contains(&part.which))
+            .ok_or_else(|| format!("{text} is no part: 1/3 is the first of three"))
+    }
+}
+
+impl Part {
+    /// Its tests. Neighbours stay together, since they share a stage; those that are
+    /// left out on this kernel take no time, and go with their neighbours.
+    fn cut<T>(self, tests: Vec<T>, takes_time: impl Fn(&T) -> bool) -> Vec<T> {
+        let all = tests.iter().filter(|test| takes_time(test)).count();
+        let mut before = 0;
+        tests
+            .into_iter()
+            .filter(|test| {
+                let part = (before * self.of).checked_div(all).unwrap_or(0);
+                before += usize::from(takes_time(test));
+                part.min(self.of - 1) + 1 == self.which
+            })
+            .collect()
+    }
+}
+
+/// Runs the tests whose names contain one of `filters`, those of a part of them, but
+/// not those `done`.
 ///
 /// # Errors
 /// The runner itself cannot go on; a failed test is an exit code.
 pub fn run(
     modules: &[&[Test]],
     filters: &[String],
+    part: Part,
     list: bool,
     done: &[String],
 ) -> Result<ExitCode> {
+    let kernel = kernel();
     let chosen: Vec<&Test> = modules
         .iter()
         .flat_map(|tests| tests.iter())
         .filter(|test| test.chosen_by(filters))
+        .collect();
+    let chosen: Vec<&Test> = part
+        .cut(chosen, |test| test.left_out.on(&kernel).is_none())
+        .into_iter()
         .filter(|test| !done.iter().any(|name| name == test.name))
         .collect();
     if list {
@@ -226,7 +274,7 @@ pub fn run(
 
 /// Decides about one test; the words are what its process wrote.
 fn judge(test: &Test, limit: Duration) -> Result<(Verdict, String)> {
-    let kernel = std::env::var("SLICE_VM_KERNEL").unwrap_or_default();
+    let kernel = kernel();
     if let Some(reason) = test.left_out.on(&kernel) {
         return Ok((Verdict::Skipped(reason), String::new()));
     }
@@ -253,6 +301,11 @@ fn missing(feature: Feature, kernel: &str) -> Verdict {
     } else {
         Verdict::Skipped(reason)
     }
+}
+
+/// The kernel that runs, by the name that `cargo xtask test --kernel` takes.
+fn kernel() -> String {
+    std::env::var("SLICE_VM_KERNEL").unwrap_or_default()
 }
 
 fn in_ci() -> bool {
@@ -352,4 +405,35 @@ pub fn one(modules: &[&[Test]], name: &str) -> Result<ExitCode> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Part;
+
+    #[test]
+    fn parts_are_all_tests_each_once_and_in_order() {
+        // Every third takes no time.
+        let takes_time = |test: &usize| test % 3 != 0;
+        for count in 0..40 {
+            for of in 1..6 {
+                let cut = |which| Part { which, of }.cut((0..count).collect(), takes_time);
+                let parts: Vec<Vec<usize>> = (1..=of).map(cut).collect();
+                assert_eq!(parts.concat(), (0..count).collect::<Vec<_>>());
+                let at_work = parts
+                    .iter()
+                    .map(|part| part.iter().filter(|test| takes_time(test)).count());
+                let (least, most) = (at_work.clone().min(), at_work.max());
+                assert!(most.unwrap_or(0) - least.unwrap_or(0) <= 1, "{parts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_is_one_of_those_that_there_are() {
+        assert_eq!("2/3".parse(), Ok(Part { which: 2, of: 3 }));
+        for text in ["", "1", "0/3", "4/3", "1/0", "0/0", "a/3", "1/3/5"] {
+            assert!(text.parse::<Part>().is_err(), "{text}");
+        }
+    }
 }

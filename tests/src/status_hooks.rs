@@ -34,11 +34,13 @@ pub const TESTS: &[Test] = &[
         "a_slice_that_floods_its_status_socket_holds_up_no_other",
         a_slice_that_floods,
     )
+    .once()
     .on_stage(),
     test(
         "a_slice_that_hands_over_what_is_closed_slowly_holds_up_no_other",
         a_slice_that_hands_over,
     )
+    .once()
     .on_stage(),
     test(
         "the_status_hooks_come_again_when_the_daemon_or_who_parses_for_it_is_killed",
@@ -51,6 +53,7 @@ pub const TESTS: &[Test] = &[
         "a_slice_is_told_of_averages_as_it_may_see_and_as_old_as_it_likes",
         a_slice_is_told_of_averages,
     )
+    .once()
     .on_stage(),
     test(
         "a_slice_is_told_of_its_part_of_links_and_with_the_grant_of_all",

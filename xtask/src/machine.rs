@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -209,11 +210,15 @@ fn write_initramfs(spec: &Spec, path: &Path) -> Result<()> {
     archive.finish()
 }
 
+/// Boots that this process has begun.
+static BOOTS: AtomicU32 = AtomicU32::new(0);
+
 /// The log of this boot; `NAME.log` is a link to the newest.
 fn console_log(name: &str) -> Result<PathBuf> {
     let dir = place::vm().join("logs");
     fs::create_dir_all(&dir)?;
-    let own = format!("{name}-{}.log", std::process::id());
+    let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
+    let own = format!("{name}-{}-{boot}.log", std::process::id());
     // Logs of runs that are over are overwritten by nobody: keep only those
     // of today's working day.
     for entry in fs::read_dir(&dir)?.filter_map(Result::ok) {

@@ -52,7 +52,7 @@ pub fn run(mirror: Option<&str>) -> Result<u8> {
     let mut unnoticed = 0u32;
     for (names, ending) in ROWS {
         let filters: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let run = test::on_kernel(&session, &files, &filters)?;
+        let run = test::on_kernel(&session, test::Part::WHOLE, &files, &filters)?;
         let noticed = match ending {
             Ending::Finished { passed, failed } => {
                 let expected = Total {

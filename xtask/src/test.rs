@@ -152,9 +152,12 @@ pub struct Run {
 /// after it, but a tree that loses every VM is not worth more time.
 const BOOTS: u32 = 4;
 
-/// As many kernels at once as there are processors, one after the other taken
-/// up as a VM ends: one VM rarely keeps two processors busy. The first, with the
-/// long tests, begins.
+/// How many VMs share the tests of the last kernel, one after the other or at once: it
+/// would run alone at the end, and leave a processor idle.
+const PARTS_OF_LAST: u32 = 3;
+
+/// As many VMs at once as there are processors, the next begun as one ends: one VM
+/// rarely keeps two processors busy. The first kernel, with the long tests, begins.
 fn on_kernels(
     options: &Options,
     files: &[(PathBuf, String)],
@@ -165,14 +168,24 @@ fn on_kernels(
     for &kernel in kernels {
         sessions.push(Session::prepare(kernel, mirror)?);
     }
+    let mut jobs: Vec<(&Session, Part)> = Vec::new();
+    for (index, session) in sessions.iter().enumerate() {
+        let last = index > 0 && index + 1 == sessions.len();
+        let of = if last && options.filters.is_empty() {
+            PARTS_OF_LAST
+        } else {
+            1
+        };
+        jobs.extend((1..=of).map(|which| (session, Part { which, of })));
+    }
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicUsize::new(0);
     let runs = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..workers.min(sessions.len()) {
+        for _ in 0..workers.min(jobs.len()) {
             scope.spawn(|| {
-                while let Some(session) = sessions.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let run = on_kernel(session, files, &options.filters);
+                while let Some(&(session, part)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let run = on_kernel(session, part, files, &options.filters);
                     runs.lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .push(run);
@@ -184,19 +197,41 @@ fn on_kernels(
     runs.into_iter().collect()
 }
 
-/// Boots the kernel with these files and runs the tests that the filters choose;
-/// after a VM is lost, the rest in another boot.
+/// The share of one VM in the tests of a kernel.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// From 1.
+    which: u32,
+    of: u32,
+}
+
+impl Part {
+    /// All tests.
+    pub const WHOLE: Part = Part { which: 1, of: 1 };
+
+    fn name(self, kernel: &str) -> String {
+        match self.of {
+            1 => kernel.to_owned(),
+            of => format!("{kernel}, part {} of {of}", self.which),
+        }
+    }
+}
+
+/// Boots the kernel with these files and runs the tests that the filters choose, those
+/// of a part of them; after a VM is lost, the rest in another boot.
 pub fn on_kernel(
     session: &Session,
+    part: Part,
     files: &[(PathBuf, String)],
     filters: &[String],
 ) -> Result<Run> {
-    let label = session.kernel.label();
+    let label = &part.name(session.kernel.label());
+    let share = format!("{}/{}", part.which, part.of);
     let start = Instant::now();
-    let mut reader = Reader::new(label, session.accelerator.time_scale());
+    let mut reader = Reader::new(session.kernel.label(), session.accelerator.time_scale());
     let mut lost = Vec::new();
     for boot in 1.. {
-        let mut command = vec!["slice-tests", "run"];
+        let mut command = vec!["slice-tests", "run", "--part", &share];
         command.extend(filters.iter().map(String::as_str));
         for name in &reader.judged {
             command.extend(["--done", name]);
