@@ -49,6 +49,7 @@ pub const TESTS: &[Test] = &[
     .on_stage(),
     prometheus::TEST,
     events::TEST,
+    flows::TEST,
     test(
         "a_slice_is_told_of_averages_as_it_may_see_and_as_old_as_it_likes",
         a_slice_is_told_of_averages,
@@ -63,6 +64,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 mod events; // as they happen
+mod flows; // who sent what to whom, and what holds
 mod history; // of links
 mod prometheus; // a real one, in a slice
 
@@ -161,7 +163,7 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         ("GET /slicestat", "", 200),
         ("GET /slicestat", "max-age: 600\r\n", 200),
         ("GET /v1/links", "", 200),
-        ("GET /v1/links/history?slice=delta&limit=1000", "", 200),
+        ("GET /v1/links/history?slice=delta&limit=1000", "", 400),
         ("GET /v1/links/history?limit=x", "", 400),
         ("GET /v1/drops", "", 200),
         ("GET /metrics", "", 200),
@@ -173,7 +175,7 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         ("GET /v1/slices/unattributed", "", 404),
         ("GET /v1/slices/epsilon/../delta", "", 404),
         ("GET /v1/slices/%64elta", "", 404),
-        ("GET /v1/slices?slice=delta&grants=status", "", 200),
+        ("GET /v1/slices?slice=delta&grants=status", "", 400),
         ("GET /v1/ports?slice=delta", "", 200),
         ("GET http://delta/v1/slices", "", 200),
         (

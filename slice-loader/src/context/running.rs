@@ -49,6 +49,7 @@ pub struct Started {
 /// the slice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Life {
     /// Never started, stopped, or its first process ended.
     Stopped,

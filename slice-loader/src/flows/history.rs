@@ -11,17 +11,16 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::sys::statvfs::statvfs;
 use policy::SliceId;
-use policy::abi::{Address, TalliedFlow, Tally, Traffic};
+use policy::abi::{Address, Traffic};
 use policy::config::Prefix;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
-use zerocopy::FromZeros;
 
 use super::Kept;
+use super::walk::{Looking, Row};
 use crate::kernel::tallies::Generation;
-use crate::report::flows::{Gathered, Wanted};
+use crate::report::flows::{Gathered, HOUR_NS, Wanted};
 use crate::report::{Clock, Names, Owner};
 
-const HOUR_NS: i64 = 3_600_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
 
 /// How long one waits for another's transaction.
@@ -30,7 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// More than one transaction needs.
 const ROOM: u64 = 64 << 20;
 
-/// Rows of an hour lie together, those of a peer beside each other.
+/// Rows of an hour lie together, in it those of an owner, in these those of a peer: so
+/// a slice that asks for its own touches no other's, and one that has many writes them
+/// in one place.
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS owners (
     number INTEGER PRIMARY KEY,
@@ -54,7 +55,7 @@ CREATE TABLE IF NOT EXISTS flows (
     received_bytes INTEGER NOT NULL,
     first INTEGER NOT NULL,
     last INTEGER NOT NULL,
-    PRIMARY KEY (hour, peer, peer_port, owner, protocol, kind, inside, local, local_port)
+    PRIMARY KEY (hour, owner, peer, peer_port, protocol, kind, inside, local, local_port)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rests (
     hour INTEGER NOT NULL,
@@ -127,7 +128,7 @@ const FORGET_PICKED: &str =
 /// The database.
 #[derive(Debug)]
 pub struct History {
-    db: Connection,
+    pub(super) db: Connection,
 }
 
 impl History {
@@ -345,71 +346,18 @@ impl History {
         // As it is at one moment: it is written meanwhile.
         let moment = self.db.unchecked_transaction();
         let moment = moment.context("read the database of flows")?;
-        self.gather_whole(wanted, gathered)
-            .context("read the database of flows")?;
+        let all = Looking::for_all(wanted);
+        self.walk(&all, &mut |row| match row {
+            Row::Flow(owner, flow, tally, span) => gathered.add(wanted, owner, flow, tally, span),
+            Row::Rest(owner, _, traffic) => gathered.add_rest(wanted, owner, traffic),
+        })
+        .context("read the database of flows")?;
         let last = self.last(node)?;
         drop(moment);
         Ok(last)
     }
 
-    fn gather_whole(&self, wanted: &Wanted, gathered: &mut Gathered) -> rusqlite::Result<()> {
-        let hour = |time: jiff::Timestamp| {
-            i64::try_from(time.as_nanosecond()).map_or(i64::MAX, |time| time / HOUR_NS)
-        };
-        let since = wanted.since.map_or(i64::MIN, hour);
-        let owners = self.owners()?;
-        let none = Owner { id: 0, name: None };
-        let (low, high) = ends(wanted.peer);
-        let mut next = self
-            .db
-            .prepare_cached("SELECT min(hour) FROM flows WHERE hour >= ?1")?;
-        let mut rows = self
-            .db
-            .prepare_cached("SELECT * FROM flows WHERE hour = ?1 AND peer BETWEEN ?2 AND ?3")?;
-        // Hour by hour, as a peer's rows lie together within each.
-        let mut from = since;
-        while let Some(hour) = next.query_row([from], |row| row.get::<_, Option<i64>>(0))? {
-            let mut found = rows.query(params![hour, low, high])?;
-            while let Some(row) = found.next()? {
-                let owner = owners.get(&row.get(3)?).unwrap_or(&none);
-                let flow = TalliedFlow {
-                    owner: SliceId(owner.id),
-                    protocol: row.get(4)?,
-                    kind: row.get(5)?,
-                    local_port: row.get(8)?,
-                    peer_port: row.get(2)?,
-                    inside: row.get(6)?,
-                    reserved: 0,
-                    local: row.get(7)?,
-                    peer: row.get(1)?,
-                };
-                let tally = Tally {
-                    sent_packets: counted(row, 9)?,
-                    sent_bytes: counted(row, 10)?,
-                    received_packets: counted(row, 11)?,
-                    received_bytes: counted(row, 12)?,
-                    ..Tally::new_zeroed()
-                };
-                gathered.add(wanted, owner, &flow, &tally, (row.get(13)?, row.get(14)?));
-            }
-            from = hour.saturating_add(1);
-        }
-        let until = wanted.until.map_or(i64::MAX, hour);
-        let mut rests = self.db.prepare_cached(
-            "SELECT owner, sent_packets, sent_bytes, received_packets, received_bytes,
-                inside_sent_packets, inside_sent_bytes, inside_received_packets,
-                inside_received_bytes
-             FROM rests WHERE hour BETWEEN ?1 AND ?2",
-        )?;
-        let mut found = rests.query([since, until])?;
-        while let Some(row) = found.next()? {
-            let owner = owners.get(&row.get(0)?).unwrap_or(&none);
-            gathered.add_rest(wanted, owner, &traffic_at(row, 1)?);
-        }
-        Ok(())
-    }
-
-    fn owners(&self) -> rusqlite::Result<BTreeMap<i64, Owner>> {
+    pub(super) fn owners(&self) -> rusqlite::Result<BTreeMap<i64, Owner>> {
         let mut owners = self.db.prepare("SELECT number, id, name FROM owners")?;
         let found = owners.query_map([], |row| {
             let name: String = row.get(2)?;
@@ -576,7 +524,7 @@ fn add_rest(
     Ok(())
 }
 
-fn traffic_at(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Traffic> {
+pub(super) fn traffic_at(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Traffic> {
     Ok(Traffic {
         sent_packets: counted(row, at)?,
         sent_bytes: counted(row, at + 1)?,
@@ -594,12 +542,12 @@ fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn counted(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<u64> {
+pub(super) fn counted(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0))
 }
 
 /// The first and the last address of a network, as rows have them.
-fn ends(network: Option<Prefix>) -> (Address, Address) {
+pub(super) fn ends(network: Option<Prefix>) -> (Address, Address) {
     let Some(network) = network else {
         return ([0; 16], [0xff; 16]);
     };

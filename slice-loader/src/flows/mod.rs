@@ -3,10 +3,11 @@
 //! killed meanwhile.
 
 mod history;
+mod walk;
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -15,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 pub use history::History;
+pub use walk::{Looking, Position, Row, Whose};
 
 use crate::kernel::store::Store;
 use crate::kernel::tallies::Tallies;
@@ -60,7 +62,7 @@ pub fn drain(store: &Store, record: &Record) -> anyhow::Result<()> {
             .with_context(|| format!("make {DIRECTORY}"))?;
     }
     let _lock = lock(&Path::new(DIRECTORY).join("lock"))?;
-    let path = Path::new(DIRECTORY).join("flows.db");
+    let path = database();
     let drained = drain_into(&path, store, record);
     match drained {
         Err(error) if history::failed_by_damage(&error) => {
@@ -133,9 +135,22 @@ fn names(record: &Record) -> Names {
 /// # Errors
 /// The database cannot be read.
 pub fn kept() -> anyhow::Result<Option<History>> {
-    let path = Path::new(DIRECTORY).join("flows.db");
-    match fs::exists(&path) {
+    kept_at(&database())
+}
+
+/// The same of a database that lies elsewhere.
+///
+/// # Errors
+/// As above.
+pub fn kept_at(path: &Path) -> anyhow::Result<Option<History>> {
+    match fs::exists(path) {
         Ok(false) => Ok(None),
-        _ => History::read(&path).map(Some),
+        _ => History::read(path).map(Some),
     }
+}
+
+/// Where the database lies.
+#[must_use]
+pub fn database() -> PathBuf {
+    Path::new(DIRECTORY).join("flows.db")
 }

@@ -18,7 +18,7 @@ use super::difference::{Reloaded, describe, only_in};
 use super::policy_files::{self, Wanted};
 use super::record::{Lock, Phase, Record, boot};
 use super::state::{self, Place, Slices};
-use super::{NotUp, autobind, contexts, found, ids, quotas};
+use super::{NotUp, autobind, contexts, found, ids, in_force, quotas};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::account;
 use crate::context::cgroup::SliceCgroup;
@@ -33,6 +33,7 @@ use crate::kernel::maps::{self, Maps, OtherAbi};
 use crate::kernel::object::{self, Object};
 use crate::kernel::probe;
 use crate::kernel::store::Store;
+use crate::report::policies::Policies;
 
 /// What `up` did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -110,6 +111,7 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         exclude: wanted.exclude.clone(),
         links: names_of_links(&wanted.plan),
         flows: wanted.flows,
+        edition: 1,
         slices: wanted.slices.clone(),
         uids_per_slice: wanted.uids_per_slice,
         contexts: wanted.contexts.clone(),
@@ -117,7 +119,11 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
     };
     // From here on `down` finds what there is to put back.
     record.save()?;
-    match start(record.clone(), &wanted.plan) {
+    let policies = Policies {
+        edition: record.edition,
+        ..wanted.policies
+    };
+    match in_force::save(&policies).and_then(|()| start(record.clone(), &wanted.plan)) {
         Ok(()) => {
             // A slice that does not start is no reason to keep the others down.
             let names: Vec<String> = record.contexts.keys().cloned().collect();
@@ -259,6 +265,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
         flows: wanted.flows,
+        edition: record.edition + 1,
         slices: wanted.slices.clone(),
         contexts: wanted.contexts.clone(),
         logins: wanted.logins.clone(),
@@ -274,6 +281,12 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         // Likewise: a row that is given away is emptied.
         drain_flows(&store, &record);
     }
+    let policies = Policies {
+        edition: next.edition,
+        ..wanted.policies
+    };
+    // One that cannot be read is not put back.
+    let former = in_force::load().ok().flatten();
     let forward = || -> anyhow::Result<()> {
         for slice in added.values() {
             maps.clear_row(slice.id().index())?;
@@ -289,6 +302,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         links::refresh(&store, &maps, &record.links)?;
         account::write_all(&next.accounts())?;
         // Written whole or not at all: a full /run undoes the rest too.
+        in_force::save(&policies)?;
         next.save()
     };
     if let Err(error) = forward() {
@@ -303,6 +317,9 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             loopback::set(&rows(&record.slices))?;
             account::write_all(&record.accounts())?;
             autobind::write(&old.reserved_ports)?;
+            if let Some(former) = &former {
+                in_force::save(former)?;
+            }
             // Last: it may be what failed.
             links::refresh(&store, &maps, &record.links).map(drop)
         };

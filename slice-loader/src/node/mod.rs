@@ -9,6 +9,7 @@ mod difference;
 pub mod facts;
 mod found;
 mod ids;
+pub mod in_force;
 mod lifecycle;
 mod policy_files;
 mod quotas;

@@ -22,6 +22,7 @@ use crate::context::holder::Holder;
 use crate::context::io;
 use crate::context::start::Recipe;
 use crate::flows::Kept;
+use crate::report::policies::Policies;
 
 /// What shall be in force.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct Wanted {
     pub exclude: Vec<String>,
     /// What is kept of who sent what to whom.
     pub flows: Kept,
+    /// The same as slices are told of it; its edition is not set.
+    pub policies: Policies,
     /// What the owner should know, and may have meant so.
     pub warnings: Vec<String>,
 }
@@ -111,6 +114,7 @@ pub fn want(
             seconds: config.node.flows.keep.0.div_ceil(1_000_000_000),
             bytes: config.node.flows.cap.0,
         },
+        policies: Policies::new(0, config),
         warnings,
     })
 }

@@ -89,6 +89,9 @@ pub struct Record {
     /// What is kept of who sent what to whom.
     #[serde(default)]
     pub flows: Kept,
+    /// Counts changes of policy: which one [`super::in_force`] has to tell.
+    #[serde(default)]
+    pub edition: u64,
     /// The slices.
     pub slices: BTreeMap<String, SliceRecord>,
     /// How many user ids each has.
@@ -143,6 +146,7 @@ impl Record {
     /// # Errors
     /// It cannot be removed; that it is not there is no error.
     pub fn remove() -> anyhow::Result<()> {
+        super::in_force::remove()?;
         // What a command that was killed while it wrote left beside it.
         for path in [beside(Path::new(RECORD)), PathBuf::from(RECORD)] {
             match fs::remove_file(&path) {

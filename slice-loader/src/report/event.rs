@@ -13,6 +13,7 @@ use super::{Clock, Names, Owner};
 /// One line of the stream of events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Item {
     /// A denial.
     Event(Box<Event>),
@@ -25,8 +26,10 @@ pub enum Item {
 
 /// One denial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Event {
     /// Where the reader may go on: the parameter `after` of the API.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub cursor: Cursor,
     /// When.
     pub time: Timestamp,
@@ -57,6 +60,7 @@ pub struct Event {
 
 /// Address and port of one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct End {
     /// The address; absent where only the port is known.
     pub address: Option<IpAddr>,

@@ -29,6 +29,7 @@ pub struct Flows {
 
 /// What an owner exchanged with a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Flow {
     /// Whose.
     pub slice: Owner,
@@ -54,9 +55,12 @@ pub struct Flow {
 
 /// What an owner exchanged that is in no row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Other {
     /// Whose.
     pub slice: Owner,
+    /// In which hour; absent where hours are added up.
+    pub hour: Option<Timestamp>,
     /// With others than this node.
     pub external: Way,
     /// Inside the node.
@@ -85,11 +89,20 @@ pub struct Wanted {
 /// The times of a row, nanoseconds since 1970.
 pub type Span = (i64, i64);
 
+/// Nanoseconds of an hour.
+pub const HOUR_NS: i64 = 3_600_000_000_000;
+
+/// A time of the calendar as rows have it; one that is beyond is the first or the last.
+#[must_use]
+pub fn nanoseconds(time: Timestamp) -> i64 {
+    let (first, last) = (i128::from(i64::MIN), i128::from(i64::MAX));
+    i64::try_from(time.as_nanosecond().clamp(first, last)).unwrap_or(i64::MAX)
+}
+
 impl Wanted {
     /// Whether this is a row that was asked for.
     #[must_use]
     pub fn wants(&self, owner: &Owner, flow: &TalliedFlow, (first, last): Span) -> bool {
-        let nanoseconds = |time: Timestamp| i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
         self.wants_owner(owner)
             && self
                 .peer
@@ -196,17 +209,27 @@ impl Gathered {
             flows,
             more: u64::try_from(more).unwrap_or(u64::MAX),
             others: others
-                .map(|((id, name), traffic)| Other::new(Owner { id, name }, &traffic))
+                .map(|((id, name), traffic)| Other::new(Owner { id, name }, None, &traffic))
                 .collect(),
         }
     }
 }
 
+/// What rows have, as a time of the calendar.
+#[must_use]
+pub fn time(nanoseconds: i64) -> Timestamp {
+    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 impl Flow {
-    fn new(name: Option<String>, flow: &TalliedFlow, tally: &Tally, (first, last): Span) -> Self {
-        let time = |nanoseconds: i64| {
-            Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH)
-        };
+    /// The row of what was tallied of an owner of this name.
+    #[must_use]
+    pub fn new(
+        name: Option<String>,
+        flow: &TalliedFlow,
+        tally: &Tally,
+        (first, last): Span,
+    ) -> Self {
         let icmp = matches!(
             flow.protocol,
             policy::decide::raw::ICMP | policy::decide::raw::ICMPV6
@@ -230,10 +253,13 @@ impl Flow {
 }
 
 impl Other {
-    fn new(slice: Owner, traffic: &Traffic) -> Self {
+    /// What an owner exchanged beside its rows, in an hour or in all.
+    #[must_use]
+    pub fn new(slice: Owner, hour: Option<Timestamp>, traffic: &Traffic) -> Self {
         let [external, loopback] = Way::both(traffic);
         Self {
             slice,
+            hour,
             external,
             loopback,
         }

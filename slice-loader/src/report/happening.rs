@@ -8,8 +8,10 @@ use super::event::Cursor;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Happening {
     /// Where the reader may go on.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub cursor: Cursor,
     /// When the daemon saw it.
     pub time: Timestamp,
@@ -24,6 +26,7 @@ pub struct Happening {
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum What {
     /// The daemon came up: what it was before is told no more.
     DaemonStarted,

@@ -11,6 +11,7 @@ use crate::node::OnLink;
 
 /// A device with a rate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Link {
     /// The device's name.
     pub name: String,
@@ -24,6 +25,7 @@ pub struct Link {
 
 /// An owner on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkRow {
     /// Whose.
     pub owner: Owner,
@@ -56,6 +58,7 @@ pub struct LinkRow {
 
 /// What an owner may send in a period, and has sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Quota {
     /// Bytes.
     pub limit: u64,

@@ -8,6 +8,7 @@ use crate::status::hour::{Past, Series, Step};
 
 /// The answer of `slice link --history`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinksPast {
     /// When it was read.
     pub time: Timestamp,
@@ -20,6 +21,7 @@ pub struct LinksPast {
 
 /// When a step ended, and how long it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepEnd {
     /// When.
     pub time: Timestamp,
@@ -29,6 +31,7 @@ pub struct StepEnd {
 
 /// A link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkPast {
     /// The device's name.
     pub name: String,
@@ -43,6 +46,7 @@ pub struct LinkPast {
 
 /// An owner on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RowPast {
     /// Whose. A slice that was made anew is another.
     pub owner: Owner,
@@ -53,6 +57,7 @@ pub struct RowPast {
 
 /// What was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Moves {
     /// In each step, bit/s.
     pub sends: Vec<u64>,

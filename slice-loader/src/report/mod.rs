@@ -14,6 +14,7 @@ pub mod flows;
 pub mod happening;
 pub mod links;
 pub mod links_past;
+pub mod policies;
 pub mod ports;
 pub mod rates;
 pub mod read;
@@ -28,6 +29,7 @@ pub use status::{Row, RowKind, Status};
 
 /// An owner as it appears in every report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owner {
     /// The number of [`policy::SliceId`].
     pub id: u32,
@@ -38,6 +40,7 @@ pub struct Owner {
 
 /// What is used of something, and how much there may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Used {
     /// Used now.
     pub usage: u64,

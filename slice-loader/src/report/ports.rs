@@ -22,6 +22,7 @@ pub struct Ports {
 
 /// A port, or a range of reserved ports that no socket holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Port {
     /// Which space of numbers.
     pub protocol: Protocol,
@@ -50,6 +51,7 @@ pub struct Port {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -60,6 +62,7 @@ pub enum Protocol {
 /// Why a port is its owner's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum PortKind {
     /// By policy.
     Reserved,

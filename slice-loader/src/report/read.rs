@@ -18,7 +18,7 @@ use super::flows::{Flows, Gathered, Wanted};
 use super::links::{Link, LinkReading, LinkRow};
 use super::links_past::{LinksPast, Wanted as WantedPast};
 use super::ports::Protocol;
-use super::status::{Cpu, Daemon, Reading, Row};
+use super::status::{Cpu, Daemon, Reading, Row, Total};
 use super::{Clock, Names, Ports, Status, Used, status};
 use crate::context::io;
 use crate::context::layer::Layer;
@@ -67,6 +67,24 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
         daemon: daemon(),
     };
     Ok(Status::new(clock.time(), about, readings))
+}
+
+/// The sum of the rows of `slice status`, from the maps alone.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn total(node: &Node) -> anyhow::Result<Total> {
+    let (states, traffic, denials) = (node.all_states()?, node.all_traffic()?, node.all_denials()?);
+    let fixed = [SliceId::NODE, SliceId::UNATTRIBUTED];
+    let mut total = Total::default();
+    for id in fixed.into_iter().chain(node.slices().map(|(_, id)| id)) {
+        let row = id.index() as usize;
+        let state = states.get(row).context("a row is missing")?;
+        let traffic = traffic.get(row).context("a row is missing")?;
+        let denials = denials.get(row).context("a row is missing")?;
+        total.add(state, traffic, denials);
+    }
+    Ok(total)
 }
 
 /// What owners had sent on the links at a moment.

@@ -57,6 +57,7 @@ pub struct Daemon {
 /// Which kind of owner a row is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum RowKind {
     /// Every process outside the slices.
     Node,
@@ -69,6 +70,7 @@ pub enum RowKind {
 /// Whether the programs let the owner do anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum RowState {
     /// In force.
     Live,
@@ -78,6 +80,7 @@ pub enum RowState {
 
 /// One owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Row {
     /// The number of its [`SliceId`].
     pub id: u32,
@@ -136,6 +139,7 @@ pub struct Row {
 
 /// CPU time of one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Cpu {
     /// Used since the slice was created, in microseconds.
     pub used_us: u64,
@@ -146,6 +150,7 @@ pub struct Cpu {
 
 /// Use of the block device that slices' files lie on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Io {
     /// From the device.
     pub read: Transfer,
@@ -156,6 +161,7 @@ pub struct Io {
 /// One direction of block I/O. Usage is since the slice was created, limits are
 /// per second; absent where nothing bounds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Transfer {
     /// Bytes so far.
     pub bytes: u64,
@@ -169,6 +175,7 @@ pub struct Transfer {
 
 /// Traffic of one kind, both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Way {
     /// Out.
     pub sent: Volume,
@@ -178,6 +185,7 @@ pub struct Way {
 
 /// Packets and bytes, counted at the IP layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Volume {
     /// Packets; segments of a GSO packet apiece.
     pub packets: u64,
@@ -187,6 +195,7 @@ pub struct Volume {
 
 /// Denials of one owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Denied {
     /// All of them.
     pub total: u64,
@@ -196,6 +205,7 @@ pub struct Denied {
 
 /// Sums over all rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Total {
     /// Sockets open.
     pub sockets: u64,
@@ -392,6 +402,17 @@ impl Denied {
 }
 
 impl Total {
+    /// Adds what was read of an owner.
+    pub fn add(&mut self, state: &SliceState, traffic: &Traffic, denials: &Denials) {
+        let [external, loopback] = Way::both(traffic);
+        let denied = denials.counts.iter();
+        self.sockets += state.sockets_open;
+        self.claims += state.claims;
+        self.external.add(&external);
+        self.loopback.add(&loopback);
+        self.denials += denied.fold(0_u64, |sum, count| sum.saturating_add(*count));
+    }
+
     fn of(rows: &[Row]) -> Self {
         let mut total = Self::default();
         for row in rows {

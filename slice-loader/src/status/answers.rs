@@ -6,18 +6,30 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use anyhow::Context;
 use jiff::Timestamp;
+use policy::abi::Denials;
 use policy::verdict::Reason;
 use serde::Serialize;
+use tokio::io::AsyncWrite;
+use tokio::sync::Mutex;
+use tokio::time::{Duration, timeout};
 
 use super::history::Average;
 use super::slicestat::{self, Machine};
-use super::wire::{Ask, Content, Form, Refusal, Viewer};
+use super::wire::{self, Answer, Ask, Content, Form, Refusal, Viewer};
 use super::{history, openmetrics};
 use crate::daemon::News;
+use crate::flows::Whose;
 use crate::report::event::{Cursor, Item};
+use crate::report::policies::Policies;
 use crate::report::status::{Row, Total};
-use crate::report::{Link, LinksPast, Owner, Ports, Status, Used};
+use crate::report::{Link, LinksPast, Port, Ports, Status, Used};
+
+pub mod lists; // page by page
+
+/// A process that does not read for so long is replaced.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a slice may see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,11 +57,38 @@ pub trait Source {
     /// # Errors
     /// As above.
     fn all(&mut self) -> anyhow::Result<&Status>;
-    /// The row of this slice.
+    /// Names and ids of all owners: the node, the slices by name, the unattributed.
     ///
     /// # Errors
     /// As above.
-    fn own(&mut self, viewer: &Viewer) -> anyhow::Result<(Timestamp, Row)>;
+    fn owners(&mut self) -> anyhow::Result<Vec<(String, u32)>>;
+    /// The row of this owner alone.
+    ///
+    /// # Errors
+    /// As above.
+    fn row(&mut self, name: &str, id: u32) -> anyhow::Result<(Timestamp, Row)>;
+    /// The sum of all rows.
+    ///
+    /// # Errors
+    /// As above.
+    fn total(&mut self) -> anyhow::Result<Total>;
+    /// What owners were denied: of all, or of one alone.
+    ///
+    /// # Errors
+    /// As above.
+    fn denials(&mut self, of: Option<(&str, u32)>) -> anyhow::Result<lists::OfOwners<Denials>>;
+    /// What policy is in force; none where that is not known.
+    ///
+    /// # Errors
+    /// As above.
+    fn policies(&mut self) -> anyhow::Result<Option<&Policies>>;
+    /// Whose flows this asker may see; none if it is no slice of the node.
+    ///
+    /// # Errors
+    /// As above.
+    fn whose(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Whose>>;
+    /// Lets go of all that is stale.
+    fn forget(&mut self) {}
     /// The ports of all owners.
     ///
     /// # Errors
@@ -79,6 +118,7 @@ pub trait Source {
 
 /// `/v1/node`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize, schemars::JsonSchema))]
 pub struct Attributes {
     /// When it was read.
     pub time: Timestamp,
@@ -104,48 +144,6 @@ pub struct Attributes {
     pub slices: Option<Used>,
 }
 
-/// `/v1/slices`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Slices<'a> {
-    /// When the maps were read.
-    time: Timestamp,
-    /// As in `slice status -o json`.
-    rows: &'a [Row],
-    /// The sum of all rows; for those who see all.
-    total: Option<&'a Total>,
-}
-
-/// `/v1/links`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Links {
-    /// When they were read.
-    time: Timestamp,
-    /// As in `slice link -o json`.
-    links: Vec<Link>,
-}
-
-/// `/v1/drops`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Drops {
-    /// When the maps were read.
-    time: Timestamp,
-    /// The most frequent of each owner first; what never happened is absent.
-    drops: Vec<Drop>,
-}
-
-/// Denied calls and dropped packets of one owner for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Drop {
-    /// Whose.
-    slice: Owner,
-    /// Slug of the reason.
-    reason: &'static str,
-    /// The reason as a sentence.
-    sentence: &'static str,
-    /// How many.
-    count: u64,
-}
-
 /// An answer: its form and its body.
 pub type Told = (Content, Vec<u8>);
 
@@ -161,21 +159,44 @@ pub fn answer(
     let Some(sight) = source.sight(viewer)? else {
         return Ok(Err(Refusal::Gone));
     };
+    let seen = lists::Seen { viewer, sight };
     match ask {
         Ask::Node => Ok(Ok(json(&attributes(source, sight)?)?)),
-        Ask::Ports => {
-            let owner = (sight == Sight::Own).then_some(viewer.name.as_str());
-            let ports = source.ports()?.clone().only(owner, None);
-            Ok(Ok(json(&ports)?))
+        Ask::Slices { kind, part } => Ok(Ok(lists::slices(source, seen, *kind, part)?)),
+        Ask::Ports {
+            slice,
+            protocol,
+            kind,
+            port,
+            part,
+        } => {
+            let wanted = |row: &Port| {
+                protocol.is_none_or(|protocol| row.protocol == protocol)
+                    && kind.is_none_or(|kind| row.kind == kind)
+                    && port.is_none_or(|port| (row.low..=row.high).contains(&port))
+            };
+            let slice = slice.as_deref();
+            Ok(Ok(lists::ports(source, seen, slice, wanted, part)?))
         }
-        Ask::Links => {
-            let (time, links) = links(source, viewer, sight)?;
-            Ok(Ok(json(&Links { time, links })?))
+        Ask::Links { link, slice, part } => {
+            let wanted = (link.as_deref(), slice.as_deref());
+            Ok(Ok(lists::links(source, seen, wanted, part)?))
         }
         Ask::LinksPast { seconds, most } => {
             let of = (sight == Sight::Own).then_some(viewer.id);
             Ok(Ok(json(&source.links_past(of, *seconds, *most)?)?))
         }
+        Ask::Drops {
+            slice,
+            reason,
+            part,
+        } => {
+            let reason = reason.and_then(Reason::from_number);
+            let wanted = (slice.as_deref(), reason);
+            Ok(Ok(lists::drops(source, seen, wanted, part)?))
+        }
+        Ask::Policy { slice, part } => lists::policy(source, seen, slice.as_deref(), part),
+        Ask::Flows(_) => anyhow::bail!("flows are looked at beside other answers"),
         Ask::Events { after } => {
             let of = (sight == Sight::Own).then_some(viewer.id);
             let news = source.events(of, *after);
@@ -189,25 +210,34 @@ pub fn answer(
             let text = slicestat(source, viewer, sight, *max_age)?;
             Ok(Ok((Content::Lines, text.into_bytes())))
         }
-        Ask::Rows(form) => {
-            let (node, links) = match form {
-                Form::Metrics(_) => {
-                    let (_, links) = links(source, viewer, sight)?;
-                    (Some(attributes(source, sight)?), links)
+        Ask::Rows(Form::One(name)) => {
+            let id = match sight {
+                Sight::Own => (*name == viewer.name).then_some(viewer.id),
+                Sight::All => {
+                    let owners = source.owners()?;
+                    let owner = owners.iter().find(|(known, _)| known == name);
+                    owner.map(|(_, id)| *id)
                 }
-                _ => (None, Vec::new()),
             };
-            if sight == Sight::All {
-                let status = source.all()?;
-                let total = Some(&status.total);
-                return told(
-                    form,
-                    (node.as_ref(), &links),
-                    (status.time, &status.rows, total),
-                );
+            match id {
+                Some(id) => Ok(Ok(json(&source.row(name, id)?.1)?)),
+                None => Ok(Err(Refusal::NoSuchSlice)),
             }
-            let (time, row) = source.own(viewer)?;
-            told(form, (node.as_ref(), &links), (time, &[row], None))
+        }
+        Ask::Rows(Form::Metrics(exposition)) => {
+            let (_, links) = links(source, viewer, sight)?;
+            let node = Some(attributes(source, sight)?);
+            let text = match sight {
+                Sight::All => {
+                    let rows = &source.all()?.rows;
+                    openmetrics::render(*exposition, node.as_ref(), rows, &links)
+                }
+                Sight::Own => {
+                    let (_, row) = source.row(&viewer.name, viewer.id)?;
+                    openmetrics::render(*exposition, node.as_ref(), &[row], &links)
+                }
+            };
+            Ok(Ok((Content::Metrics(*exposition), text.into_bytes())))
         }
     }
 }
@@ -232,6 +262,22 @@ fn links(
         ..*link
     });
     Ok((*time, links.collect()))
+}
+
+/// Hands an answer to the process that asked.
+///
+/// # Errors
+/// It does not read.
+pub async fn write(
+    to: &Mutex<impl AsyncWrite + Unpin>,
+    answer: &Answer,
+    body: &[u8],
+) -> anyhow::Result<()> {
+    let mut to = to.lock().await;
+    timeout(PATIENCE, wire::write(&mut *to, answer, body))
+        .await
+        .context("it does not read")??;
+    Ok(())
 }
 
 fn attributes(source: &mut impl Source, sight: Sight) -> anyhow::Result<Attributes> {
@@ -283,7 +329,7 @@ fn slicestat(
     let rows = if all {
         source.all()?.rows.clone()
     } else {
-        vec![source.own(viewer)?.1]
+        vec![source.row(&viewer.name, viewer.id)?.1]
     };
     let table = slicestat::table(&machine, &rows, |row| {
         let counters = history::Counters {
@@ -299,49 +345,16 @@ fn slicestat(
     Ok(table)
 }
 
-/// What is told of the rows that may be seen.
-fn told(
-    form: &Form,
-    (node, links): (Option<&Attributes>, &[Link]),
-    (time, rows, total): (Timestamp, &[Row], Option<&Total>),
-) -> anyhow::Result<Result<Told, Refusal>> {
-    let told = match form {
-        Form::All => json(&Slices { time, rows, total })?,
-        Form::One(name) => match rows.iter().find(|row| row.name == *name) {
-            Some(row) => json(row)?,
-            None => return Ok(Err(Refusal::NoSuchSlice)),
-        },
-        Form::Drops => json(&drops(time, rows))?,
-        Form::Metrics(exposition) => {
-            let text = openmetrics::render(*exposition, node, rows, links);
-            (Content::Metrics(*exposition), text.into_bytes())
-        }
+/// A document, and its next page if there is one.
+fn paged(document: &impl Serialize, next: Option<&String>) -> anyhow::Result<Told> {
+    let content = Content::Json {
+        next: next.cloned(),
     };
-    Ok(Ok(told))
-}
-
-fn drops(time: Timestamp, rows: &[Row]) -> Drops {
-    let of_row = |row: &Row| {
-        let slice = Owner {
-            id: row.id,
-            name: Some(row.name.clone()),
-        };
-        let drop = move |(reason, count): (Reason, u64)| Drop {
-            slice: slice.clone(),
-            reason: reason.slug(),
-            sentence: reason.sentence(),
-            count,
-        };
-        row.denials.reasons().into_iter().map(drop)
-    };
-    Drops {
-        time,
-        drops: rows.iter().flat_map(of_row).collect(),
-    }
+    Ok((content, serde_json::to_vec(document)?))
 }
 
 fn json(document: &impl Serialize) -> anyhow::Result<Told> {
-    Ok((Content::Json, serde_json::to_vec(document)?))
+    paged(document, None)
 }
 
 #[cfg(test)]

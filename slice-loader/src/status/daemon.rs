@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,17 +19,21 @@ use nix::sys::time::TimeVal;
 use rustix::fs::inotify;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex as Shared, mpsc};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::answers;
+use super::answers::Source;
 use super::front;
 use super::history::{self, History};
+use super::looking::{self, Asked};
 use super::sockets::{Listener, Listeners};
 use super::source::{self, Reading};
-use super::wire::{self, Answer, Notice, Question, Refusal};
+use super::wire::{self, Answer, Ask, Content, Notice, Question, Refusal};
 use crate::context::shown;
 use crate::daemon::Hub;
+use crate::flows;
 use crate::node::Node;
 use crate::report::Owner;
 use crate::report::read::{self, LinkSample};
@@ -130,7 +135,7 @@ async fn with_process(
         tell(&notices, come, Vec::new()).await?;
         tokio::select! {
             ended = follow(listeners, &notices, &watch, hub) => ended.context("follow the slices"),
-            ended = serve(read, write, reading) => ended.context("answer"),
+            ended = serve(read, write, reading, flows::database()) => ended.context("answer"),
         }
     }
     .await;
@@ -254,48 +259,87 @@ fn send(notices: &OwnedFd, notice: &Notice, socket: Option<BorrowedFd<'_>>) -> a
     Ok(())
 }
 
-/// Answers one question after the other until the process ends.
-async fn serve(
+/// Answers one question after the other until the process ends; those about flows
+/// beside the others.
+pub(super) async fn serve(
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    source: impl Source + Send + 'static,
+    database: PathBuf,
+) -> anyhow::Result<()> {
+    let to = Shared::new(to);
+    let (queue, waiting) = mpsc::channel(looking::QUEUE);
+    tokio::select! {
+        ended = answer_all(from, &to, source, queue) => ended,
+        ended = looking::run(waiting, &to, database) => ended,
+    }
+}
+
+async fn answer_all(
     mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut reading: Reading,
+    to: &Shared<OwnedWriteHalf>,
+    mut source: impl Source + Send + 'static,
+    queue: mpsc::Sender<Asked>,
 ) -> anyhow::Result<()> {
     loop {
         // Not while a question is half read: only before its first octet.
         if timeout(IDLE, from.readable()).await.is_err() {
-            reading.forget();
+            source.forget();
             from.readable().await?;
         }
         let Some((question, _)) = wire::read::<Question>(&mut from, 0).await? else {
             return Ok(());
         };
-        let (back, answer, body) = spawn_blocking(move || {
-            let (answer, body) = answer(&mut reading, question);
-            (reading, answer, body)
+        let number = question.number;
+        let (back, reply) = spawn_blocking(move || {
+            let reply = reply(&mut source, question);
+            (source, reply)
         })
         .await?;
-        reading = back;
-        timeout(PATIENCE, wire::write(&mut to, &answer, &body))
-            .await
-            .context("it does not read")??;
+        source = back;
+        let (result, body) = match reply {
+            Reply::Now(Ok((content, body))) => (Ok(content), body),
+            Reply::Now(Err(refusal)) => (Err(refusal), Vec::new()),
+            Reply::Look(asked) => match queue.try_send(asked) {
+                Ok(()) => continue,
+                Err(_) => (Err(Refusal::Busy), Vec::new()),
+            },
+        };
+        answers::write(to, &Answer { number, result }, &body).await?;
     }
 }
 
-fn answer(reading: &mut Reading, question: Question) -> (Answer, Vec<u8>) {
+/// What is made of a question.
+enum Reply {
+    Now(Result<(Content, Vec<u8>), Refusal>),
+    Look(Asked),
+}
+
+fn reply(source: &mut impl Source, question: Question) -> Reply {
     let Question {
         number,
         viewer,
         ask,
     } = question;
-    let (result, body) = match answers::answer(reading, &viewer, &ask) {
-        Ok(Ok((content, body))) => (Ok(content), body),
-        Ok(Err(refusal)) => (Err(refusal), Vec::new()),
-        Err(error) => {
-            tracing::debug!(slice = viewer.name, "could not answer {ask:?}: {error:#}");
-            (Err(Refusal::Unreadable), Vec::new())
-        }
+    let unreadable = |what: &dyn std::fmt::Debug, error: &anyhow::Error| {
+        tracing::debug!(slice = viewer.name, "could not answer {what:?}: {error:#}");
+        Reply::Now(Err(Refusal::Unreadable))
     };
-    (Answer { number, result }, body)
+    if let Ask::Flows(flows) = ask {
+        return match source.whose(&viewer) {
+            Ok(Some(whose)) => Reply::Look(Asked {
+                number,
+                whose,
+                flows,
+            }),
+            Ok(None) => Reply::Now(Err(Refusal::Gone)),
+            Err(error) => unreadable(&flows, &error),
+        };
+    }
+    match answers::answer(source, &viewer, &ask) {
+        Ok(told) => Reply::Now(told),
+        Err(error) => unreadable(&ask, &error),
+    }
 }
 
 fn lock(listeners: &Mutex<Listeners>) -> std::sync::MutexGuard<'_, Listeners> {

@@ -23,9 +23,9 @@ use tokio::time::sleep;
 
 use super::confine;
 use super::http::{self, Client};
+use super::problem::Problem;
 use super::quota::{self, Bucket};
 use super::room::Room;
-use super::route::Problem;
 use super::wire::{self, Answer, Ask, Content, Notice, Question, Viewer};
 use crate::sys::process;
 use crate::sys::readable::Readable;
@@ -103,7 +103,7 @@ struct Place {
 }
 
 impl Asker {
-    fn new() -> (Self, mpsc::Receiver<Question>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Question>) {
         let (to_daemon, questions) = mpsc::channel(QUEUE);
         let asker = Self {
             waiting: Arc::default(),
@@ -141,7 +141,7 @@ impl Asker {
         self.streams.clone().try_acquire_owned().ok()
     }
 
-    async fn read_answers(&self, mut from: OwnedReadHalf) -> anyhow::Result<()> {
+    pub(super) async fn read_answers(&self, mut from: OwnedReadHalf) -> anyhow::Result<()> {
         while let Some((answer, length)) = wire::head::<Answer>(&mut from, wire::BODY).await? {
             let place = self.with(|waiting| waiting.replies.remove(&answer.number));
             let Some(Place { reply, room }) = place else {
@@ -187,7 +187,7 @@ impl Drop for Forget<'_> {
     }
 }
 
-async fn write_questions(
+pub(super) async fn write_questions(
     mut questions: mpsc::Receiver<Question>,
     mut to: OwnedWriteHalf,
 ) -> anyhow::Result<()> {

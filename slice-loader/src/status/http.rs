@@ -17,10 +17,13 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::front::Asker;
+use super::negotiate;
 use super::openmetrics;
+use super::parameters;
+use super::problem::Problem;
 use super::quota::{self, Bucket};
 use super::room::Room;
-use super::route::{self, Problem};
+use super::route::{self, By};
 use super::stream::{Events, Pieces};
 use super::wire::{Ask, Content, Viewer};
 
@@ -31,6 +34,8 @@ pub struct Client {
     questions: Mutex<Bucket>,
     room: Room,
     streams: Arc<Semaphore>,
+    /// Flows are asked for once at a time.
+    looking: Semaphore,
 }
 
 impl Client {
@@ -42,6 +47,7 @@ impl Client {
             questions: Mutex::new(Bucket::new(quota::ANSWERED)),
             room: Room::of_one(),
             streams: Arc::new(Semaphore::new(quota::STREAMS.0)),
+            looking: Semaphore::new(1),
         }
     }
 
@@ -96,30 +102,58 @@ async fn respond(request: &Request<Incoming>, client: &Client, asker: &Asker) ->
         Ok(Told::Events(pieces)) => {
             response(StatusCode::OK, "text/event-stream", Either::Right(pieces))
         }
-        Ok(Told::Whole(content, body)) => {
-            let kind = match content {
-                Content::Events { .. } => "text/event-stream",
-                Content::Json => "application/json",
-                Content::Lines => "text/plain; charset=utf-8",
-                Content::Metrics(exposition) => openmetrics::content_type(exposition),
-            };
-            response(StatusCode::OK, kind, whole(body))
-        }
-        Err(problem) => {
-            let mut response =
-                response(problem.status(), PROBLEM, whole(problem.document().into()));
-            let headers = response.headers_mut();
-            if let Some(seconds) = problem.again_after() {
-                headers.insert(header::RETRY_AFTER, seconds.into());
-                // Who goes on regardless has to connect first, which has a pace.
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            if problem == Problem::OnlyReading {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            }
-            response
-        }
+        Ok(Told::Whole(content, body)) => told(request, &content, body),
+        Err(problem) => refused(request, problem),
     }
+}
+
+/// A document, or word that who asks has it.
+fn told(request: &Request<Incoming>, content: &Content, body: Bytes) -> Response<Body> {
+    let kind = match content {
+        Content::Events { .. } => "text/event-stream",
+        Content::Json { .. } => "application/json",
+        Content::Lines => "text/plain; charset=utf-8",
+        Content::Metrics(exposition) => openmetrics::content_type(*exposition),
+    };
+    let tag = negotiate::tag(&body);
+    let mut response = if negotiate::has(request.headers(), &tag) {
+        let mut response = response(StatusCode::NOT_MODIFIED, kind, whole(Bytes::new()));
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response
+    } else {
+        response(StatusCode::OK, kind, whole(body))
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, tag);
+    // Kept by who asks alone, and asked for again before it is used.
+    let control = HeaderValue::from_static("private, no-cache");
+    headers.insert(header::CACHE_CONTROL, control);
+    if let Content::Metrics(_) = content {
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    }
+    if let Content::Json { next: Some(next) } = content
+        && let Some(address) = parameters::next_page(request.uri(), next)
+        && let Ok(link) = HeaderValue::from_str(&format!("<{address}>; rel=\"next\""))
+    {
+        headers.insert(header::LINK, link);
+    }
+    response
+}
+
+fn refused(request: &Request<Incoming>, problem: Problem) -> Response<Body> {
+    let mut response = response(problem.status(), PROBLEM, whole(problem.document().into()));
+    let headers = response.headers_mut();
+    if let Some(seconds) = problem.again_after() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+        // Who goes on regardless has to connect first, which has a pace.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if problem == Problem::OnlyReading
+        && let Ok(allowed) = HeaderValue::from_str(&route::allowed(request.uri().path()))
+    {
+        headers.insert(header::ALLOW, allowed);
+    }
+    response
 }
 
 /// An answer to a request.
@@ -130,7 +164,14 @@ enum Told {
 
 async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Result<Told, Problem> {
     client.may_ask()?;
-    let ask = route::read(request.method(), request.uri(), request.headers())?;
+    let (route, asked) = route::read(request.method(), request.uri(), request.headers())?;
+    let ask = match route.by {
+        By::Daemon(ask) => ask(&asked)?,
+        By::Front(body) => {
+            let content = Content::Json { next: None };
+            return Ok(Told::Whole(content, Bytes::from_static(body)));
+        }
+    };
     if let Ask::Events { after } = ask {
         let own = client.streams.clone().try_acquire_owned().ok();
         let (Some(own), Some(one)) = (own, asker.stream()) else {
@@ -148,6 +189,11 @@ async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Res
             .unwrap_or(Err(Problem::Unavailable))
             .map(Told::Events);
     }
+    // Until it is answered.
+    let _place = match ask {
+        Ask::Flows(_) => Some(client.looking.try_acquire().map_err(|_| Problem::Looking)?),
+        _ => None,
+    };
     let answer = asker.ask(client.viewer.clone(), ask, client.room.clone());
     match timeout(quota::ANSWER, answer).await {
         Ok(Some(answer)) => answer.map(|(content, body)| Told::Whole(content, body)),

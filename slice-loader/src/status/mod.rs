@@ -15,16 +15,27 @@
 pub mod answers; // what a slice is told
 pub mod confine; // giving up every right
 pub mod daemon; // the daemon's side
+pub mod documents; // the documents of /v1
 pub mod front; // the process that parses
 pub mod history; // averages over minutes
 pub mod hour; // what went out on links in the last hour
 pub mod http; // one connection of a slice
+pub mod looking; // who sent what to whom, page by page
+pub mod negotiate; // forms and tags of answers
 pub mod openmetrics; // the rows as OpenMetrics
+pub mod pages; // as many rows as fit
+pub mod parameters; // what requests may say
+pub mod problem; // why there is no answer
 pub mod quota; // how much a slice may ask
 pub mod room; // memory for what is being told
-pub mod route; // from a path to a question
+pub mod route; // from a request to a question
 pub mod slicestat; // the table of PlanetLab's monitors
 pub mod sockets; // the listeners of all slices
 pub mod source; // the node, read at most once a second
 pub mod stream; // events, for as long as they are read
 pub mod wire; // what the two processes say to each other
+
+#[cfg(test)]
+pub(crate) mod fixture; // a node of three slices, and its real router
+#[cfg(test)]
+mod openapi; // the document that describes all this

@@ -1,109 +1,343 @@
-//! From a request to a question, and from a refusal to a problem (RFC 9457).
+//! From a request to a question: a table of what there is.
 
 use hyper::header::{self, HeaderMap};
-use hyper::{Method, StatusCode, Uri};
+use hyper::{Method, Uri};
 use jiff::Timestamp;
-use serde::Serialize;
 
-use super::wire::{Ask, Exposition, Form, Refusal};
+use super::negotiate;
+use super::openmetrics;
+use super::parameters::{self, Given, Parameter, is_name};
+use super::problem::Problem;
+use super::wire::{Ask, Exposition, FlowsAsk, Form, Part};
 use crate::report::event::Cursor;
-use crate::report::flows::point_in_time;
+
+/// Something that can be asked for.
+#[derive(Debug)]
+pub struct Route {
+    /// How: `HEAD` goes where `GET` does.
+    pub method: Method,
+    /// Where; `{name}` is a name.
+    pub path: &'static str,
+    /// What it is, in a line.
+    pub says: &'static str,
+    /// What a request may say in its address.
+    pub parameters: &'static [&'static Parameter],
+    /// Types of the answer, the usual one first.
+    pub produces: &'static [&'static str],
+    /// Who answers.
+    pub by: By,
+}
+
+/// Who answers.
+#[derive(Debug)]
+pub enum By {
+    /// The daemon, asked this.
+    Daemon(fn(&Asked<'_>) -> Result<Ask, Problem>),
+    /// The process that parses: it is the same for everybody.
+    Front(&'static [u8]),
+}
+
+/// What a request says.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Parameters.
+    pub given: Given,
+    /// Headers.
+    pub headers: &'a HeaderMap,
+    /// The name in the path; empty where there is none.
+    pub name: &'a str,
+}
+
+/// The document that describes all this; it is written from this table by a test.
+pub const OPENAPI: &[u8] = include_bytes!("../../../docs/openapi.json");
+
+/// Most bytes of a path with its parameters.
+const LONGEST: usize = 2048;
 
 /// What is kept of links, in seconds.
 const HOUR: u32 = 3600;
-/// Rows of a link's past where nothing else is said, and at most: with the longest
-/// numbers an answer is then below 16 MiB.
-const ROWS: u32 = 100;
-const MOST_ROWS: u32 = 1000;
+/// Rows of a link's past where nothing else is said.
+const USUAL_ROWS: u32 = 100;
 
-/// Why a request has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// No document is there.
-    NoSuchDocument,
-    /// No slice of that name is there for the asker.
-    NoSuchSlice,
-    /// Something else than reading was asked for.
-    OnlyReading,
-    /// A parameter is no time or no number.
-    BadParameter,
-    /// Too many questions: again after so many seconds.
-    TooMany(u64),
-    /// Too many connections.
-    Connections,
-    /// Too many streams of events.
-    Streams,
-    /// Too much is being told, and not read yet.
-    NoRoom,
-    /// The asker is no slice of the node any more.
-    Gone,
-    /// The node does not answer.
-    Unavailable,
-    /// The node could not be read.
-    Unreadable,
+const JSON: &[&str] = &["application/json"];
+const NONE: &[&Parameter] = &[];
+
+use parameters::{
+    AFTER, AFTER_EVENT, AFTER_FLOW, KIND, LIMIT, LINK, LOCAL_PORT, OWN_PORT, PEER, PEER_PORT,
+    PORT_KIND, PORT_PROTOCOL, PROTOCOL, REASON, ROWS, SINCE, SLICE, UNTIL,
+};
+
+const fn get(
+    path: &'static str,
+    says: &'static str,
+    parameters: &'static [&'static Parameter],
+    produces: &'static [&'static str],
+    ask: fn(&Asked<'_>) -> Result<Ask, Problem>,
+) -> Route {
+    Route {
+        method: Method::GET,
+        path,
+        says,
+        parameters,
+        produces,
+        by: By::Daemon(ask),
+    }
 }
 
-/// A problem as it is written.
-#[derive(Serialize)]
-struct Document {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: &'static str,
+/// All there is.
+pub static ROUTES: &[Route] = &[
+    get("/v1/node", "The machine.", NONE, JSON, |_| Ok(Ask::Node)),
+    get(
+        "/v1/slices",
+        "What owners use, send, receive and were denied.",
+        &[&KIND, &LIMIT, &AFTER],
+        JSON,
+        |asked| {
+            Ok(Ask::Slices {
+                kind: asked.given.word(&KIND),
+                part: asked.part(),
+            })
+        },
+    ),
+    get(
+        "/v1/slices/{name}",
+        "The same of one owner.",
+        NONE,
+        JSON,
+        |asked| Ok(Ask::Rows(Form::One(asked.name.to_owned()))),
+    ),
+    get(
+        "/v1/ports",
+        "Whose each port of the shared addresses is.",
+        &[
+            &SLICE,
+            &PORT_PROTOCOL,
+            &PORT_KIND,
+            &OWN_PORT,
+            &LIMIT,
+            &AFTER,
+        ],
+        JSON,
+        |asked| {
+            Ok(Ask::Ports {
+                slice: asked.given.get(&SLICE),
+                protocol: asked.given.word(&PORT_PROTOCOL),
+                kind: asked.given.word(&PORT_KIND),
+                port: asked.given.get(&OWN_PORT),
+                part: asked.part(),
+            })
+        },
+    ),
+    get(
+        "/v1/links",
+        "The links that policy names, and who sends on them.",
+        &[&LINK, &SLICE, &LIMIT, &AFTER],
+        JSON,
+        |asked| {
+            Ok(Ask::Links {
+                link: asked.given.get(&LINK),
+                slice: asked.given.get(&SLICE),
+                part: asked.part(),
+            })
+        },
+    ),
+    get(
+        "/v1/links/history",
+        "What went out on the links in the last hour, in steps.",
+        &[&SINCE, &ROWS],
+        JSON,
+        |asked| {
+            Ok(Ask::LinksPast {
+                seconds: seconds_ago(asked.given.time(&SINCE)),
+                most: asked.given.get(&ROWS).unwrap_or(USUAL_ROWS),
+            })
+        },
+    ),
+    get(
+        "/v1/drops",
+        "Denied calls and dropped packets by owner and reason.",
+        &[&SLICE, &REASON, &LIMIT, &AFTER],
+        JSON,
+        |asked| {
+            Ok(Ask::Drops {
+                slice: asked.given.get(&SLICE),
+                reason: asked.given.reason(),
+                part: asked.part(),
+            })
+        },
+    ),
+    get(
+        "/v1/flows",
+        "Who sent what to whom: of oneself, and with the grant audit of all.",
+        &[
+            &PEER,
+            &PEER_PORT,
+            &LOCAL_PORT,
+            &PROTOCOL,
+            &SLICE,
+            &SINCE,
+            &UNTIL,
+            &LIMIT,
+            &AFTER_FLOW,
+        ],
+        JSON,
+        |asked| Ok(Ask::Flows(Box::new(flows(&asked.given)))),
+    ),
+    get(
+        "/v1/policy",
+        "What holds for slices.",
+        &[&SLICE, &LIMIT, &AFTER],
+        JSON,
+        |asked| {
+            Ok(Ask::Policy {
+                slice: asked.given.get(&SLICE),
+                part: asked.part(),
+            })
+        },
+    ),
+    get(
+        "/v1/events",
+        "What happens, as it happens, as server-sent events.",
+        &[&AFTER_EVENT],
+        &["text/event-stream"],
+        |asked| {
+            Ok(Ask::Events {
+                after: last_event(asked.headers).or_else(|| asked.given.get(&AFTER_EVENT)),
+            })
+        },
+    ),
+    Route {
+        method: Method::GET,
+        path: "/v1/openapi.json",
+        says: "This document.",
+        parameters: NONE,
+        produces: JSON,
+        by: By::Front(OPENAPI),
+    },
+    get(
+        "/metrics",
+        "The rows as OpenMetrics, or in the text format before it.",
+        NONE,
+        &[
+            openmetrics::content_type(Exposition::OpenMetrics),
+            openmetrics::content_type(Exposition::Text),
+        ],
+        |asked| {
+            let exposition = exposition(asked.headers);
+            Ok(Ask::Rows(Form::Metrics(exposition)))
+        },
+    ),
+    get(
+        "/slicestat",
+        "The table of PlanetLab's monitors.",
+        NONE,
+        &["text/plain; charset=utf-8"],
+        |asked| Ok(Ask::Slicestat(max_age(asked.headers))),
+    ),
+];
+
+impl Asked<'_> {
+    fn part(&self) -> Part {
+        Part {
+            after: self.given.get(&AFTER),
+            most: self.given.limit(),
+        }
+    }
 }
 
-/// What a request asks.
+/// The route of a request, and what it says.
 ///
 /// # Errors
 /// The problem with it.
-pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Ask, Problem> {
-    let ask = match uri.path() {
-        "/v1/node" => Ask::Node,
-        "/v1/slices" => Ask::Rows(Form::All),
-        "/v1/ports" => Ask::Ports,
-        "/v1/links" => Ask::Links,
-        "/v1/links/history" => links_past(uri.query().unwrap_or_default())?,
-        "/slicestat" => Ask::Slicestat(max_age(headers)),
-        "/v1/events" => Ask::Events {
-            after: last_event(headers),
-        },
-        "/v1/drops" => Ask::Rows(Form::Drops),
-        "/metrics" => Ask::Rows(Form::Metrics(exposition(headers))),
-        path => {
-            let name = path
-                .strip_prefix("/v1/slices/")
-                .ok_or(Problem::NoSuchDocument)?;
-            Ask::Rows(Form::One(known(name).ok_or(Problem::NoSuchSlice)?))
-        }
-    };
-    if matches!(*method, Method::GET | Method::HEAD) {
-        Ok(ask)
-    } else {
-        Err(Problem::OnlyReading)
+pub fn read<'a>(
+    method: &Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+) -> Result<(&'static Route, Asked<'a>), Problem> {
+    if uri
+        .path_and_query()
+        .is_some_and(|text| text.as_str().len() > LONGEST)
+    {
+        return Err(Problem::LongAddress);
     }
+    let method = if method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
+    let mut there = at(uri.path()).peekable();
+    if there.peek().is_none() {
+        return Err(Problem::NoSuchDocument);
+    }
+    let (route, name) = there
+        .find(|(route, _)| route.method == *method)
+        .ok_or(Problem::OnlyReading)?;
+    if !name.is_empty() && !is_name(name) {
+        return Err(Problem::NoSuchSlice);
+    }
+    let given = Given::read(uri, route.parameters)?;
+    if !negotiate::is_acceptable(headers, route.produces) {
+        return Err(Problem::NotAcceptable);
+    }
+    let asked = Asked {
+        given,
+        headers,
+        name,
+    };
+    Ok((route, asked))
 }
 
-/// `since` is a point in time or how long ago, `limit` how many rows a link has at most;
-/// others are not looked at.
-fn links_past(query: &str) -> Result<Ask, Problem> {
-    let pairs = serde_urlencoded::from_str::<Vec<(String, String)>>(query);
-    let (mut seconds, mut most) = (HOUR, ROWS);
-    for (name, value) in pairs.map_err(|_| Problem::BadParameter)? {
-        match name.as_str() {
-            "since" => {
-                let now = Timestamp::now();
-                let since = point_in_time(&value, now).ok_or(Problem::BadParameter)?;
-                let ago = now.duration_since(since).as_secs();
-                seconds = u32::try_from(ago.clamp(0, HOUR.into())).unwrap_or(HOUR);
-            }
-            "limit" => {
-                let limit: u32 = value.parse().map_err(|_| Problem::BadParameter)?;
-                most = limit.min(MOST_ROWS);
-            }
-            _ => {}
+/// What can be done at a path: the header `Allow`.
+#[must_use]
+pub fn allowed(path: &str) -> String {
+    let mut methods = Vec::new();
+    for (route, _) in at(path) {
+        methods.push(route.method.as_str());
+        if route.method == Method::GET {
+            methods.push("HEAD");
         }
     }
-    Ok(Ask::LinksPast { seconds, most })
+    methods.join(", ")
+}
+
+/// The routes of a path, with the name in it.
+fn at(path: &str) -> impl Iterator<Item = (&'static Route, &str)> {
+    ROUTES
+        .iter()
+        .filter_map(move |route| Some((route, name_in(route.path, path)?)))
+}
+
+/// The name in a path of this form, or nothing where the form has none; no form that
+/// the path does not have.
+fn name_in<'a>(form: &str, path: &'a str) -> Option<&'a str> {
+    let Some((before, after)) = form.split_once("{name}") else {
+        return (form == path).then_some("");
+    };
+    let name = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
+}
+
+/// How long ago a time is, as far as is kept; all of that where none is given.
+fn seconds_ago(time: Option<Timestamp>) -> u32 {
+    let Some(time) = time else {
+        return HOUR;
+    };
+    let ago = Timestamp::now().duration_since(time).as_secs();
+    u32::try_from(ago.clamp(0, HOUR.into())).unwrap_or(HOUR)
+}
+
+fn flows(given: &Given) -> FlowsAsk {
+    FlowsAsk {
+        peer: given.network().map(|net| (net.address(), net.length())),
+        port: given.get(&PEER_PORT),
+        local_port: given.get(&LOCAL_PORT),
+        protocol: given.protocol(),
+        slice: given.get(&SLICE),
+        since: given.time(&SINCE),
+        until: given.time(&UNTIL),
+        after: given.get(&AFTER_FLOW),
+        most: given.limit(),
+    }
 }
 
 /// How old an answer may be, in seconds: what the header `max-age` says, as
@@ -150,220 +384,5 @@ fn exposition(headers: &HeaderMap) -> Exposition {
     }
 }
 
-/// A name that a slice, the node or the unattributed may have: so no other
-/// text comes to the daemon.
-fn known(name: &str) -> Option<String> {
-    let letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    (!name.is_empty() && name.len() <= 31 && name.bytes().all(letter)).then(|| name.to_owned())
-}
-
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::NoSuchSlice => Self::NoSuchSlice,
-            Refusal::Gone => Self::Gone,
-            Refusal::Unreadable => Self::Unreadable,
-        }
-    }
-}
-
-impl Problem {
-    /// The status of the answer.
-    #[must_use]
-    pub const fn status(self) -> StatusCode {
-        match self {
-            Self::NoSuchDocument | Self::NoSuchSlice => StatusCode::NOT_FOUND,
-            Self::OnlyReading => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadParameter => StatusCode::BAD_REQUEST,
-            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Gone => StatusCode::FORBIDDEN,
-            Self::Connections | Self::Streams | Self::NoRoom | Self::Unavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    /// Seconds after which it may be asked again.
-    #[must_use]
-    pub const fn again_after(self) -> Option<u64> {
-        match self {
-            Self::TooMany(seconds) => Some(seconds),
-            Self::Connections | Self::Streams | Self::NoRoom | Self::Unavailable => Some(1),
-            _ => None,
-        }
-    }
-
-    const fn detail(self) -> &'static str {
-        match self {
-            Self::NoSuchDocument => {
-                "There are /v1/node, /v1/slices, /v1/slices/NAME, /v1/ports, /v1/links, /v1/links/history, /v1/events, /v1/drops, /metrics and /slicestat."
-            }
-            Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
-            Self::OnlyReading => "The status can be read, with GET or HEAD.",
-            Self::BadParameter => {
-                "since is a time (2026-01-31T12:00:00Z) or how long ago (10m), limit a number."
-            }
-            Self::TooMany(_) => "The slice asks more often than it may.",
-            Self::Connections => "The slice has more connections than it may.",
-            Self::Streams => "Too many streams of events are open.",
-            Self::NoRoom => "Answers that were given before are not read yet.",
-            Self::Gone => "The slice is not on this node any more.",
-            Self::Unavailable => "The node does not answer.",
-            Self::Unreadable => "The node could not be read.",
-        }
-    }
-
-    /// The document that tells it, `application/problem+json`.
-    #[must_use]
-    pub fn document(self) -> Vec<u8> {
-        let status = self.status();
-        let document = Document {
-            r#type: "about:blank",
-            title: status.canonical_reason().unwrap_or_default(),
-            status: status.as_u16(),
-            detail: self.detail(),
-        };
-        // Strings and a number: this cannot fail.
-        serde_json::to_vec(&document).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use hyper::header::HeaderValue;
-
-    use super::*;
-
-    fn asked(method: Method, path: &str) -> Result<Ask, Problem> {
-        // What no address is, hyper refuses before.
-        let uri = Uri::try_from(path).map_err(|_| Problem::NoSuchDocument)?;
-        read(&method, &uri, &HeaderMap::new())
-    }
-
-    #[test]
-    fn each_document_has_one_path() {
-        for (path, ask) in [
-            ("/v1/node", Ask::Node),
-            ("/v1/slices", Ask::Rows(Form::All)),
-            ("/v1/slices/alpha", Ask::Rows(Form::One("alpha".into()))),
-            ("/v1/ports", Ask::Ports),
-            ("/v1/links", Ask::Links),
-            ("/v1/links/history", past(3600, 100)),
-            ("/v1/links/history?since=10m&limit=7&x=y", past(600, 7)),
-            ("/v1/links/history?since=3d&limit=5000", past(3600, 1000)),
-            ("/slicestat", Ask::Slicestat(0)),
-            ("/v1/events", Ask::Events { after: None }),
-            ("/v1/drops", Ask::Rows(Form::Drops)),
-            (
-                "/metrics",
-                Ask::Rows(Form::Metrics(Exposition::OpenMetrics)),
-            ),
-        ] {
-            assert_eq!(asked(Method::GET, path), Ok(ask.clone()));
-            assert_eq!(asked(Method::HEAD, path), Ok(ask));
-            assert_eq!(asked(Method::POST, path), Err(Problem::OnlyReading));
-        }
-    }
-
-    fn past(seconds: u32, most: u32) -> Ask {
-        Ask::LinksPast { seconds, most }
-    }
-
-    #[test]
-    fn a_parameter_that_is_none_is_refused() {
-        for query in ["since=", "since=yesterday", "limit=-1", "limit=many"] {
-            let path = format!("/v1/links/history?{query}");
-            assert_eq!(
-                asked(Method::GET, &path),
-                Err(Problem::BadParameter),
-                "{query}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_age_is_said_by_either_header_and_nonsense_is_none() {
-        for (name, value, age) in [
-            ("max-age", "30", 30),
-            ("max-age", "-1", 0),
-            ("max-age", "99999999999", 0),
-            ("cache-control", "no-transform, max-age=7", 7),
-            ("cache-control", "max-age=x", 0),
-            ("pragma", "max-age=7", 0),
-        ] {
-            let header = (name.parse().unwrap(), HeaderValue::from_static(value));
-            let headers = HeaderMap::from_iter([header]);
-            assert_eq!(max_age(&headers), age, "{name}: {value}");
-        }
-    }
-
-    #[test]
-    fn the_older_text_is_for_those_who_name_it_and_not_openmetrics() {
-        for (accept, form) in [
-            ("*/*", Exposition::OpenMetrics),
-            ("text/plain", Exposition::Text),
-            ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", Exposition::Text),
-            // Prometheus's own.
-            (
-                "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3",
-                Exposition::OpenMetrics,
-            ),
-            ("\u{e9}", Exposition::OpenMetrics),
-        ] {
-            let value = HeaderValue::from_bytes(accept.as_bytes()).unwrap();
-            let headers = HeaderMap::from_iter([(header::ACCEPT, value)]);
-            assert_eq!(exposition(&headers), form, "{accept}");
-        }
-    }
-
-    #[test]
-    fn no_other_path_is_one_and_no_other_name_comes_to_the_daemon() {
-        for path in [
-            "",
-            "/",
-            "/v1",
-            "/v2/node",
-            "/v1/node/",
-            "//v1/node",
-            "/v1/./node",
-            "/v1/reload",
-            "/v1/slices;",
-            "*",
-        ] {
-            assert_eq!(
-                asked(Method::GET, path),
-                Err(Problem::NoSuchDocument),
-                "{path}"
-            );
-        }
-        for name in [
-            "",
-            "../node",
-            "a/b",
-            "Alpha",
-            "alpha%00",
-            "alpha%",
-            "a;b",
-            "abcdefghijklmnopqrstuvwxyz012345",
-        ] {
-            let path = format!("/v1/slices/{name}");
-            assert_eq!(
-                asked(Method::GET, &path),
-                Err(Problem::NoSuchSlice),
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_problem_tells_its_status_and_when_to_come_again() {
-        let text = String::from_utf8(Problem::TooMany(3).document()).unwrap();
-        assert_eq!(
-            text,
-            r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The slice asks more often than it may."}"#
-        );
-        assert_eq!(Problem::TooMany(3).again_after(), Some(3));
-        assert_eq!(Problem::NoSuchSlice.again_after(), None);
-    }
-}
+mod tests;

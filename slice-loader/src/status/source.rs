@@ -10,18 +10,22 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use policy::SliceId;
+use policy::abi::Denials;
 use policy::decide::loopback::row_of;
 
+use super::answers::lists::OfOwners;
 use super::answers::{Attributes, Sight, Source};
 use super::history::{Average, Counters, History};
 use super::wire::Viewer;
 use crate::daemon::{Hub, News};
-use crate::node::{Node, facts};
+use crate::flows::Whose;
+use crate::node::{Node, facts, in_force};
 use crate::report::event::Cursor;
 use crate::report::links_past::Wanted;
+use crate::report::policies::Policies;
 use crate::report::read::LinkSample;
-use crate::report::status::Row;
-use crate::report::{Clock, Link, LinksPast, Ports, Status, Used, read};
+use crate::report::status::{Row, Total};
+use crate::report::{Clock, Link, LinksPast, NODE, Ports, Status, UNATTRIBUTED, Used, read};
 
 /// How old an answer may be.
 const FRESH: Duration = Duration::from_secs(1);
@@ -41,7 +45,10 @@ pub struct Reading {
     node: Option<Aged<Node>>,
     all: Option<Aged<Status>>,
     ports: Option<Aged<Ports>>,
-    own: BTreeMap<u32, Aged<(Timestamp, Row)>>,
+    rows: BTreeMap<u32, Aged<(Timestamp, Row)>>,
+    total: Option<Aged<Total>>,
+    denials: Option<Aged<OfOwners<Denials>>>,
+    policies: Option<Policies>,
 }
 
 /// Something, and when it was read.
@@ -98,15 +105,6 @@ impl Reading {
     fn node(&mut self) -> anyhow::Result<&Node> {
         fresh(&mut self.node, Node::open)
     }
-
-    /// Lets go of all that is stale: between two scrapes nothing is kept.
-    pub fn forget(&mut self) {
-        self.node.take_if(|node| !node.fresh());
-        self.all.take_if(|all| !all.fresh());
-        self.ports.take_if(|ports| !ports.fresh());
-        self.links.take_if(|links| !links.fresh());
-        self.own.retain(|_, row| row.fresh());
-    }
 }
 
 impl Source for Reading {
@@ -153,15 +151,77 @@ impl Source for Reading {
         fresh(&mut self.all, || read::status(node))
     }
 
-    fn own(&mut self, viewer: &Viewer) -> anyhow::Result<(Timestamp, Row)> {
-        if let Some(row) = self.own.get(&viewer.id).filter(|row| row.fresh()) {
+    fn owners(&mut self) -> anyhow::Result<Vec<(String, u32)>> {
+        Ok(owners(self.node()?))
+    }
+
+    fn row(&mut self, name: &str, id: u32) -> anyhow::Result<(Timestamp, Row)> {
+        if let Some(row) = self.rows.get(&id).filter(|row| row.fresh()) {
             return Ok(row.value.clone());
         }
-        let id = SliceId(viewer.id);
-        let row = read::row(self.node()?, &viewer.name, id)?;
+        let row = read::row(self.node()?, name, SliceId(id))?;
         let row = (Timestamp::now(), row);
-        self.own.insert(viewer.id, Aged::now(row.clone()));
+        self.rows.insert(id, Aged::now(row.clone()));
         Ok(row)
+    }
+
+    fn total(&mut self) -> anyhow::Result<Total> {
+        let node = fresh(&mut self.node, Node::open)?;
+        fresh(&mut self.total, || read::total(node)).cloned()
+    }
+
+    fn denials(&mut self, of: Option<(&str, u32)>) -> anyhow::Result<OfOwners<Denials>> {
+        let node = fresh(&mut self.node, Node::open)?;
+        if let Some((name, id)) = of {
+            let denials = node.denials(SliceId(id))?;
+            return Ok((Timestamp::now(), vec![(name.to_owned(), id, denials)]));
+        }
+        let denials = fresh(&mut self.denials, || {
+            let rows = node.all_denials()?;
+            let of = |(name, id): (String, u32)| {
+                let denials = rows.get(SliceId(id).index() as usize).copied();
+                Some((name, id, denials?))
+            };
+            let of = owners(node).into_iter().filter_map(of).collect();
+            Ok((Timestamp::now(), of))
+        });
+        denials.cloned()
+    }
+
+    fn policies(&mut self) -> anyhow::Result<Option<&Policies>> {
+        let edition = self.node()?.record().edition;
+        let known = self.policies.as_ref();
+        if known.is_none_or(|policies| policies.edition != edition) {
+            self.policies = in_force::of_edition(edition)?;
+        }
+        Ok(self.policies.as_ref())
+    }
+
+    fn whose(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Whose>> {
+        if self.sight(viewer)?.is_none() {
+            return Ok(None);
+        }
+        let contexts = &self.node()?.record().contexts;
+        let audits = contexts
+            .get(&viewer.name)
+            .is_some_and(|recipe| recipe.audit);
+        Ok(Some(if audits {
+            Whose::All
+        } else {
+            Whose::One(SliceId(viewer.id))
+        }))
+    }
+
+    /// Between two scrapes nothing is kept.
+    fn forget(&mut self) {
+        self.node.take_if(|node| !node.fresh());
+        self.all.take_if(|all| !all.fresh());
+        self.ports.take_if(|ports| !ports.fresh());
+        self.links.take_if(|links| !links.fresh());
+        self.total.take_if(|total| !total.fresh());
+        self.denials.take_if(|denials| !denials.fresh());
+        self.rows.retain(|_, row| row.fresh());
+        self.policies = None;
     }
 
     fn ports(&mut self) -> anyhow::Result<&Ports> {
@@ -222,6 +282,15 @@ impl Source for Reading {
     fn keep_table(&mut self, table: &str) {
         self.table = Some(Aged::now(table.to_owned()));
     }
+}
+
+/// Names and ids: the node, the slices by name, the unattributed.
+fn owners(node: &Node) -> Vec<(String, u32)> {
+    let slices = node.slices().map(|(name, id)| (name.to_owned(), id.0));
+    std::iter::once((NODE.to_owned(), SliceId::NODE.0))
+        .chain(slices)
+        .chain([(UNATTRIBUTED.to_owned(), SliceId::UNATTRIBUTED.0)])
+        .collect()
 }
 
 /// Addresses of the machine by which others reach it.

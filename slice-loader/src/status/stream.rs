@@ -16,8 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
 use super::front::Asker;
+use super::problem::Problem;
 use super::room::Room;
-use super::route::Problem;
 use super::wire::{Ask, Content, Viewer};
 use crate::report::event::Cursor;
 

@@ -6,13 +6,20 @@
 //! slice has taken over, which could then ask in the name of any slice, and
 //! nothing else.
 
+use std::fmt;
 use std::io;
+use std::net::IpAddr;
+use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::flows::Position;
 use crate::report::event::Cursor;
+use crate::report::ports::{PortKind, Protocol};
+use crate::report::status::RowKind;
 
 /// Whose listener a question came by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,10 +36,53 @@ pub struct Viewer {
 pub enum Ask {
     /// The machine.
     Node,
+    /// The rows of owners, page by page.
+    Slices {
+        /// Only owners of this kind.
+        kind: Option<RowKind>,
+        /// Which page.
+        part: Part,
+    },
     /// Whose each port is.
-    Ports,
+    Ports {
+        /// Only this owner.
+        slice: Option<String>,
+        /// Only this protocol.
+        protocol: Option<Protocol>,
+        /// Only ports that are their owner's for this reason.
+        kind: Option<PortKind>,
+        /// Only where this port is.
+        port: Option<u16>,
+        /// Which page.
+        part: Part,
+    },
     /// The links, and who sends on them.
-    Links,
+    Links {
+        /// Only this link.
+        link: Option<String>,
+        /// Only this owner.
+        slice: Option<String>,
+        /// Which page.
+        part: Part,
+    },
+    /// Denied calls and dropped packets, by owner and reason.
+    Drops {
+        /// Only this owner.
+        slice: Option<String>,
+        /// Only the reason of this number.
+        reason: Option<u8>,
+        /// Which page.
+        part: Part,
+    },
+    /// What holds for slices.
+    Policy {
+        /// Only this one.
+        slice: Option<String>,
+        /// Which page.
+        part: Part,
+    },
+    /// Who sent what to whom.
+    Flows(Box<FlowsAsk>),
     /// What went out on the links in the last hour.
     LinksPast {
         /// In so many seconds of it.
@@ -51,15 +101,98 @@ pub enum Ask {
     Rows(Form),
 }
 
+/// Which page of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// The place after which it begins.
+    pub after: Option<Place>,
+    /// Most rows.
+    pub most: u16,
+}
+
+/// A place in a list: a name, and numbers where names do not tell rows apart. It says
+/// where to go on, and gives no right. Written `NAME.NUMBER.NUMBER`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The name.
+    pub name: String,
+    /// The numbers.
+    pub numbers: [u32; 2],
+}
+
+/// Why a text is no [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadPlace;
+
+impl Place {
+    /// One of these parts.
+    #[must_use]
+    pub fn new(name: &str, first: u32, second: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            numbers: [first, second],
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, second] = self.numbers;
+        write!(f, "{}.{first}.{second}", self.name)
+    }
+}
+
+impl FromStr for Place {
+    type Err = BadPlace;
+
+    fn from_str(text: &str) -> Result<Self, BadPlace> {
+        let mut parts = text.rsplitn(3, '.');
+        let second = parts.next().ok_or(BadPlace)?;
+        let first = parts.next().ok_or(BadPlace)?;
+        let name = parts.next().ok_or(BadPlace)?;
+        let number = |digits: &str| digits.parse().map_err(|_| BadPlace);
+        let place = Self::new(name, number(first)?, number(second)?);
+        let is_name = !name.is_empty()
+            && name.len() <= 31
+            && name.bytes().all(|byte| byte.is_ascii_graphic());
+        // One way to write each.
+        (is_name && place.to_string() == text)
+            .then_some(place)
+            .ok_or(BadPlace)
+    }
+}
+
+/// Which flows are asked for: as [`crate::report::flows::Wanted`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowsAsk {
+    /// The peer is in the network of this address and length.
+    pub peer: Option<(IpAddr, u8)>,
+    /// The peer's port.
+    pub port: Option<u16>,
+    /// The port on the node.
+    pub local_port: Option<u16>,
+    /// The protocol.
+    pub protocol: Option<u8>,
+    /// The owner's name.
+    pub slice: Option<String>,
+    /// Something of it at this time or later.
+    pub since: Option<Timestamp>,
+    /// Something of it at this time or earlier.
+    pub until: Option<Timestamp>,
+    /// The place after which the page begins.
+    pub after: Option<Position>,
+    /// Most rows.
+    pub most: u16,
+}
+
 /// How the rows are asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Form {
-    /// All of them.
-    All,
     /// That of this name.
     One(String),
-    /// Denied calls and dropped packets, by reason.
-    Drops,
     /// As numbers for monitors.
     Metrics(Exposition),
 }
@@ -95,10 +228,13 @@ pub struct Answer {
 }
 
 /// The form of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// A JSON document.
-    Json,
+    Json {
+        /// Where the next page begins, if there is one.
+        next: Option<String>,
+    },
     /// Numbers for monitors.
     Metrics(Exposition),
     /// Lines for people and old programs.
@@ -119,6 +255,10 @@ pub enum Refusal {
     NoSuchSlice,
     /// The asker is no slice of the node any more.
     Gone,
+    /// Too many look at flows.
+    Busy,
+    /// What policy is in force is not known.
+    NoPolicy,
     /// The node could not be read.
     Unreadable,
 }
@@ -299,6 +439,53 @@ mod tests {
             let read = read::<Question>(&mut &frame[..], 0).await;
             assert!(read.is_err(), "{frame:?}: {read:?}");
         }
+    }
+
+    #[test]
+    fn a_place_is_written_in_one_way() {
+        for name in ["alpha", "eth0.5", "x", "a.b.c"] {
+            let place = Place::new(name, 80, 4_000_000_000);
+            assert_eq!(place.to_string().parse(), Ok(place));
+        }
+        let long = format!("{}.1.2", "x".repeat(32));
+        for bad in [
+            "", "alpha", "alpha.1", ".1.2", "a.1.", "a.+1.2", "a.01.2", "a b.1.2", &long,
+        ] {
+            assert_eq!(bad.parse::<Place>(), Err(BadPlace), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_longest_question_fits() {
+        let long = "x".repeat(31);
+        let row = format!("{}{}", "f".repeat(40), "0".repeat(64));
+        let flows = FlowsAsk {
+            peer: "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
+                .parse()
+                .ok()
+                .map(|peer| (peer, 128)),
+            port: Some(65_535),
+            local_port: Some(65_535),
+            protocol: Some(255),
+            slice: Some(long.clone()),
+            since: Some(Timestamp::MAX),
+            until: Some(Timestamp::MIN),
+            after: row.parse().ok(),
+            most: 1000,
+        };
+        assert!(flows.after.is_some());
+        let question = Question {
+            number: u64::MAX,
+            viewer: Viewer {
+                name: long,
+                id: u32::MAX,
+            },
+            ask: Ask::Flows(Box::new(flows)),
+        };
+        let mut pipe = Vec::new();
+        write(&mut pipe, &question, b"").await.unwrap();
+        let read = read::<Question>(&mut &pipe[..], 0).await.unwrap();
+        assert_eq!(read, Some((question, Vec::new())));
     }
 
     #[tokio::test]

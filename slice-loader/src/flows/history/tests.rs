@@ -1,7 +1,8 @@
 use super::*;
 use crate::report::flows::Flows;
 use jiff::Timestamp;
-use policy::abi::{TallyRest, UDP, mapped};
+use policy::abi::{TalliedFlow, Tally, TallyRest, UDP, mapped};
+use zerocopy::FromZeros;
 
 const NODE: &str = "boot 1";
 

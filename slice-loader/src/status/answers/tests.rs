@@ -1,36 +1,140 @@
 //! Who is told what: a node of three slices, of which `watch` has the grant.
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use jiff::SignedDuration;
 use policy::SliceId;
-use policy::abi::{Bucket, Denials, LIVE, LinkKnobs, QuotaState, SliceEntry, SliceState, Traffic};
+use policy::abi::{
+    Bucket, Denials, LIVE, LinkKnobs, QuotaState, SliceEntry, SliceState, TalliedFlow, Tally,
+    TallyRest, Traffic, UDP, mapped,
+};
 use serde_json::Value;
 use zerocopy::FromZeros;
 
 use super::*;
 use crate::daemon::Hub;
+use crate::flows::{History, Whose};
+use crate::kernel::tallies::Generation;
 use crate::node::OnLink;
+use crate::report::flows::HOUR_NS;
 use crate::report::happening::What;
 use crate::report::links::LinkReading;
 use crate::report::links_past::Wanted;
 use crate::report::ports::{PortKind, Protocol};
 use crate::report::status::{Node, Reading};
-use crate::report::{LinkRow, Names, Port, Ports};
+use crate::report::{Clock, LinkRow, Names, Owner, Port, Ports};
+use crate::status::fixture::config;
 use crate::status::hour::{Hour, Moved, Step};
-use crate::status::wire::Exposition;
+use crate::status::wire::{Exposition, Part};
 
 const NAMES: [(u32, &str); 5] = [(0, ""), (1, ""), (2, "alpha"), (3, "beta"), (4, "watch")];
 
-struct Fake {
+pub(crate) struct Fake {
     status: Status,
     ports: Ports,
     links: (Timestamp, Vec<Link>),
     table: String,
     hub: Hub,
+    policies: Policies,
+    directory: PathBuf,
     read: Vec<&'static str>,
 }
 
+impl std::ops::Drop for Fake {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The id of a name; of one that is no owner, of a slice that is gone.
+pub(crate) fn id_of(name: &str) -> u32 {
+    let known = NAMES[2..].iter().find(|known| known.1 == name);
+    known.map_or(9, |known| known.0)
+}
+
+/// The hour of all flows.
+pub(crate) const HOUR: i64 = 500_000;
+
+/// What everybody sends, each to a peer of its own: 192.0.2.ID.
+fn flows(directory: &Path) {
+    let mut history = History::open(&directory.join("flows.db"), 1 << 20).unwrap();
+    let at_ns = u64::try_from(HOUR * HOUR_NS).unwrap();
+    let clock = Clock {
+        monotonic_ns: at_ns,
+        realtime_ns: at_ns.into(),
+    };
+    let flow = |(id, port): (u32, u16)| {
+        let flow = TalliedFlow {
+            owner: SliceId(id),
+            protocol: UDP,
+            local_port: 8000,
+            peer_port: port,
+            local: mapped([198, 51, 100, 1]),
+            peer: mapped([192, 0, 2, u8::try_from(id).unwrap()]),
+            ..TalliedFlow::new_zeroed()
+        };
+        let tally = Tally {
+            sent_packets: 1,
+            sent_bytes: u64::from(id) + 6000,
+            first_ns: at_ns,
+            last_ns: at_ns,
+            ..Tally::new_zeroed()
+        };
+        (flow, tally)
+    };
+    let owners = || NAMES.iter().map(|(id, _)| *id).filter(|id| *id != 1);
+    let tallied = Generation {
+        number: 1,
+        flows: owners()
+            .flat_map(|id| [(id, 53), (id, 54), (id, 55)])
+            .map(flow)
+            .collect(),
+        rests: owners()
+            .map(|id| TallyRest {
+                owner: SliceId(id),
+                traffic: Traffic {
+                    sent_packets: 1,
+                    sent_bytes: u64::from(id) + 5000,
+                    ..Traffic::new_zeroed()
+                },
+                ..TallyRest::new_zeroed()
+            })
+            .collect(),
+    };
+    let names = Names::new(NAMES[2..].iter().map(|(id, name)| (SliceId(*id), *name)));
+    history.keep("here", &clock, &names, &tallied).unwrap();
+}
+
+fn policies() -> Policies {
+    let files = [
+        ("node.toml", ""),
+        ("slices/alpha.toml", "sockets = 102\n"),
+        (
+            "slices/beta.toml",
+            "sockets = 103\ndescription = \"hidden\"\n",
+        ),
+        (
+            "slices/watch.toml",
+            "role = \"management\"\ngrants = [\"audit\", \"status\"]\n[context]\nimage = \"debian\"\n",
+        ),
+    ];
+    Policies::new(1, &config(&files))
+}
+
 impl Fake {
-    fn new() -> Self {
+    pub(crate) fn database(&self) -> PathBuf {
+        self.directory.join("flows.db")
+    }
+
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory =
+            std::env::temp_dir().join(format!("slice-fake-{}-{count}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir(&directory).unwrap();
+        flows(&directory);
         let readings = NAMES.map(|(id, name)| reading(id, name));
         let node = Node {
             name: "here".into(),
@@ -79,6 +183,8 @@ impl Fake {
             ),
             table: String::new(),
             hub,
+            policies: policies(),
+            directory,
             read: Vec::new(),
         }
     }
@@ -188,10 +294,49 @@ impl Source for Fake {
         Ok(&self.status)
     }
 
-    fn own(&mut self, viewer: &Viewer) -> anyhow::Result<(Timestamp, Row)> {
+    fn owners(&mut self) -> anyhow::Result<Vec<(String, u32)>> {
+        self.read.push("owners");
+        let rows = self.status.rows.iter();
+        Ok(rows.map(|row| (row.name.clone(), row.id)).collect())
+    }
+
+    fn row(&mut self, name: &str, id: u32) -> anyhow::Result<(Timestamp, Row)> {
         let rows = &self.status.rows;
-        let row = rows.iter().find(|row| row.id == viewer.id).unwrap();
-        Ok((Timestamp::UNIX_EPOCH, row.clone()))
+        let row = rows.iter().find(|row| row.id == id && row.name == name);
+        if name != "alpha" {
+            self.read.push("row");
+        }
+        Ok((Timestamp::UNIX_EPOCH, row.unwrap().clone()))
+    }
+
+    fn total(&mut self) -> anyhow::Result<Total> {
+        self.read.push("total");
+        Ok(self.status.total.clone())
+    }
+
+    fn denials(&mut self, of: Option<(&str, u32)>) -> anyhow::Result<lists::OfOwners<Denials>> {
+        if of.is_none() {
+            self.read.push("denials");
+        }
+        let rows = self.status.rows.iter();
+        let picked = rows.filter(|row| of.is_none_or(|(_, id)| row.id == id));
+        let of = picked.map(|row| {
+            let denials = reading(row.id, &row.name).denials;
+            (row.name.clone(), row.id, denials)
+        });
+        Ok((Timestamp::UNIX_EPOCH, of.collect()))
+    }
+
+    fn policies(&mut self) -> anyhow::Result<Option<&Policies>> {
+        Ok(Some(&self.policies))
+    }
+
+    fn whose(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Whose>> {
+        let sight = self.sight(viewer)?;
+        Ok(sight.map(|sight| match sight {
+            Sight::Own => Whose::One(SliceId(viewer.id)),
+            Sight::All => Whose::All,
+        }))
     }
 
     fn ports(&mut self) -> anyhow::Result<&Ports> {
@@ -199,7 +344,6 @@ impl Source for Fake {
     }
 
     fn events(&self, of: Option<u32>, after: Option<Cursor>) -> News {
-        assert_eq!(after, None);
         let mut news = self.hub.since(of, after, 10);
         // The time of day has any digits: none of them is a number of others.
         for item in &mut news.items {
@@ -257,8 +401,11 @@ impl Source for Fake {
 fn asks() -> Vec<Ask> {
     vec![
         Ask::Node,
-        Ask::Ports,
-        Ask::Links,
+        ports(None),
+        links(None),
+        drops(None),
+        slices(),
+        policy(None),
         Ask::LinksPast {
             seconds: 60,
             most: 2,
@@ -266,10 +413,55 @@ fn asks() -> Vec<Ask> {
         Ask::Events { after: None },
         Ask::Slicestat(0),
         Ask::Slicestat(9),
-        Ask::Rows(Form::All),
-        Ask::Rows(Form::Drops),
         Ask::Rows(Form::Metrics(Exposition::OpenMetrics)),
     ]
+}
+
+fn part() -> Part {
+    Part {
+        after: None,
+        most: 1000,
+    }
+}
+
+fn slices() -> Ask {
+    Ask::Slices {
+        kind: None,
+        part: part(),
+    }
+}
+
+fn ports(slice: Option<&str>) -> Ask {
+    Ask::Ports {
+        slice: slice.map(str::to_owned),
+        protocol: None,
+        kind: None,
+        port: None,
+        part: part(),
+    }
+}
+
+fn links(slice: Option<&str>) -> Ask {
+    Ask::Links {
+        link: None,
+        slice: slice.map(str::to_owned),
+        part: part(),
+    }
+}
+
+fn drops(slice: Option<&str>) -> Ask {
+    Ask::Drops {
+        slice: slice.map(str::to_owned),
+        reason: None,
+        part: part(),
+    }
+}
+
+fn policy(slice: Option<&str>) -> Ask {
+    Ask::Policy {
+        slice: slice.map(str::to_owned),
+        part: part(),
+    }
 }
 
 fn one(name: &str) -> Ask {
@@ -295,6 +487,8 @@ fn without_the_grant_a_slice_is_told_of_itself_alone_whatever_it_asks() {
             "9000",
             "total\":{\"",
             "32",
+            "hidden",
+            "103",
         ] {
             assert!(!told.contains(stranger), "{ask:?} tells {stranger}: {told}");
         }
@@ -313,8 +507,10 @@ fn with_the_grant_it_is_told_of_all() {
     let mut fake = Fake::new();
     for (ask, words) in [
         (Ask::Node, &["\"usage\":3", "\"limit\":32"][..]),
-        (Ask::Ports, &["alpha", "beta", "node"]),
-        (Ask::Links, &["eth0", "alpha", "beta", "9000", "9003"]),
+        (ports(None), &["alpha", "beta", "node"]),
+        (ports(Some("beta")), &["beta"]),
+        (links(None), &["eth0", "alpha", "beta", "9000", "9003"]),
+        (policy(None), &["alpha", "hidden", "\"sockets\":103"]),
         (
             Ask::LinksPast {
                 seconds: 60,
@@ -336,7 +532,7 @@ fn with_the_grant_it_is_told_of_all() {
         // The one that was made just now.
         (Ask::Slicestat(9), &["alpha,2,", "beta,3,", "watch,4,"]),
         (
-            Ask::Rows(Form::All),
+            slices(),
             &[
                 "alpha",
                 "beta",
@@ -346,7 +542,7 @@ fn with_the_grant_it_is_told_of_all() {
                 "total\":{\"",
             ],
         ),
-        (Ask::Rows(Form::Drops), &["7000", "7002", "7003"]),
+        (drops(None), &["7000", "7002", "7003"]),
         (
             Ask::Rows(Form::Metrics(Exposition::OpenMetrics)),
             &[
