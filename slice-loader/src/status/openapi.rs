@@ -14,6 +14,8 @@ use super::route::{OPENAPI, ROUTES, Route};
 use crate::report::event::Item;
 use crate::report::{LinksPast, Row};
 
+mod attempts; // what a slice may try
+mod fuzz; // requests of every kind
 mod schema; // whether a value fits
 
 /// Statuses of every answer that is none, and why. What no request of HTTP is gets 400
