@@ -50,6 +50,7 @@ pub const TESTS: &[Test] = &[
     prometheus::TEST,
     events::TEST,
     flows::TEST,
+    page::TEST,
     test(
         "a_slice_is_told_of_averages_as_it_may_see_and_as_old_as_it_likes",
         a_slice_is_told_of_averages,
@@ -66,6 +67,7 @@ pub const TESTS: &[Test] = &[
 mod events; // as they happen
 mod flows; // who sent what to whom, and what holds
 mod history; // of links
+mod page; // the page of the node
 mod prometheus; // a real one, in a slice
 
 const CLIENT: &str = include_str!("status_hooks/client.py");
@@ -191,6 +193,11 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         ("POST /v1/slices", "Content-Length: 2\r\n\r\n{}", 405),
         ("PUT /v1/slices/epsilon", "", 405),
         ("POST /v1/reload", "", 404),
+        ("GET /", "", 200),
+        ("POST /", "", 405),
+        // Names that a browser elsewhere may have been told of this machine.
+        ("GET /v1/slices", "Host: delta.example\r\n", 421),
+        ("GET http://delta.example/v1/slices", "", 421),
         ("GET /v1/status", "", 404),
         ("GET /v1/slices", &long, 431),
         ("no request", "", 404),

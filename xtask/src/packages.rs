@@ -47,6 +47,11 @@ pub fn for_host_build() -> Vec<Need> {
     ]
 }
 
+/// For the host's tests: the browser that looks at the status page.
+pub fn for_host_tests() -> Vec<Need> {
+    vec![need("chromium", Sign::Command("chromium"))]
+}
+
 /// To make roots and kernels and to run them.
 pub fn for_vm() -> Vec<Need> {
     let mut needs = vec![

@@ -16,7 +16,7 @@ use crate::machine::Terminal;
 use crate::session::{Lost, Session};
 use crate::step::say;
 use crate::verdicts::{Reader, Total, libtest_total};
-use crate::{package, tree};
+use crate::{package, packages, tree};
 
 /// The kernels that `--kernel` names.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +96,7 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
 
 /// `cargo test` of all that builds for the host, its totals read on the way.
 fn host(failures: &mut Vec<String>) -> Result<Total> {
+    packages::ensure(&packages::for_host_tests())?;
     let start = Instant::now();
     let mut command = tree::cargo();
     // The totals are on standard output, compilation on standard error.

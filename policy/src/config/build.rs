@@ -8,8 +8,8 @@ use super::source::{At, Place};
 use super::units::{BitsPerSecond, Bytes, MilliCores, Nanoseconds};
 use super::{
     Context, Cpu, Disk, Flows, Give, Grants, Io, Link, LinkTable, LinkTerms, Login, Memory, Node,
-    OwnAddress, Ports, Raw, Refusal, RefusedProtocol, Role, Slice, SliceLinks, SlicePorts,
-    capability,
+    OwnAddress, PortRange, Ports, Raw, Refusal, RefusedProtocol, Role, Slice, SliceLinks,
+    SlicePorts, capability,
 };
 use crate::abi;
 
@@ -18,13 +18,15 @@ pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
     let node = fields.table("node");
     let give = node.table("give");
     let file = &keys::NODE_FILE;
+    let mut reserved = ports(&node.table("reserved"));
+    let page = page(fields, &mut reserved);
     Node {
         max_slices: count(&node, file, "node", "max_slices"),
         uid_base: count(&node, file, "node", "uid_base"),
         uids_per_slice: count(&node, file, "node", "uids_per_slice"),
         linger: time(&node, file, "node", "linger"),
         events_per_second: count(&node, file, "node", "events_per_second").value,
-        reserved: ports(&node.table("reserved")),
+        reserved,
         exclude: node.table("addresses").prefixes("exclude"),
         give: Give {
             cpu: give.cpu("cpu"),
@@ -37,8 +39,21 @@ pub(super) fn node(fields: &Fields, complaints: &mut Vec<Complaint>) -> Node {
         },
         links: links(fields, complaints),
         flows: flows(fields),
+        page,
         refuse: refusals(fields, complaints),
     }
+}
+
+/// The port of the status page, which becomes one that the node keeps: a slice that
+/// held it on all addresses would leave the daemon none.
+fn page(fields: &Fields, reserved: &mut Ports) -> Option<u16> {
+    let written = fields.table("status").count("page")?;
+    let page = u16::try_from(written.value).ok()?;
+    let range = PortRange::new(page, page).ok()?;
+    if !reserved.tcp.iter().any(|kept| kept.value.contains(page)) {
+        reserved.tcp.push(written.map(|_| range));
+    }
+    Some(page)
 }
 
 /// `[flows]` of `node.toml`.

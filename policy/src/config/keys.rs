@@ -99,13 +99,6 @@ pub enum Takes {
         /// The table about all of them.
         every: Option<&'static TableDef>,
     },
-    /// A knob of a later build: refused by name, because what is not enforced is not promised.
-    Later {
-        /// What enforcement needs.
-        needs: &'static str,
-        /// What holds without it.
-        without: &'static str,
-    },
 }
 
 /// Stands in the path of a table for the name of a device.
@@ -124,16 +117,6 @@ const fn key(
         absent,
         example,
         says,
-    }
-}
-
-const fn later(name: &'static str, needs: &'static str, without: &'static str) -> Key {
-    Key {
-        name,
-        takes: Takes::Later { needs, without },
-        absent: "",
-        example: "",
-        says: "",
     }
 }
 
@@ -220,7 +203,7 @@ impl Key {
 impl Takes {
     /// Whether the key holds a value that can be written in this build.
     fn is_value(&self) -> bool {
-        self.table().is_none() && !matches!(self, Self::Later { .. })
+        self.table().is_none()
     }
 
     /// The table, or each of the tables, that stands there.
@@ -291,7 +274,6 @@ impl Takes {
             Self::Table(table) => format!("the table [{}]", table.path),
             Self::Tables(table) => format!("tables [[{}]]", table.path),
             Self::Devices { one, .. } => format!("tables [{}]", one.path),
-            Self::Later { needs, .. } => format!("needs {needs}"),
         }
     }
 }

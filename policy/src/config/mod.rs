@@ -74,6 +74,8 @@ pub struct Node {
     pub links: Vec<Link>,
     /// What is kept of who sent what to whom.
     pub flows: Flows,
+    /// TCP port of the node's localhost with the status page; [`Self::reserved`] has it.
+    pub page: Option<u16>,
     /// Destinations refused to all slices.
     pub refuse: Vec<Refusal>,
 }

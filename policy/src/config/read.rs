@@ -84,17 +84,6 @@ impl Reader<'_> {
                     let complaint = self.unknown((def, device), name.get_ref(), table, key_at);
                     self.complain(complaint);
                 }
-                Some(Key {
-                    takes: Takes::Later { needs, without },
-                    ..
-                }) => self.complain(Complaint::at(
-                    key_at,
-                    format!(
-                        "`{}` needs {needs}, which this build does not have",
-                        name.get_ref()
-                    ),
-                    format!("remove it: until then {without}"),
-                )),
                 Some(key) => {
                     let place = self.place(value.span());
                     // Explicit tables have the span of their header, implicit ones none.
@@ -184,7 +173,6 @@ impl Reader<'_> {
             let known: Vec<String> = def
                 .keys
                 .iter()
-                .filter(|key| !matches!(key.takes, Takes::Later { .. }))
                 .map(|key| format!("`{}`", key.name))
                 .collect();
             format!("known here: {}", known.join(", "))

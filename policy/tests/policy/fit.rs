@@ -177,6 +177,42 @@ error: UDP port 123 is reserved for the node and for slice a
 }
 
 #[test]
+fn the_port_of_the_page_is_the_nodes_and_may_be_said_twice() {
+    does_not_fit(
+        "[status]\npage = 8090\n[node.reserved]\ntcp = [\"8090-8095\"]\n",
+        &[("a", "[ports]\ntcp = [8095]\n")],
+        r#"
+error: TCP port 8095 is reserved for the node and for slice a
+  --> slices/a.toml:2:8
+  |
+2 | tcp = [8095]
+  |        ^^^^
+  --> node.toml:4:8
+  |
+4 | tcp = ["8090-8095"]
+  |        ^^^^^^^^^^^ for the node
+  help: a port has one owner: remove it from one of the two
+"#,
+    );
+    does_not_fit(
+        "[status]\npage = 8090\n",
+        &[("a", "[ports]\ntcp = [\"8000-8099\"]\n")],
+        r#"
+error: TCP port 8090 is reserved for the node and for slice a
+  --> slices/a.toml:2:8
+  |
+2 | tcp = ["8000-8099"]
+  |        ^^^^^^^^^^^
+  --> node.toml:2:8
+  |
+2 | page = 8090
+  |        ^^^^ for the node
+  help: a port has one owner: remove it from one of the two
+"#,
+    );
+}
+
+#[test]
 fn a_wide_range_collides_with_each_port_in_it() {
     does_not_fit(
         "",

@@ -513,17 +513,17 @@ fn no_node_file() {
 }
 
 #[test]
-fn a_knob_of_a_later_build() {
+fn a_page_on_a_port_that_needs_privilege() {
     refused(
-        "[status]\npage = true\n",
+        "[status]\npage = 80\n",
         &[],
         r#"
-error: `status` needs settings of the status hooks, which this build does not have
-  --> node.toml:1:2
+error: `page` is out of range
+  --> node.toml:2:8
   |
-1 | [status]
-  |  ^^^^^^
-  help: remove it: until then slices with a context have them, and `grants` says who sees all (status.md)
+2 | page = 80
+  |        ^^
+  help: write a whole number from 1024 to 65535
 "#,
     );
 }

@@ -47,6 +47,8 @@ pub struct Wanted {
     pub flows: Kept,
     /// The same as slices are told of it; its edition is not set.
     pub policies: Policies,
+    /// Port of the status page.
+    pub page: Option<u16>,
     /// What the owner should know, and may have meant so.
     pub warnings: Vec<String>,
 }
@@ -115,6 +117,7 @@ pub fn want(
             bytes: config.node.flows.cap.0,
         },
         policies: Policies::new(0, config),
+        page: config.node.page,
         warnings,
     })
 }

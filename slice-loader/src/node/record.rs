@@ -92,6 +92,9 @@ pub struct Record {
     /// Counts changes of policy: which one [`super::in_force`] has to tell.
     #[serde(default)]
     pub edition: u64,
+    /// TCP port of the node's localhost with the status page.
+    #[serde(default)]
+    pub page: Option<u16>,
     /// The slices.
     pub slices: BTreeMap<String, SliceRecord>,
     /// How many user ids each has.

@@ -34,7 +34,7 @@ use super::wire::{self, Answer, Ask, Content, Notice, Question, Refusal};
 use crate::context::shown;
 use crate::daemon::Hub;
 use crate::flows;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::report::Owner;
 use crate::report::read::{self, LinkSample};
 use crate::sys::readable::Readable;
@@ -110,6 +110,9 @@ fn watch() -> anyhow::Result<Readable> {
     let flags = WatchFlags::CREATE | WatchFlags::DELETE;
     inotify::add_watch(&watch, shown::DIRECTORY, flags)
         .with_context(|| format!("watch {}", shown::DIRECTORY))?;
+    // The record is replaced where policy changes, and tells of the page.
+    inotify::add_watch(&watch, node::DIRECTORY, WatchFlags::MOVED_TO)
+        .with_context(|| format!("watch {}", node::DIRECTORY))?;
     Readable::new(watch).context("wait for notices of directories")
 }
 

@@ -3,7 +3,9 @@
 //! one of them and answers by the other. When the daemon ends, it ends.
 
 use std::collections::HashMap;
+use std::io;
 use std::io::IoSliceMut;
+use std::net::TcpListener as StdTcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +16,9 @@ use hyper::body::Bytes;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Builder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -65,7 +68,7 @@ pub fn open_many() {
     }
 }
 
-async fn serve(notices: OwnedFd, stream: StdStream) -> anyhow::Result<()> {
+pub(super) async fn serve(notices: OwnedFd, stream: StdStream) -> anyhow::Result<()> {
     let (read, write) = UnixStream::from_std(stream)?.into_split();
     let (asker, questions) = Asker::new();
     let mut listeners = Listening {
@@ -212,12 +215,18 @@ impl Listening {
             while let Some((notice, socket)) = next(notices.as_fd())? {
                 match (notice, socket) {
                     (Some(Notice::Listen { key, viewer }), Some(socket)) => {
-                        let listener = StdListener::from(socket);
-                        listener.set_nonblocking(true)?;
-                        let listener = UnixListener::from_std(listener)?;
                         let places = Places::new(self.more.clone());
                         let asker = self.asker.clone();
-                        let task = tokio::spawn(listen(listener, viewer, places, asker));
+                        let tcp = StdTcpListener::from(socket);
+                        tcp.set_nonblocking(true)?;
+                        let task = if tcp.local_addr().is_ok() {
+                            let listener = TcpListener::from_std(tcp)?;
+                            tokio::spawn(listen(listener, viewer, places, asker))
+                        } else {
+                            let listener = StdListener::from(OwnedFd::from(tcp));
+                            let listener = UnixListener::from_std(listener)?;
+                            tokio::spawn(listen(listener, viewer, places, asker))
+                        };
                         self.by_key.insert(key, task.abort_handle());
                     }
                     (Some(Notice::Forget { key }), _) => {
@@ -294,8 +303,28 @@ impl Places {
     }
 }
 
+/// What connections come by: the socket of a slice, or the node's localhost.
+trait Accept: Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(UnixListener::accept(self).await?.0)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Ok(TcpListener::accept(self).await?.0)
+    }
+}
+
 /// Takes the connections of one slice, at a pace.
-async fn listen(listener: UnixListener, viewer: Viewer, places: Places, asker: Asker) {
+async fn listen(listener: impl Accept, viewer: Viewer, places: Places, asker: Asker) {
     let client = Arc::new(Client::new(viewer));
     let mut pace = Bucket::new(quota::ACCEPTED);
     // They end with this task.
@@ -304,7 +333,7 @@ async fn listen(listener: UnixListener, viewer: Viewer, places: Places, asker: A
         while let Err(wait) = pace.take(Instant::now()) {
             sleep(wait).await;
         }
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok(stream) = listener.accept().await else {
             sleep(AGAIN).await;
             continue;
         };

@@ -9,16 +9,17 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::front::Asker;
+use super::host;
 use super::negotiate;
 use super::openmetrics;
+use super::page;
 use super::parameters;
 use super::problem::Problem;
 use super::quota::{self, Bucket};
@@ -63,7 +64,7 @@ impl Client {
 }
 
 /// Serves a connection until it ends, or has lived long enough.
-pub async fn serve(stream: UnixStream, client: Arc<Client>, asker: Asker) {
+pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, client: Arc<Client>, asker: Asker) {
     let service = service_fn(move |request| {
         let (client, asker) = (client.clone(), asker.clone());
         async move { Ok::<_, Infallible>(respond(&request, &client, &asker).await) }
@@ -80,7 +81,7 @@ pub async fn serve(stream: UnixStream, client: Arc<Client>, asker: Asker) {
 }
 
 /// Tells that there are too many, before anything is read.
-pub async fn turn_away(mut stream: UnixStream) {
+pub async fn turn_away(mut stream: impl AsyncWrite + Unpin) {
     let problem = Problem::Connections;
     let body = problem.document();
     let mut text = format!(
@@ -101,6 +102,11 @@ async fn respond(request: &Request<Incoming>, client: &Client, asker: &Asker) ->
     match ask(request, client, asker).await {
         Ok(Told::Events(pieces)) => {
             response(StatusCode::OK, "text/event-stream", Either::Right(pieces))
+        }
+        Ok(Told::Page) => {
+            let mut response = response(StatusCode::OK, page::KIND, whole(page::html()));
+            response.headers_mut().extend(page::HEADERS);
+            response
         }
         Ok(Told::Whole(content, body)) => told(request, &content, body),
         Err(problem) => refused(request, problem),
@@ -158,12 +164,21 @@ fn refused(request: &Request<Incoming>, problem: Problem) -> Response<Body> {
 
 /// An answer to a request.
 enum Told {
+    Page,
     Whole(Content, Bytes),
     Events(Pieces),
 }
 
 async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Result<Told, Problem> {
     client.may_ask()?;
+    if !host::is_this(request.uri(), request.headers()) {
+        return Err(Problem::OtherHost);
+    }
+    // The one document that is no part of the API.
+    if request.uri().path() == page::PATH {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        return reads.then_some(Told::Page).ok_or(Problem::OnlyReading);
+    }
     let (route, asked) = route::read(request.method(), request.uri(), request.headers())?;
     let ask = match route.by {
         By::Daemon(ask) => ask(&asked)?,
@@ -211,5 +226,14 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // What a web page elsewhere has a browser load from here is nothing to it.
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        "cross-origin-resource-policy",
+        HeaderValue::from_static("same-origin"),
+    );
     response
 }

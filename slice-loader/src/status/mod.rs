@@ -18,11 +18,13 @@ pub mod daemon; // the daemon's side
 pub mod documents; // the documents of /v1
 pub mod front; // the process that parses
 pub mod history; // averages over minutes
+pub mod host; // whether a request names this machine
 pub mod hour; // what went out on links in the last hour
 pub mod http; // one connection of a slice
 pub mod looking; // who sent what to whom, page by page
 pub mod negotiate; // forms and tags of answers
 pub mod openmetrics; // the rows as OpenMetrics
+pub mod page; // what a browser shows
 pub mod pages; // as many rows as fit
 pub mod parameters; // what requests may say
 pub mod problem; // why there is no answer

@@ -14,6 +14,8 @@ pub enum Problem {
     NoSuchSlice,
     /// Something else than reading was asked for.
     OnlyReading,
+    /// Another machine is named.
+    OtherHost,
     /// A parameter that the document does not have.
     UnknownParameter,
     /// A parameter that is there twice.
@@ -80,6 +82,7 @@ impl Problem {
         match self {
             Self::NoSuchDocument | Self::NoSuchSlice => StatusCode::NOT_FOUND,
             Self::OnlyReading => StatusCode::METHOD_NOT_ALLOWED,
+            Self::OtherHost => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownParameter | Self::ParameterTwice | Self::BadParameter(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -114,9 +117,12 @@ impl Problem {
 
     const fn detail(self) -> &'static str {
         match self {
-            Self::NoSuchDocument => "/v1/openapi.json says what there is.",
+            Self::NoSuchDocument => "/ is a page for browsers; /v1/openapi.json says what there is.",
             Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
             Self::OnlyReading => "This can be read, with GET or HEAD.",
+            Self::OtherHost => {
+                "Another machine is named: say localhost, an address, or a name without a domain."
+            }
             Self::UnknownParameter => {
                 "A parameter is not one of this document: /v1/openapi.json has them all."
             }

@@ -1,16 +1,19 @@
 //! The listeners of all slices, held by the daemon: one for each directory that
-//! is shown to a slice as its `/run/slice`.
+//! is shown to a slice as its `/run/slice`. And that of the status page on the node's
+//! localhost, where policy says so.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use nix::sys::socket::{Backlog, listen};
+use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
 use super::quota::BACKLOG;
 use super::wire::Viewer;
@@ -31,8 +34,9 @@ pub struct Listener {
     /// Whose it is.
     pub viewer: Viewer,
     /// The socket.
-    pub socket: Arc<UnixListener>,
-    /// Which file it is, so that one is missed that was removed or replaced.
+    pub socket: Arc<OwnedFd>,
+    /// Which file it is, so that one is missed that was removed or replaced; or which
+    /// port.
     file: (u64, u64),
 }
 
@@ -40,6 +44,7 @@ pub struct Listener {
 #[derive(Debug, Default)]
 pub struct Listeners {
     by_name: BTreeMap<String, Listener>,
+    page: Option<Listener>,
     last: u64,
     /// Those that are found first were there before the daemon.
     followed: bool,
@@ -62,8 +67,11 @@ impl Change {
         let come = self.come.iter().map(|listener| &listener.viewer);
         let come: Vec<_> = come.filter(|_| self.just_now).collect();
         let gone: Vec<_> = self.gone.iter().map(|(_, viewer)| viewer).collect();
+        // The page is no context.
+        let of_slice = |viewer: &&&Viewer| **viewer != &Viewer::node();
         let ended = gone.iter().filter(|viewer| !come.contains(viewer));
         let started = come.iter().filter(|viewer| !gone.contains(viewer));
+        let (ended, started) = (ended.filter(of_slice), started.filter(of_slice));
         let ended = ended.map(|viewer| (*viewer, What::Stopped));
         ended
             .chain(started.map(|viewer| (*viewer, What::Started)))
@@ -74,7 +82,7 @@ impl Change {
 impl Listeners {
     /// All that there are.
     pub fn all(&self) -> Vec<Listener> {
-        self.by_name.values().cloned().collect()
+        self.by_name.values().chain(&self.page).cloned().collect()
     }
 
     /// Makes what is missing, lets go of what is too much.
@@ -118,7 +126,7 @@ impl Listeners {
                         let listener = Listener {
                             key: self.last,
                             viewer,
-                            socket: Arc::new(socket),
+                            socket: Arc::new(socket.into()),
                             file,
                         };
                         change.come.push(listener.clone());
@@ -138,7 +146,35 @@ impl Listeners {
         change
             .gone
             .extend(rest.into_values().map(|gone| (gone.key, gone.viewer)));
+        self.follow_page(node.record().page, &mut change);
         Ok(change)
+    }
+
+    /// The same of the status page.
+    fn follow_page(&mut self, port: Option<u16>, change: &mut Change) {
+        let place = |port: u16| (0, u64::from(port));
+        if let Some(gone) = self.page.take_if(|page| port.map(place) != Some(page.file)) {
+            change.gone.push((gone.key, gone.viewer));
+        }
+        let Some(port) = port.filter(|_| self.page.is_none()) else {
+            return;
+        };
+        match bind_page(port) {
+            Ok(socket) => {
+                self.last += 1;
+                let listener = Listener {
+                    key: self.last,
+                    viewer: Viewer::node(),
+                    socket: Arc::new(socket.into()),
+                    file: place(port),
+                };
+                change.come.push(listener.clone());
+                self.page = Some(listener);
+            }
+            Err(error) => {
+                tracing::warn!("could not serve the status page on 127.0.0.1:{port}: {error}");
+            }
+        }
     }
 }
 
@@ -168,6 +204,16 @@ fn bind(directory: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     fs::rename(&new, &name)?;
     let file = file(&name)?;
     Ok((socket, file))
+}
+
+/// The listener of the page, which no other machine reaches, and no slice.
+fn bind_page(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    socket.set_nonblocking(true)?;
+    // Connections have it of their listener: who takes them may not set it.
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    Ok(socket)
 }
 
 fn file(path: &Path) -> io::Result<(u64, u64)> {

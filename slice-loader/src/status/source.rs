@@ -110,6 +110,9 @@ impl Reading {
 impl Source for Reading {
     fn sight(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Sight>> {
         let record = self.node()?.record();
+        if *viewer == Viewer::node() {
+            return Ok(record.page.is_some().then_some(Sight::All));
+        }
         let slice = record.slices.get(&viewer.name);
         if slice.is_none_or(|slice| slice.id != viewer.id) {
             return Ok(None);
@@ -198,7 +201,8 @@ impl Source for Reading {
     }
 
     fn whose(&mut self, viewer: &Viewer) -> anyhow::Result<Option<Whose>> {
-        if self.sight(viewer)?.is_none() {
+        // Users of the node are told of nobody's, the node's included.
+        if *viewer == Viewer::node() || self.sight(viewer)?.is_none() {
             return Ok(None);
         }
         let contexts = &self.node()?.record().contexts;

@@ -31,6 +31,18 @@ pub struct Viewer {
     pub id: u32,
 }
 
+impl Viewer {
+    /// Who comes by the port of the status page on the node's localhost: no slice is
+    /// called like that.
+    #[must_use]
+    pub fn node() -> Self {
+        Self {
+            name: crate::report::NODE.to_owned(),
+            id: policy::SliceId::NODE.0,
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {

@@ -1,6 +1,6 @@
 //! The keys of `node.toml`.
 
-use super::{TableDef, Takes, key, later};
+use super::{TableDef, Takes, key};
 use crate::decide::pace::{RATE_MAX, SHARE_MAX};
 use crate::ids::{FIRST_SLICE_ROW, MAX_ROWS};
 
@@ -51,11 +51,7 @@ pub static NODE_FILE: TableDef = TableDef {
             "",
             "What is kept of who sent what to whom.",
         ),
-        later(
-            "status",
-            "settings of the status hooks",
-            "slices with a context have them, and `grants` says who sees all (status.md)",
-        ),
+        key("status", Takes::Table(&STATUS), "", "", "Status hooks."),
     ],
 };
 
@@ -245,6 +241,22 @@ static FLOWS: TableDef = TableDef {
             "Size of the database; its log lies beside it. Where it is reached, the oldest rows of whoever has most are added up.",
         ),
     ],
+};
+
+/// `[status]`.
+static STATUS: TableDef = TableDef {
+    path: "status",
+    keys: &[key(
+        "page",
+        Takes::Count {
+            low: 1024,
+            high: 65_535,
+            default: 0,
+        },
+        "no page",
+        "8090",
+        "TCP port of the node's own localhost on which the daemon shows the [status page](page.md), of all slices, to every user of the node. The node keeps it.",
+    )],
 };
 
 /// At less, a packet takes longer than rates are divided anew for.

@@ -2,15 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::{Key, NODE_FILE, SLICE_FILE, TableDef, Takes};
+use super::{Key, NODE_FILE, SLICE_FILE, TableDef};
 
 /// The whole language as markdown, by the heading it stands under in `docs/policy.md`.
 #[must_use]
-pub fn reference() -> [(&'static str, String); 3] {
+pub fn reference() -> [(&'static str, String); 2] {
     [
         ("node", NODE_FILE.markdown()),
         ("slice", SLICE_FILE.markdown()),
-        ("node-later", NODE_FILE.markdown_later()),
     ]
 }
 
@@ -46,25 +45,6 @@ impl TableDef {
                 );
             }
             text.push('\n');
-        }
-        text
-    }
-
-    /// The knobs of later builds as markdown, for `docs/policy.md`.
-    #[must_use]
-    pub fn markdown_later(&'static self) -> String {
-        let mut text = String::from("| key | needs | until then |\n|---|---|---|\n");
-        for table in self.tables() {
-            for key in table.keys {
-                if let Takes::Later { needs, without } = &key.takes {
-                    let dot = if table.path.is_empty() { "" } else { "." };
-                    let _ = writeln!(
-                        text,
-                        "| `{}{dot}{}` | {needs} | {without} |",
-                        table.path, key.name
-                    );
-                }
-            }
         }
         text
     }
