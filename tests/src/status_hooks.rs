@@ -193,7 +193,6 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         ("POST /v1/slices", "Content-Length: 2\r\n\r\n{}", 405),
         ("PUT /v1/slices/epsilon", "", 405),
         ("POST /v1/reload", "", 404),
-        ("GET /", "", 200),
         ("POST /", "", 405),
         // Names that a browser elsewhere may have been told of this machine.
         ("GET /v1/slices", "Host: delta.example\r\n", 421),
