@@ -23,11 +23,15 @@ use crate::daemon::{Hub, News};
 use crate::report::event::Cursor;
 use crate::report::happening::What;
 use crate::report::links::Quota;
+use crate::report::links_past::Wanted;
 use crate::report::ports::{PortKind, Protocol};
 use crate::report::status::{Cpu, Node, Volume, Way};
-use crate::report::{Clock, Link, LinkRow, Names, Owner, Port, Ports, Row, Status, Used};
+use crate::report::{
+    Clock, Link, LinkRow, LinksPast, Names, Owner, Port, Ports, Row, Status, Used,
+};
 use crate::status::answers::{self, Attributes, Sight, Source};
 use crate::status::history::{Average, Counters};
+use crate::status::hour::{Hour, Moved, Step};
 use crate::status::wire::{self, Answer, Notice, Question, Viewer};
 use crate::status::{answers::tests::reading, front};
 
@@ -35,6 +39,15 @@ use crate::status::{answers::tests::reading, front};
 const NAMES: [&str; 8] = [
     "codeen", "coral", "monitor", "netflow", "oasis", "pluto", "scout", "vini",
 ];
+
+/// The rates of its links, bit/s.
+const RATES: [u64; 2] = [1_000_000_000, 100_000_000];
+
+/// What an owner sends of it.
+fn sends(id: u32, rate: u64) -> u64 {
+    let n = u64::from(id) + 1;
+    rate / 80 * (n * 7 % 11) / (1 + n / 10)
+}
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -51,6 +64,7 @@ pub struct Fixture {
     pub links: Vec<String>,
     /// What happens.
     pub hub: Hub,
+    hour: Hour,
     start: Instant,
     status: Option<Status>,
     ports: Option<Ports>,
@@ -65,19 +79,46 @@ impl Fixture {
         } else {
             (0..slices).map(|n| format!("slice_{n:04}")).collect()
         };
-        let fixture = Self {
+        let mut fixture = Self {
             names,
             sight: Sight::All,
             node: "planetlab-1".into(),
             links: vec!["eth0".into(), "eth1".into()],
             hub: Hub::new(500),
+            hour: Hour::default(),
             start: Instant::now(),
             status: None,
             ports: None,
             told: None,
         };
         fixture.happen();
+        fixture.send();
         fixture
+    }
+
+    /// Has its owners have sent for an hour, some more and some less, and one not always.
+    fn send(&mut self) {
+        let now = Timestamp::now();
+        let ids: Vec<u32> = std::iter::once(0).chain(self.slices()).collect();
+        for step in 0..360_u32 {
+            let moved = |link: usize, id: u32| {
+                let phase = (step + 37 * id) % 120;
+                let wave = u64::from(phase.min(120 - phase));
+                let on = u64::from(id != 3 || step % 150 > 60);
+                Moved {
+                    link: u32::try_from(link).unwrap(),
+                    id: policy::SliceId(id),
+                    sent: on * sends(id, RATES[link]) * 10 / 8 * (60 + wave) / 90,
+                    dropped: 0,
+                }
+            };
+            let links = 0..RATES.len();
+            let moved = links.flat_map(|link| ids.iter().map(move |id| moved(link, *id)));
+            let moved: Vec<Moved> = moved.collect();
+            let time = now - SignedDuration::from_secs(10 * i64::from(359 - step));
+            let over_ns = 10_000_000_000;
+            self.hour.add(Step { time, over_ns }, &moved);
+        }
     }
 
     /// The ids of its slices.
@@ -212,7 +253,7 @@ impl Fixture {
         let ids = std::iter::once(0).chain(self.slices());
         let row = |id: u32| {
             let n = u64::from(id) + 1;
-            let sends = rate / 80 * (n * 7 % 11) / (1 + n / 10);
+            let sends = sends(id, rate);
             let quota = (id % 4 == 3 && number == 0).then(|| Quota {
                 limit: 100 << 30,
                 used: (n * 23 % 97) << 30,
@@ -232,6 +273,7 @@ impl Fixture {
                 sent_packets: 0,
                 dropped_bytes: 0,
                 dropped_packets: 0,
+                drops: 0,
                 quota,
             }
         };
@@ -320,10 +362,33 @@ impl Source for Fixture {
     }
 
     fn links(&mut self) -> anyhow::Result<&(Timestamp, Vec<Link>)> {
-        let rates = [1_000_000_000, 100_000_000];
-        let links = (0..self.links.len()).map(|number| self.link(number, rates[number]));
+        let links = (0..RATES.len()).map(|number| self.link(number, RATES[number]));
         let links = links.collect();
         Ok(self.told.insert((Timestamp::now(), links)))
+    }
+
+    fn links_past(
+        &mut self,
+        of: Option<u32>,
+        seconds: u32,
+        most: u32,
+    ) -> anyhow::Result<LinksPast> {
+        let time = Timestamp::now();
+        let wanted = Wanted {
+            owner: of,
+            since: time - SignedDuration::from_secs(seconds.into()),
+            most: usize::try_from(most)?,
+        };
+        let ids = self.slices().map(policy::SliceId);
+        let names = Names::new(ids.zip(self.names.iter().map(String::as_str)));
+        let links: Vec<_> = self
+            .links
+            .iter()
+            .cloned()
+            .zip(RATES.map(|rate| rate / 8))
+            .collect();
+        let past = self.hour.since(wanted.since);
+        Ok(LinksPast::new(past, time, &links, &names, &wanted))
     }
 
     fn averages(&self, _: u32, _: Counters) -> [Average; 3] {
