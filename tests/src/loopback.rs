@@ -372,9 +372,8 @@ fn outside(node: &mut Node) -> Result<()> {
         refused(ear.receive_within(50), ETIMEDOUT)?;
         // Nor by a device that the socket is bound to: at once, and after the same
         // passed on lo.
-        let bound = |socket: &Sock<'_>| {
-            socket.set_bytes(SOL_SOCKET, SO_BINDTODEVICE, b"wire0".to_vec())
-        };
+        let bound =
+            |socket: &Sock<'_>| socket.set_bytes(SOL_SOCKET, SO_BINDTODEVICE, b"wire0".to_vec());
         for before in [false, true] {
             let sender = alpha.socket(udp)?;
             if before {
@@ -385,8 +384,7 @@ fn outside(node: &mut Node) -> Result<()> {
                 bound(&sender)?;
                 sender.connect(at(LOOPBACK[family], 9730))?;
             }
-            refused(sender.send(1), EPERM)
-                .with_context(|| format!("family {family}, {before}"))?;
+            refused(sender.send(1), EPERM).with_context(|| format!("family {family}, {before}"))?;
         }
     }
     for family in ["-4", "-6"] {

@@ -16,7 +16,7 @@ pub fn is_this(uri: &Uri, headers: &HeaderMap) -> bool {
     let named = headers.get_all(header::HOST).iter();
     named
         .map(|host| host.to_str().unwrap_or("."))
-        .chain(uri.authority().map(hyper::http::uri::Authority::as_str))
+        .chain(uri.host())
         .all(is_local)
 }
 

@@ -117,7 +117,9 @@ impl Problem {
 
     const fn detail(self) -> &'static str {
         match self {
-            Self::NoSuchDocument => "/ is a page for browsers; /v1/openapi.json says what there is.",
+            Self::NoSuchDocument => {
+                "/ is a page for browsers; /v1/openapi.json says what there is."
+            }
             Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
             Self::OnlyReading => "This can be read, with GET or HEAD.",
             Self::OtherHost => {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
-use policy::abi::{self, Moment, TCP, UDP};
+use policy::abi::{self, Denials, Moment, TCP, UDP};
 use policy::verdict::Reason;
 use tokio::net::UnixStream;
 use tokio::runtime::Builder;
@@ -20,20 +21,22 @@ use tokio::sync::oneshot;
 
 use crate::context::running::Life;
 use crate::daemon::{Hub, News};
+use crate::flows::Whose;
 use crate::report::event::Cursor;
 use crate::report::happening::What;
 use crate::report::links::Quota;
 use crate::report::links_past::Wanted;
+use crate::report::policies::Policies;
 use crate::report::ports::{PortKind, Protocol};
-use crate::report::status::{Cpu, Node, Volume, Way};
+use crate::report::status::{Cpu, Denied, Node, Total, Volume, Way};
 use crate::report::{
     Clock, Link, LinkRow, LinksPast, Names, Owner, Port, Ports, Row, Status, Used,
 };
-use crate::status::answers::{self, Attributes, Sight, Source};
+use crate::status::answers::{Attributes, Sight, Source, lists};
 use crate::status::history::{Average, Counters};
 use crate::status::hour::{Hour, Moved, Step};
-use crate::status::wire::{self, Answer, Notice, Question, Viewer};
-use crate::status::{answers::tests::reading, front};
+use crate::status::wire::{Notice, Viewer};
+use crate::status::{answers::tests::reading, daemon, front};
 
 /// The slices of a small node.
 const NAMES: [&str; 8] = [
@@ -196,7 +199,18 @@ impl Fixture {
         self.hub.push(&event, &clock, &names);
     }
 
-    fn row(&self, id: u32) -> Row {
+    /// What it was denied.
+    fn denied(&self, id: u32) -> Denials {
+        let mut denials: Denials = zerocopy::FromZeros::new_zeroed();
+        let n = u64::from(id);
+        if id != 1 {
+            denials.counts[Reason::PortReserved as usize] = n % 3;
+            denials.counts[Reason::Destination as usize] = 4 * (n % 4);
+        }
+        denials
+    }
+
+    fn row_of(&self, id: u32) -> Row {
         let elapsed = self.elapsed();
         let n = u64::from(id);
         let mut row = Row::from(reading(id, self.owner(id).name.as_deref().unwrap()));
@@ -217,19 +231,9 @@ impl Fixture {
                 bytes: sent / 3,
             },
         };
-        row.denials.total = 0;
-        for count in row.denials.by_reason.values_mut() {
-            *count = 0;
-        }
+        row.denials = Denied::from(&self.denied(id));
         if id == 1 {
             return row;
-        }
-        for (reason, count) in [
-            (Reason::PortReserved, n % 3),
-            (Reason::Destination, 4 * (n % 4)),
-        ] {
-            row.denials.by_reason.insert(reason.slug().into(), count);
-            row.denials.total += count;
         }
         row.cpu = Some(Cpu {
             used_us: elapsed * (30 + 110 * (n % 7)),
@@ -312,7 +316,7 @@ impl Source for Fixture {
     }
 
     fn all(&mut self) -> anyhow::Result<&Status> {
-        let rows = (0..self.slices().end).map(|id| self.row(id)).collect();
+        let rows = (0..self.slices().end).map(|id| self.row_of(id)).collect();
         let node = Node {
             name: self.node.clone(),
             kernel: String::new(),
@@ -328,8 +332,32 @@ impl Source for Fixture {
         Ok(self.status.insert(status))
     }
 
-    fn own(&mut self, viewer: &Viewer) -> anyhow::Result<(Timestamp, Row)> {
-        Ok((Timestamp::now(), self.row(viewer.id)))
+    fn owners(&mut self) -> anyhow::Result<Vec<(String, u32)>> {
+        let ids = std::iter::once(0).chain(self.slices()).chain([1]);
+        Ok(ids.map(|id| (self.owner(id).label(), id)).collect())
+    }
+
+    fn row(&mut self, _: &str, id: u32) -> anyhow::Result<(Timestamp, Row)> {
+        Ok((Timestamp::now(), self.row_of(id)))
+    }
+
+    fn total(&mut self) -> anyhow::Result<Total> {
+        Ok(self.all()?.total.clone())
+    }
+
+    fn denials(&mut self, of: Option<(&str, u32)>) -> anyhow::Result<lists::OfOwners<Denials>> {
+        let owners = self.owners()?.into_iter();
+        let picked = owners.filter(|(_, id)| of.is_none_or(|(_, of)| of == *id));
+        let denials = picked.map(|(name, id)| (name, id, self.denied(id)));
+        Ok((Timestamp::now(), denials.collect()))
+    }
+
+    fn policies(&mut self) -> anyhow::Result<Option<&Policies>> {
+        Ok(None)
+    }
+
+    fn whose(&mut self, _: &Viewer) -> anyhow::Result<Option<Whose>> {
+        Ok(None)
     }
 
     fn ports(&mut self) -> anyhow::Result<&Ports> {
@@ -417,7 +445,7 @@ impl Served {
     }
 
     /// At this one.
-    pub fn at(address: SocketAddr, viewer: Viewer, mut fixture: Fixture) -> Self {
+    pub fn at(address: SocketAddr, viewer: Viewer, fixture: Fixture) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -429,11 +457,12 @@ impl Served {
                     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
                 let (daemon, front) = StdStream::pair().unwrap();
                 daemon.set_nonblocking(true).unwrap();
+                let (read, write) = UnixStream::from_std(daemon).unwrap().into_split();
                 front.set_nonblocking(true).unwrap();
                 hand_over(&ours, viewer, listener);
                 tokio::select! {
                     ended = front::serve(theirs, front) => panic!("the front ended: {ended:?}"),
-                    () = answer(daemon, &mut fixture) => {}
+                    ended = daemon::serve(read, write, fixture, PathBuf::new()) => panic!("the daemon ended: {ended:?}"),
                     _ = stopped => {}
                 }
             });
@@ -466,17 +495,4 @@ fn hand_over(notices: &OwnedFd, viewer: Viewer, listener: TcpListener) {
         None,
     )
     .unwrap();
-}
-
-async fn answer(daemon: StdStream, fixture: &mut Fixture) {
-    let (mut from, mut to) = UnixStream::from_std(daemon).unwrap().into_split();
-    while let Some((question, _)) = wire::read::<Question>(&mut from, 0).await.unwrap() {
-        let told = answers::answer(fixture, &question.viewer, &question.ask).unwrap();
-        let (result, body) = match told {
-            Ok((content, body)) => (Ok(content), body),
-            Err(refusal) => (Err(refusal), Vec::new()),
-        };
-        let number = question.number;
-        let _ = wire::write(&mut to, &Answer { number, result }, &body).await;
-    }
 }

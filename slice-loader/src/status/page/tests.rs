@@ -441,6 +441,9 @@ fn a_thousand_slices_do_not_hold_up_the_page() {
     };
     let rows = "document.querySelectorAll('#slices tbody tr').length";
     assert_eq!(browser.value(rows), 100);
+    // Of all pages of the lists: two of slices, and three of links.
+    assert_eq!(browser.value("tables.slices.rows.length"), 1002);
+    assert_eq!(browser.value("links.get('eth1').link.rows.length"), 1001);
     assert!(text(&mut browser, "#slices").contains("100 of 1,002 are shown."));
     browser.value("tables.slices.button.click()");
     assert_eq!(browser.value(rows), 200);
