@@ -24,6 +24,7 @@
 //! | `LINK_OF` | hash | number of a device (u32) | link (u32) | loader | programs |
 //! | `LINKS` | array | link | [`LinkEntry`] | loader | programs |
 //! | `LINK_STATES` | array | link | [`LinkState`] | programs | programs |
+//! | `EXEMPT` | LPM trie | [`ExemptKey`] | [`EXEMPT`] (u32) | loader | programs |
 //! | `KNOBS` | array | [`link_index`] | [`LinkKnobs`] | loader | programs |
 //! | `BUCKETS` | array | [`link_index`] | [`Bucket`] | programs (loader zeroes) | programs, loader |
 //! | `QUOTAS` | array | [`link_index`] | [`QuotaState`] | programs, loader | programs, loader |
@@ -335,9 +336,26 @@ layouts! {
     }
 
     /// What the owner gives a link.
-    pub struct LinkEntry [8] {
+    pub struct LinkEntry [16] {
         /// Rate, bytes per second; 0 where there is no link of this number.
         pub rate @ 0: u64,
+        /// 1 where networks are exempt: only then they are looked for, and only then
+        /// the rate is divided among what goes there, too.
+        pub exempt @ 8: u64,
+    }
+
+    /// A network of whose traffic a slice's cap and quota on a link say nothing.
+    pub struct ExemptKey [24] {
+        /// Bits that count: 32 for what is before the address, then those of it.
+        pub prefix_length @ 0: u32,
+        /// Number of the link.
+        pub link @ 4: u8,
+        /// IP version, 4 or 6: what is not one of the two is never exempt.
+        pub version @ 5: u8,
+        /// Zero.
+        pub reserved @ 6: u16,
+        /// The network; IPv4 in the first four octets, zeros behind.
+        pub address @ 8: Address,
     }
 
     /// How a link stands; see [`crate::decide::pace`].
@@ -655,17 +673,33 @@ pub const LINKS: u32 = 8;
 /// Flows of a slice that are told apart on a link; a power of two.
 pub const TURNS: u32 = 64;
 
+/// Classes of a link, where the per-slice maps have `rows`: of each row, by its number,
+/// what is sent elsewhere, and behind all of those what is sent to exempt networks.
+#[inline(always)]
+pub const fn classes(rows: u32) -> u32 {
+    rows * 2
+}
+
+/// The class of what a row sends to exempt networks.
+#[inline(always)]
+pub const fn exempt_class(row: u32, rows: u32) -> u32 {
+    rows + row
+}
+
 /// Words of `WAITING` for a link.
 #[inline(always)]
 pub const fn waiting_words(rows: u32) -> u32 {
-    rows.div_ceil(64)
+    classes(rows).div_ceil(64)
 }
 
-/// The row of a slice on a link, of the maps that have `rows` for each.
+/// A class of a link in the maps that have all [`classes`] for each.
 #[inline(always)]
-pub const fn link_index(link: u32, row: u32, rows: u32) -> u32 {
-    link * rows + row
+pub const fn link_index(link: u32, class: u32, rows: u32) -> u32 {
+    link * classes(rows) + class
 }
+
+/// In `EXEMPT`: the network is.
+pub const EXEMPT: u32 = 1;
 
 /// Rules that one prefix can carry.
 pub const REFUSED_RANGES: usize = 16;

@@ -1,7 +1,7 @@
 //! From an admitted policy to everything the loader writes: entries of maps, attributes of
 //! cgroups, sysctls; and from two of these to the difference. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use zerocopy::FromZeros;
@@ -20,6 +20,7 @@ use crate::ids::{FIRST_SLICE_ROW, SliceId};
 mod cgroups;
 mod changes;
 pub mod disk;
+pub mod exempt;
 mod io;
 mod link;
 pub mod refused;
@@ -29,6 +30,7 @@ mod weight;
 pub use cgroups::{Cgroup, CgroupWrite};
 pub use changes::{Changes, MapChanges, Step};
 pub use disk::DiskLimits;
+pub use exempt::ExemptAt;
 pub use link::{KnobsAt, Link};
 
 /// Everything an admitted policy makes the loader write. Two compilations of the same input are
@@ -45,10 +47,12 @@ pub struct Plan {
     pub addresses: BTreeMap<Address, AddressEntry>,
     /// `REFUSED`.
     pub refused: BTreeMap<RefusedAt, RefusedPorts>,
-    /// Links, sorted by name: the number of one is its place here. Their rates are `LINKS`.
+    /// Links, sorted by name: the number of one is its place here. What they are is `LINKS`.
     pub links: Vec<Link>,
     /// `KNOBS`: of the node (row 0) and of every slice on every link.
     pub knobs: BTreeMap<KnobsAt, LinkKnobs>,
+    /// `EXEMPT`.
+    pub exempt: BTreeSet<ExemptAt>,
     /// Attributes of cgroups, the parent's before its children's.
     pub cgroups: Vec<CgroupWrite>,
     /// Bounds on the disk: the file system's project has the slice's id. Every slice is there.
@@ -86,6 +90,7 @@ pub fn compile(admitted: &Admitted<'_>) -> Plan {
         refused,
         links: link::links(admitted),
         knobs: link::knobs(admitted),
+        exempt: exempt::entries(&admitted.config().node.links),
         cgroups: cgroups::cgroups(admitted),
         disk: disk::disk(admitted),
         reserved_ports: reserved_ports(admitted),

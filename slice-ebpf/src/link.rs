@@ -7,7 +7,10 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_loop};
 use core::ptr::read_volatile;
 use policy::SliceId;
-use policy::abi::{FlowTurn, LinkKnobs, LinkState, TURNS as FLOWS, link_index, waiting_words};
+use policy::abi::{
+    FlowTurn, LinkKnobs, LinkState, TURNS as FLOWS, classes, exempt_class, link_index,
+    waiting_words,
+};
 use policy::decide::pace::{
     self, Demand, Division, EPOCH_NS, HORIZON_NS, Knobs, PASSES, Sums, goes_ahead, may_wait,
     takes_ns,
@@ -18,7 +21,7 @@ use crate::atomic::{
 };
 use crate::claim::now_ns;
 use crate::maps::{BUCKETS, DIVIDED, KNOBS, LINK_STATES, LINKS, TURNS, WAITING};
-use crate::quota;
+use crate::{exempt, quota};
 
 /// In [`Bucket::state`].
 const IDLE: u64 = 0;
@@ -30,6 +33,8 @@ pub struct Sender {
     pub who: SliceId,
     /// The kernel waits with further packets until this one has left (TCP).
     pub held_back: bool,
+    /// It goes where its header says.
+    pub routed: bool,
 }
 
 /// When a packet leaves.
@@ -41,13 +46,22 @@ pub enum Departure {
     Never,
 }
 
-/// The row of who sends, the node's where it has none.
+/// The class of what a slice sends, the node's where it has none.
 #[inline(always)]
-fn row_of(link: u32, who: SliceId, rows: u32) -> u32 {
+fn class_of(link: u32, who: SliceId, rows: u32, exempt: bool) -> u32 {
     let row = who.index();
-    match KNOBS.get(link_index(link, row, rows)) {
-        Some(knobs) if row < rows && knobs.id.0 == who.0 && knobs.share != 0 => row,
-        _ => 0,
+    let has = |class| match KNOBS.get(link_index(link, class, rows)) {
+        Some(knobs) => row < rows && knobs.id.0 == who.0 && knobs.share != 0,
+        None => false,
+    };
+    // The node has no second one.
+    let apart = exempt_class(row, rows);
+    if exempt && has(apart) {
+        apart
+    } else if has(row) {
+        row
+    } else {
+        0
     }
 }
 
@@ -64,8 +78,10 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
     if rate == 0 {
         return Departure::Now;
     }
-    let row = row_of(link, sender.who, rows);
-    let index = link_index(link, row, rows);
+    let apart = load(&raw const entry.exempt) != 0;
+    let exempt = apart && sender.routed && exempt::goes_there(skb, link);
+    let class = class_of(link, sender.who, rows, exempt);
+    let index = link_index(link, class, rows);
     let Some(bucket) = BUCKETS.get_ptr_mut(index) else {
         return Departure::Now;
     };
@@ -77,7 +93,7 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
             divide(link, rows, now);
         }
         if load(&raw const (*bucket).state) == IDLE {
-            wake(link, row, rows);
+            wake(link, class, rows);
         }
         let bytes = read_volatile(&raw const (*skb).wire_len);
         let takes = takes_ns(bytes, load(&raw const (*bucket).rate));
@@ -178,8 +194,8 @@ fn begins(turn: *mut FlowTurn, now: u64, queue_ns: u64, bytes: u32) -> bool {
 
 /// A slice that sent nothing does: it gets a part of what the last division left.
 #[inline(never)]
-fn wake(link: u32, row: u32, rows: u32) {
-    let index = link_index(link, row, rows);
+fn wake(link: u32, class: u32, rows: u32) {
+    let index = link_index(link, class, rows);
     let (Some(entry), Some(state), Some(knobs), Some(bucket)) = (
         LINKS.get(link),
         LINK_STATES.get_ptr_mut(link),
@@ -207,9 +223,9 @@ fn wake(link: u32, row: u32, rows: u32) {
         );
         let word = link
             .wrapping_mul(waiting_words(rows))
-            .wrapping_add(row / 64);
+            .wrapping_add(class / 64);
         if let Some(word) = WAITING.get_ptr_mut(word) {
-            fetch_or(word, 1 << (row % 64));
+            fetch_or(word, 1 << (class % 64));
         }
     }
 }
@@ -228,6 +244,8 @@ fn of(knobs: &LinkKnobs, index: u32) -> Knobs {
 struct Pass {
     link: u32,
     rows: u32,
+    /// Classes that may have something to send.
+    classes: u32,
     rate: u64,
     now: u64,
     elapsed: u64,
@@ -255,6 +273,11 @@ fn divide(link: u32, rows: u32, now: u64) {
         let mut pass = Pass {
             link,
             rows,
+            classes: if load(&raw const entry.exempt) != 0 {
+                classes(rows)
+            } else {
+                rows
+            },
             rate: load(&raw const entry.rate),
             now,
             elapsed,
@@ -269,7 +292,7 @@ fn divide(link: u32, rows: u32, now: u64) {
         (*state).bits = 0;
         (*state).sums = [0; 3];
         bpf_loop(
-            rows.wrapping_add(waiting_words(rows)),
+            pass.classes.wrapping_add(pass.classes.div_ceil(64)),
             collect as *mut c_void,
             context,
             0,
@@ -319,7 +342,7 @@ extern "C" fn collect(_: u32, context: *mut c_void) -> i64 {
     let Some(state) = LINK_STATES.get_ptr_mut(pass.link) else {
         return 1;
     };
-    let words = waiting_words(pass.rows);
+    let words = pass.classes.div_ceil(64);
     // SAFETY: rows of arrays stay; as in `divide`.
     unsafe {
         let word = load(&raw const (*state).word) as u32;
@@ -328,26 +351,27 @@ extern "C" fn collect(_: u32, context: *mut c_void) -> i64 {
             if word >= words {
                 return 1;
             }
-            if let Some(waiting) = WAITING.get(pass.link.wrapping_mul(words).wrapping_add(word)) {
+            let first = pass.link.wrapping_mul(waiting_words(pass.rows));
+            if let Some(waiting) = WAITING.get(first.wrapping_add(word)) {
                 store(&raw mut (*state).bits, load(waiting));
             }
             store(&raw mut (*state).word, word as u64 + 1);
             return 0;
         }
         store(&raw mut (*state).bits, bits & bits.wrapping_sub(1));
-        let row = word
+        let class = word
             .wrapping_sub(1)
             .wrapping_mul(64)
             .wrapping_add(bits.trailing_zeros());
-        demand(state, pass, row);
+        demand(state, pass, class);
     }
     0
 }
 
 /// Finds the demand of a slice and puts it on the list, or forgets it.
 #[inline(always)]
-unsafe fn demand(state: *mut LinkState, pass: &Pass, row: u32) {
-    let index = link_index(pass.link, row, pass.rows);
+unsafe fn demand(state: *mut LinkState, pass: &Pass, class: u32) {
+    let index = link_index(pass.link, class, pass.rows);
     let (Some(bucket), Some(knobs)) = (BUCKETS.get_ptr_mut(index), KNOBS.get(index)) else {
         return;
     };
@@ -379,9 +403,9 @@ unsafe fn demand(state: *mut LinkState, pass: &Pass, row: u32) {
             let word = pass
                 .link
                 .wrapping_mul(waiting_words(pass.rows))
-                .wrapping_add(row / 64);
+                .wrapping_add(class / 64);
             if let Some(word) = WAITING.get_ptr_mut(word) {
-                fetch_clear(word, 1 << (row % 64));
+                fetch_clear(word, 1 << (class % 64));
             }
             store(&raw mut (*bucket).state, IDLE);
             return;
@@ -389,7 +413,7 @@ unsafe fn demand(state: *mut LinkState, pass: &Pass, row: u32) {
         store(&raw mut (*bucket).state, SETTLED);
         let count = load(&raw const (*state).slices) as u32;
         if let Some(place) = DIVIDED.get_ptr_mut(link_index(pass.link, count, pass.rows)) {
-            store(place, row);
+            store(place, class);
             store(&raw mut (*state).slices, count as u64 + 1);
         }
     }
@@ -399,10 +423,10 @@ unsafe fn demand(state: *mut LinkState, pass: &Pass, row: u32) {
 extern "C" fn add(place: u32, context: *mut c_void) -> i64 {
     // SAFETY: as in `collect`.
     let pass = unsafe { &*context.cast::<Pass>() };
-    let Some(row) = DIVIDED.get(link_index(pass.link, place, pass.rows)) else {
+    let Some(class) = DIVIDED.get(link_index(pass.link, place, pass.rows)) else {
         return 1;
     };
-    let index = link_index(pass.link, load(row), pass.rows);
+    let index = link_index(pass.link, load(class), pass.rows);
     let (Some(state), Some(bucket), Some(knobs)) = (
         LINK_STATES.get_ptr_mut(pass.link),
         BUCKETS.get(index),
@@ -425,10 +449,10 @@ extern "C" fn add(place: u32, context: *mut c_void) -> i64 {
 extern "C" fn settle(place: u32, context: *mut c_void) -> i64 {
     // SAFETY: as in `collect`.
     let pass = unsafe { &*context.cast::<Pass>() };
-    let Some(row) = DIVIDED.get(link_index(pass.link, place, pass.rows)) else {
+    let Some(class) = DIVIDED.get(link_index(pass.link, place, pass.rows)) else {
         return 1;
     };
-    let index = link_index(pass.link, load(row), pass.rows);
+    let index = link_index(pass.link, load(class), pass.rows);
     let (Some(bucket), Some(knobs)) = (BUCKETS.get_ptr_mut(index), KNOBS.get(index)) else {
         return 1;
     };

@@ -21,6 +21,7 @@ mod connection; // connections that a slice starts
 mod ctx; // reading the contexts that the kernel hands over
 mod destination; // what the node's owner refuses
 mod event; // counting a denial and telling of it
+mod exempt; // networks that do not count against what a slice has on a link
 mod flow; // flows that no socket of the kernel's holds
 mod kernel; // reading the kernel's own structures
 mod link; // what a slice may send on a link, and when

@@ -10,11 +10,16 @@ use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
 
+mod exempt;
 mod quota;
 
 pub const TESTS: &[Test] = &[
     test("a_link_is_divided_by_shares_floors_and_caps", divided).within(200),
     test("a_link_that_cannot_be_shaped_is_refused_by_name", refused).once(),
+    test(
+        "exempt_networks_go_above_the_cap_and_count_apart",
+        exempt::goes_above_the_cap,
+    ),
     test("a_queue_that_another_put_in_place_is_repaired", repaired),
     test(
         "a_quota_leaves_a_slice_its_floor_and_nothing_that_begins_anew_gives_it_back",

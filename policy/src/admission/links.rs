@@ -1,6 +1,7 @@
 //! What slices are to have of links: links that the node has, and no more floors than fit the rate
 //! of each.
 
+use crate::compile::exempt::{self, MAX_EXEMPT};
 use crate::config::build::cap_above_floor;
 use crate::config::units::BitsPerSecond;
 use crate::config::{Complaint, Config, Link, LinkTerms, Place, Slice};
@@ -8,6 +9,7 @@ use crate::config::{Complaint, Config, Link, LinkTerms, Place, Slice};
 pub(super) fn links(config: &Config, complaints: &mut Vec<Complaint>) {
     for slice in &config.slices {
         unknown(slice, &config.node.links, complaints);
+        exempt_nothing(slice, &config.node.links, complaints);
     }
     for link in &config.node.links {
         let terms: Vec<(&Slice, LinkTerms)> = config
@@ -22,6 +24,40 @@ pub(super) fn links(config: &Config, complaints: &mut Vec<Complaint>) {
         }
         let slices = terms.into_iter().map(|(_, terms)| terms);
         complaints.extend(floors(link, &slices.collect::<Vec<_>>()));
+    }
+    complaints.extend(exempt_too_many(&config.node.links));
+}
+
+/// More exempt networks than the kernel's map has room for.
+fn exempt_too_many(links: &[Link]) -> Option<Complaint> {
+    let entries = exempt::entries(links).len();
+    let over = entries.checked_sub(MAX_EXEMPT).filter(|over| *over > 0)?;
+    let longest = links.iter().max_by_key(|link| link.exempt.len())?;
+    Some(Complaint::maybe_at(
+        longest.exempt.first().and_then(|network| network.at),
+        format!("the exempt networks make {entries} entries, {over} more than the node holds"),
+        "name wider networks",
+    ))
+}
+
+/// Who names a cap for exempt networks believes that there are some.
+fn exempt_nothing(slice: &Slice, links: &[Link], complaints: &mut Vec<Complaint>) {
+    let has_none = |link: &Link| link.exempt.is_empty();
+    let of_one = slice.links.one.iter().filter_map(|(device, table)| {
+        let link = links.iter().find(|link| link.name.value == *device)?;
+        has_none(link).then(|| (table, format!("the link {device} has no `exempt` networks")))
+    });
+    let of_every = slice.links.every.iter().filter_map(|table| {
+        let none = !links.is_empty() && links.iter().all(has_none);
+        none.then(|| (table, String::from("no link has `exempt` networks")))
+    });
+    for (table, why) in of_one.chain(of_every) {
+        let Some(cap) = table.exempt_cap else {
+            continue;
+        };
+        let message = format!("slice {} has `exempt_cap`, and {why}", slice.name.value);
+        let help = "add for example `exempt = [\"198.51.100.0/24\"]` to the link in node.toml, or remove `exempt_cap`";
+        complaints.push(Complaint::maybe_at(cap.at, message, help));
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use zerocopy::FromZeros;
 
-use super::{Cgroup, CgroupWrite, DiskLimits, KnobsAt, Plan, RefusedAt};
+use super::{Cgroup, CgroupWrite, DiskLimits, ExemptAt, KnobsAt, Link, Plan, RefusedAt};
 use crate::abi::{
-    Address, AddressEntry, LIVE, LinkEntry, LinkKnobs, RefusedPorts, Reserved, Settings, SliceEntry,
+    Address, AddressEntry, EXEMPT, LIVE, LinkEntry, LinkKnobs, RefusedPorts, Reserved, Settings,
+    SliceEntry,
 };
 use crate::config::PortSet;
 use crate::ids::SliceId;
@@ -50,6 +51,8 @@ pub enum Step {
     Links(Vec<(u32, LinkEntry)>),
     /// `KNOBS`; a zeroed row is nobody's.
     Knobs(Vec<(KnobsAt, LinkKnobs)>),
+    /// `EXEMPT`.
+    Exempt(MapChanges<ExemptAt, u32>),
     /// `SETTINGS`; the loader fills in the generation.
     Settings(Settings),
 }
@@ -108,6 +111,7 @@ impl Plan {
             refused: BTreeMap::new(),
             links: Vec::new(),
             knobs: BTreeMap::new(),
+            exempt: BTreeSet::new(),
             cgroups: Vec::new(),
             disk: BTreeMap::new(),
             reserved_ports: PortSet::default(),
@@ -166,11 +170,15 @@ impl Plan {
         let (gone, links): (Vec<_>, Vec<_>) =
             links.into_iter().partition(|(_, entry)| entry.rate == 0);
         let knobs = rows(&self.knobs, &new.knobs);
+        let exempt = exempt(&self.exempt, &new.exempt);
         if !gone.is_empty() {
             steps.push(Step::Links(gone));
         }
         if !knobs.is_empty() {
             steps.push(Step::Knobs(knobs));
+        }
+        if !exempt.is_empty() {
+            steps.push(Step::Exempt(exempt));
         }
         if !links.is_empty() {
             steps.push(Step::Links(links));
@@ -222,12 +230,21 @@ impl Plan {
 impl Plan {
     /// `LINKS` of this plan, by number.
     fn link_entries(&self) -> BTreeMap<u32, LinkEntry> {
-        let entries = self.links.iter().map(|link| LinkEntry { rate: link.rate });
+        let entries = self.links.iter().map(Link::entry);
         (0..).zip(entries).collect()
     }
 
     fn link_names(&self) -> impl Iterator<Item = &str> {
         self.links.iter().map(|link| link.name.as_str())
+    }
+}
+
+/// What is exempt before and after is so at every moment between, whichever entries say
+/// it: all that come are set before the first that goes is removed.
+fn exempt(old: &BTreeSet<ExemptAt>, new: &BTreeSet<ExemptAt>) -> MapChanges<ExemptAt, u32> {
+    MapChanges {
+        set: new.difference(old).map(|at| (*at, EXEMPT)).collect(),
+        remove: old.difference(new).copied().collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::abi::{self, LinkKnobs};
+use crate::abi::{self, LinkEntry, LinkKnobs};
 use crate::admission::Admitted;
 use crate::config::LinkTerms;
 use crate::config::units::BitsPerSecond;
@@ -16,6 +16,8 @@ pub struct Link {
     pub name: String,
     /// What the owner gives, bytes per second; never 0.
     pub rate: u64,
+    /// Whether networks are exempt.
+    pub exempt: bool,
 }
 
 /// A row of `KNOBS`, in the order of the map.
@@ -23,15 +25,44 @@ pub struct Link {
 pub struct KnobsAt {
     /// Number of the link.
     pub link: u32,
+    /// Whether of what goes to exempt networks.
+    pub exempt: bool,
     /// Row of the slice; 0 is the node.
     pub row: u32,
 }
 
 impl KnobsAt {
-    /// The index in the map, where each link has so many rows.
+    /// The index in the map, where the per-slice maps have so many rows.
     #[must_use]
     pub const fn index(self, rows: u32) -> u32 {
-        abi::link_index(self.link, self.row, rows)
+        let class = if self.exempt {
+            abi::exempt_class(self.row, rows)
+        } else {
+            self.row
+        };
+        abi::link_index(self.link, class, rows)
+    }
+
+    /// What is at an index.
+    #[must_use]
+    pub const fn at(index: u32, rows: u32) -> Self {
+        let class = index % abi::classes(rows);
+        Self {
+            link: index / abi::classes(rows),
+            exempt: class >= rows,
+            row: class % rows,
+        }
+    }
+}
+
+impl Link {
+    /// Its row of `LINKS`.
+    #[must_use]
+    pub fn entry(&self) -> LinkEntry {
+        LinkEntry {
+            rate: self.rate,
+            exempt: self.exempt.into(),
+        }
     }
 }
 
@@ -41,6 +72,7 @@ pub(super) fn links(admitted: &Admitted<'_>) -> Vec<Link> {
         .map(|link| Link {
             name: link.name.to_string(),
             rate: link.rate.bytes_per_second(),
+            exempt: !link.exempt.is_empty(),
         })
         .collect()
 }
@@ -53,11 +85,16 @@ pub(super) fn knobs(admitted: &Admitted<'_>) -> BTreeMap<KnobsAt, LinkKnobs> {
             .slices()
             .map(|(id, slice)| (id, slice.links.on(&link.name.value)));
         for (id, terms) in [(SliceId::NODE, link.node)].into_iter().chain(of_slices) {
-            let at = KnobsAt {
+            let at = |exempt| KnobsAt {
                 link: number,
+                exempt,
                 row: id.index(),
             };
-            all.insert(at, entry(id, &terms));
+            all.insert(at(false), entry(id, &terms));
+            // The node has no quota, and a floor that must hold wherever it sends.
+            if id.is_slice() && !link.exempt.is_empty() {
+                all.insert(at(true), exempt_entry(id, &terms));
+            }
         }
     }
     all
@@ -75,5 +112,19 @@ fn entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
         id,
         quota: terms.quota.map_or(0, |quota| quota.limit.0),
         period_ns: terms.quota.map_or(0, |quota| quota.period.0),
+    }
+}
+
+/// To exempt networks nothing is guaranteed, and the share is the same again.
+fn exempt_entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
+    LinkKnobs {
+        floor: 0,
+        cap: terms
+            .exempt_cap
+            .map_or(RATE_MAX, |cap| BitsPerSecond::bytes_per_second(cap.value)),
+        share: terms.share,
+        id,
+        quota: 0,
+        period_ns: 0,
     }
 }

@@ -1,6 +1,7 @@
 //! A plan as text.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::{Cgroup, DiskLimits, Plan};
 use crate::abi::Address;
@@ -77,14 +78,16 @@ impl fmt::Display for Plan {
             )?;
         }
         for (number, link) in self.links.iter().enumerate() {
-            writeln!(f, "LINKS {number} {} rate={}", link.name, link.rate)?;
+            let exempt = if link.exempt { " exempt" } else { "" };
+            writeln!(f, "LINKS {number} {} rate={}{exempt}", link.name, link.rate)?;
         }
         for (at, knobs) in &self.knobs {
             writeln!(
                 f,
-                "KNOBS link={} row={} id={} floor={} share={} cap={} quota={}/{}",
+                "KNOBS link={} row={}{} id={} floor={} share={} cap={} quota={}/{}",
                 at.link,
                 at.row,
+                if at.exempt { " exempt" } else { "" },
                 knobs.id.0,
                 knobs.floor,
                 knobs.share,
@@ -92,6 +95,13 @@ impl fmt::Display for Plan {
                 knobs.quota,
                 knobs.period_ns
             )?;
+        }
+        for at in &self.exempt {
+            let network = match at.address {
+                [a, b, c, d, ..] if at.version == 4 => IpAddr::from([a, b, c, d]),
+                address => IpAddr::from(address),
+            };
+            writeln!(f, "EXEMPT link={} {network}/{}", at.link, at.length)?;
         }
         for write in &self.cgroups {
             let cgroup = match &write.cgroup {

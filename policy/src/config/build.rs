@@ -95,6 +95,7 @@ fn links(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Link> {
                 share: count(&link, file, table, "node_share").value,
                 cap: link.rate("node_cap"),
                 quota: None,
+                exempt_cap: None,
             };
             let whose = format!("of the node on {name}");
             cap_above_floor(&whose, node.floor, node.cap, complaints);
@@ -103,6 +104,7 @@ fn links(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Link> {
                 rate: link.rate("rate")?,
                 name: At::written(name, link.at),
                 node,
+                exempt: link.prefixes("exempt"),
             })
         })
         .collect();
@@ -120,6 +122,7 @@ fn slice_links(fields: &Fields, complaints: &mut Vec<Complaint>) -> SliceLinks {
             cap: fields.rate("cap"),
             quota: fields.size("quota").map(|limit| limit.value),
             quota_period: fields.time("quota_period"),
+            exempt_cap: fields.rate("exempt_cap"),
         };
         if let Some(floor) = table.floor {
             cap_above_floor(&format!("of {title}"), floor, table.cap, complaints);

@@ -1,6 +1,7 @@
 //! Links and what everybody has of them, as written: floor, share and cap.
 
 use super::device::DeviceName;
+use super::prefix::Prefix;
 use super::source::{At, Place};
 use super::units::{BitsPerSecond, Bytes, Nanoseconds};
 
@@ -13,6 +14,8 @@ pub struct Link {
     pub rate: At<BitsPerSecond>,
     /// What the node itself has of it.
     pub node: LinkTerms,
+    /// Networks of whose traffic caps and quotas of slices say nothing, as written.
+    pub exempt: Vec<At<Prefix>>,
 }
 
 /// What somebody has of one link.
@@ -26,6 +29,8 @@ pub struct LinkTerms {
     pub cap: Option<At<BitsPerSecond>>,
     /// What may be sent in a period.
     pub quota: Option<Quota>,
+    /// Never more than this to exempt networks.
+    pub exempt_cap: Option<At<BitsPerSecond>>,
 }
 
 /// What a slice may send on a link in a period.
@@ -53,6 +58,8 @@ pub struct LinkTable {
     pub quota: Option<Bytes>,
     /// See [`Quota::period`].
     pub quota_period: Option<At<Nanoseconds>>,
+    /// See [`LinkTerms::exempt_cap`].
+    pub exempt_cap: Option<At<BitsPerSecond>>,
 }
 
 /// What a slice's file says about links.
@@ -95,6 +102,7 @@ impl SliceLinks {
                     .find_map(|table| table.quota_period)
                     .map_or(Self::QUOTA_PERIOD, |period| period.value),
             }),
+            exempt_cap: tables().find_map(|table| table.exempt_cap),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod claim;
 pub mod connection;
 pub mod create;
 pub mod destination;
+pub mod exempt;
 pub mod kernel;
 pub mod loopback;
 pub mod option;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy::abi::{LinkEntry, LinkKnobs, Reserved, SliceEntry};
-use policy::compile::{KnobsAt, Plan, Step, compile};
+use policy::abi::{Address, LinkEntry, LinkKnobs, Reserved, SliceEntry};
+use policy::compile::{KnobsAt, Link, Plan, Step, compile};
 use policy::config::PortRange;
 use policy::ledger::Ledger;
 use proptest::collection::vec;
@@ -31,7 +31,7 @@ impl Maps {
             reserved: plan.reserved.clone(),
             links: (0..)
                 .zip(&plan.links)
-                .map(|(number, link)| (number, LinkEntry { rate: link.rate }))
+                .map(|(number, link)| (number, link.entry()))
                 .collect(),
             knobs: plan.knobs.clone(),
             plan: plan.clone(),
@@ -73,6 +73,16 @@ impl Maps {
                 self.knobs.insert(*at, *knobs);
                 after_each(self);
             }),
+            Step::Exempt(changes) => {
+                for (at, _) in &changes.set {
+                    self.plan.exempt.insert(*at);
+                    after_each(self);
+                }
+                for at in &changes.remove {
+                    assert!(self.plan.exempt.remove(at));
+                    after_each(self);
+                }
+            }
             Step::Settings(settings) => self.plan.settings = *settings,
         }
     }
@@ -88,11 +98,7 @@ impl Maps {
             .retain(|_, knobs| *knobs != LinkKnobs::new_zeroed());
         // The map has rates, and no names.
         let rates: Vec<LinkEntry> = self.links.into_values().collect();
-        let shall: Vec<LinkEntry> = like
-            .links
-            .iter()
-            .map(|link| LinkEntry { rate: link.rate })
-            .collect();
+        let shall: Vec<LinkEntry> = like.links.iter().map(Link::entry).collect();
         assert_eq!(rates, shall);
         Plan {
             slices: self.slices,
@@ -105,6 +111,23 @@ impl Maps {
             ..self.plan
         }
     }
+}
+
+/// Whether some addresses are exempt on each link, as the kernel's map says it.
+fn exempt(plan: &Plan) -> Vec<bool> {
+    let ask = |link, [c, d]: [u8; 2]| {
+        let address = [198, 51, c, d];
+        plan.exempt.iter().any(|at| {
+            let bits = |[a, b, c, d, ..]: Address| u32::from_be_bytes([a, b, c, d]);
+            let mask = u32::MAX.checked_shl(32 - at.length).unwrap_or(0);
+            let apart = (bits(at.address) ^ u32::from_be_bytes(address)) & mask;
+            (at.link, at.version, apart) == (link, 4, 0)
+        })
+    };
+    let places = [[0, 0], [0, 1], [0, 130], [1, 0], [1, 255], [2, 0]];
+    (0..4)
+        .flat_map(|link| places.map(|place| ask(link, place)))
+        .collect()
 }
 
 proptest! {
@@ -135,6 +158,7 @@ proptest! {
         let changes = old.changes(&new);
         prop_assert_eq!(changes.is_empty(), old == new);
         let (first, last) = (answers(&old.refused, 0), answers(&new.refused, 0));
+        let (apart, then) = (exempt(&old), exempt(&new));
         let mut maps = Maps::of(&old);
         for step in &changes.steps {
             maps.apply(step, |maps| {
@@ -142,8 +166,14 @@ proptest! {
                 for ((now, first), last) in now.iter().zip(&first).zip(&last) {
                     assert!(now == first || now == last, "neither the old answer nor the new one");
                 }
+                // Numbers of links that are not the same are other links'.
+                if !changes.other_links {
+                    for ((now, first), last) in exempt(&maps.plan).iter().zip(&apart).zip(&then) {
+                        assert!(now == first || now == last, "neither was it exempt nor will it be");
+                    }
+                }
                 for (number, _) in maps.links.iter().filter(|(_, entry)| entry.rate != 0) {
-                    let at = KnobsAt { link: *number, row: 0 };
+                    let at = KnobsAt { link: *number, exempt: false, row: 0 };
                     assert!(maps.knobs[&at].share > 0, "a link with a rate and without knobs");
                 }
             });

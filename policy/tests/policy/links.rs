@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policy::abi::{LinkEntry, LinkKnobs};
 use policy::admission::{admit, rows};
-use policy::compile::{Changes, KnobsAt, Link, Step, compile};
+use policy::compile::{Changes, ExemptAt, KnobsAt, Link, Step, compile};
+use policy::config::Prefix;
 use policy::config::units::RATE;
 use policy::decide::pace::{RATE_MAX, SHARE_MAX};
 use policy::ids::SliceId;
@@ -446,9 +447,14 @@ fn who_says_nothing_has_the_defaults_on_every_link() {
     let link = |name: &str, rate| Link {
         name: name.to_owned(),
         rate,
+        exempt: false,
     };
     assert_eq!(plan.links, [link("eth0", 12_500), link("eth1", 1_000_000)]);
-    let at = |link, row| KnobsAt { link, row };
+    let at = |link, row| KnobsAt {
+        link,
+        exempt: false,
+        row,
+    };
     let (node, slice) = (SliceId::NODE, SliceId(2));
     let expected = BTreeMap::from([
         (at(0, 0), knobs(node, 0, 5, RATE_MAX)),
@@ -457,7 +463,7 @@ fn who_says_nothing_has_the_defaults_on_every_link() {
         (at(1, 2), knobs(slice, 0, 1, RATE_MAX)),
     ]);
     assert_eq!(plan.knobs, expected);
-    assert_eq!(at(1, 2).index(34), 36);
+    assert_eq!(at(1, 2).index(34), 2 * 34 + 2);
 }
 
 #[test]
@@ -469,7 +475,13 @@ fn what_is_said_of_one_link_goes_key_by_key_over_what_is_said_of_all() {
             "[link]\nfloor = \"16 Mbit/s\"\nshare = 4\ncap = \"32 Mbit/s\"\n[links.eth1]\nfloor = \"0 bit/s\"\ncap = \"100 kB/s\"\n",
         )],
     );
-    let of = |link, row| plan.knobs[&KnobsAt { link, row }];
+    let of = |link, row| {
+        plan.knobs[&KnobsAt {
+            link,
+            exempt: false,
+            row,
+        }]
+    };
     assert_eq!(of(0, 0), knobs(SliceId::NODE, 1_000_000, 7, 10_000_000));
     assert_eq!(of(0, 2), knobs(SliceId(2), 2_000_000, 4, 4_000_000));
     assert_eq!(of(1, 2), knobs(SliceId(2), 0, 4, 100_000));
@@ -482,7 +494,11 @@ fn rates_are_rounded_down_to_whole_bytes_and_no_cap_to_none() {
         &[("a", "[link]\nfloor = \"15 bit/s\"\ncap = \"10 kbit/s\"\n")],
     );
     assert_eq!(plan.links[0].rate, 12_500);
-    let at = KnobsAt { link: 0, row: 2 };
+    let at = KnobsAt {
+        link: 0,
+        exempt: false,
+        row: 2,
+    };
     assert_eq!(plan.knobs[&at], knobs(SliceId(2), 1, 1, 1_250));
 }
 
@@ -499,7 +515,11 @@ fn a_quota_lasts_thirty_days_unless_it_is_said() {
         ],
     );
     let of = |link, row| {
-        let knobs = plan.knobs[&KnobsAt { link, row }];
+        let knobs = plan.knobs[&KnobsAt {
+            link,
+            exempt: false,
+            row,
+        }];
         (knobs.quota, knobs.period_ns)
     };
     let (minute, month) = (60_000_000_000, 30 * 86_400_000_000_000);
@@ -508,6 +528,138 @@ fn a_quota_lasts_thirty_days_unless_it_is_said() {
     assert_eq!(of(1, 2), (100_000_000_000, month));
     assert_eq!(of(0, 3), (100_000_000_000, month));
     assert_eq!(of(1, 3), (1_000_000, minute));
+}
+
+const EXEMPT: &str = "exempt = [\"198.51.100.0/24\", \"2001:db8:5::/48\"]\n";
+
+#[test]
+fn exempt_networks_give_slices_a_second_class_on_their_link() {
+    let plan = plan(
+        &format!("{ONE}{EXEMPT}[links.eth1]\nrate = \"8 Mbit/s\"\n"),
+        &[
+            (
+                "a",
+                "[link]\nfloor = \"8 Mbit/s\"\nshare = 3\ncap = \"16 Mbit/s\"\nquota = \"1 GB\"\nexempt_cap = \"80 Mbit/s\"\n",
+            ),
+            (
+                "b",
+                "[link]\nexempt_cap = \"80 Mbit/s\"\n[links.eth0]\nexempt_cap = \"40 Mbit/s\"\n",
+            ),
+            ("c", ""),
+        ],
+    );
+    let of = |link, exempt, row| plan.knobs.get(&KnobsAt { link, exempt, row }).copied();
+    // No floor, no quota, and the share is the same again.
+    assert_eq!(of(0, true, 2), Some(knobs(SliceId(2), 0, 3, 10_000_000)));
+    assert_eq!(of(0, true, 3), Some(knobs(SliceId(3), 0, 1, 5_000_000)));
+    assert_eq!(of(0, true, 4), Some(knobs(SliceId(4), 0, 1, RATE_MAX)));
+    // Not the node, and not where nothing is exempt.
+    assert_eq!((of(0, true, 0), of(1, true, 2)), (None, None));
+    assert!(of(0, false, 0).is_some() && of(0, false, 2).unwrap().quota == 1_000_000_000);
+    assert_eq!(
+        plan.links
+            .iter()
+            .map(|link| link.exempt)
+            .collect::<Vec<_>>(),
+        [true, false]
+    );
+    // Behind all rows of the link come those of the second class.
+    let at = KnobsAt {
+        link: 1,
+        exempt: true,
+        row: 2,
+    };
+    assert_eq!(at.index(34), 2 * 34 + 34 + 2);
+    assert_eq!(KnobsAt::at(at.index(34), 34), at);
+}
+
+#[test]
+fn exempt_networks_are_entries_by_link_and_family() {
+    let networks = "exempt = [\"198.51.100.7\", \"198.51.100.0/24\", \"198.51.100.0/24\", \"::/0\", \"2001:db8::/32\"]\n";
+    let plan = plan(
+        &format!("{ONE}[links.eth1]\nrate = \"8 Mbit/s\"\n{networks}"),
+        &[],
+    );
+    // What lies in another is said by that; all of IPv6 says nothing of IPv4.
+    let said: Vec<String> = plan
+        .to_string()
+        .lines()
+        .filter(|line| line.starts_with("EXEMPT"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        said,
+        ["EXEMPT link=1 198.51.100.0/24", "EXEMPT link=1 ::/0"]
+    );
+    let key = plan.exempt.first().unwrap().key();
+    assert_eq!((key.prefix_length, key.link, key.version), (56, 1, 4));
+    assert_eq!(key.address[..5], [198, 51, 100, 0, 0]);
+    assert!(
+        plan.exempt
+            .iter()
+            .all(|at| ExemptAt::from(&at.key()) == *at)
+    );
+}
+
+#[test]
+fn more_exempt_networks_than_fit() {
+    let many: Vec<String> = (0..65_537u32)
+        .map(|n| format!("\"10.{}.{}.{}\"", n >> 15, n >> 7 & 255, (n & 127) * 2))
+        .collect();
+    let config = read(&format!("{ONE}exempt = [{}]\n", many.join(",")), &[]).unwrap();
+    let errors = fits(&config, &facts())
+        .expect_err("one too many")
+        .to_string();
+    assert!(
+        errors.starts_with(
+            "error: the exempt networks make 65537 entries, 1 more than the node holds"
+        ),
+        "{}",
+        &errors[..200]
+    );
+}
+
+#[test]
+fn a_cap_for_exempt_networks_where_there_are_none() {
+    refused(
+        &format!("{ONE}[links.eth1]\nrate = \"8 Mbit/s\"\n{EXEMPT}"),
+        &[(
+            "a",
+            "[links.eth0]\nexempt_cap = \"8 Mbit/s\"\n[links.eth1]\nexempt_cap = \"8 Mbit/s\"\n",
+        )],
+        r#"
+error: slice a has `exempt_cap`, and the link eth0 has no `exempt` networks
+  --> slices/a.toml:2:14
+  |
+2 | exempt_cap = "8 Mbit/s"
+  |              ^^^^^^^^^^
+  help: add for example `exempt = ["198.51.100.0/24"]` to the link in node.toml, or remove `exempt_cap`
+"#,
+    );
+    refused(
+        ONE,
+        &[("a", "[link]\nexempt_cap = \"8 Mbit/s\"\n")],
+        r#"
+error: slice a has `exempt_cap`, and no link has `exempt` networks
+  --> slices/a.toml:2:14
+  |
+2 | exempt_cap = "8 Mbit/s"
+  |              ^^^^^^^^^^
+  help: add for example `exempt = ["198.51.100.0/24"]` to the link in node.toml, or remove `exempt_cap`
+"#,
+    );
+}
+
+#[test]
+fn exempt_networks_change_without_other_links() {
+    let with = format!("{ONE}{EXEMPT}");
+    let come = reload_node(ONE, &with);
+    assert_eq!(names(&come), ["knobs", "exempt", "links"]);
+    let go = reload_node(&with, ONE);
+    assert_eq!(names(&go), ["knobs", "exempt", "links"]);
+    let other = reload_node(&with, &with.replace("198.51.100.0/24", "198.51.100.0/23"));
+    assert_eq!(names(&other), ["exempt"]);
+    assert!(!come.other_links && !go.other_links && !other.other_links);
 }
 
 #[test]
@@ -523,6 +675,10 @@ fn reload_node(before: &str, after: &str) -> Changes {
     plan(before, &slices).changes(&plan(after, &slices))
 }
 
+fn entry(rate: u64) -> LinkEntry {
+    LinkEntry { rate, exempt: 0 }
+}
+
 #[test]
 fn a_changed_knob_touches_its_row_on_each_link_and_no_other() {
     let node = "[links.eth0]\nrate = \"1 Gbit/s\"\n[links.eth1]\nrate = \"1 Gbit/s\"\n";
@@ -536,7 +692,11 @@ fn a_changed_knob_touches_its_row_on_each_link_and_no_other() {
         panic!("{changes:?}")
     };
     let new = knobs(SliceId(2), 0, 3, RATE_MAX);
-    let at = |link| KnobsAt { link, row: 2 };
+    let at = |link| KnobsAt {
+        link,
+        exempt: false,
+        row: 2,
+    };
     assert_eq!(rows, &[(at(0), new), (at(1), new)]);
     assert!(!changes.other_links && !changes.forget_checks && !changes.is_empty());
 }
@@ -548,7 +708,11 @@ fn knobs_are_there_before_the_slice_lives_and_go_after_it_is_dead() {
     let Step::Knobs(rows) = &changes.steps[1] else {
         panic!()
     };
-    let at = |row| KnobsAt { link: 0, row };
+    let at = |row| KnobsAt {
+        link: 0,
+        exempt: false,
+        row,
+    };
     assert_eq!(
         rows,
         &[
@@ -561,10 +725,7 @@ fn knobs_are_there_before_the_slice_lives_and_go_after_it_is_dead() {
 #[test]
 fn a_changed_rate_is_another_rate_of_the_same_link() {
     let changes = reload_node(ONE, "[links.eth0]\nrate = \"8 Mbit/s\"\n");
-    assert_eq!(
-        changes.steps,
-        [Step::Links(vec![(0, LinkEntry { rate: 1_000_000 })])]
-    );
+    assert_eq!(changes.steps, [Step::Links(vec![(0, entry(1_000_000))])]);
     assert!(!changes.other_links);
 }
 
@@ -575,7 +736,7 @@ fn links_that_come_go_or_are_renamed_are_other_links() {
     assert_eq!(names(&come), ["knobs", "links"]);
     let go = reload_node(&two, ONE);
     assert_eq!(names(&go), ["links", "knobs"]);
-    assert_eq!(go.steps[0], Step::Links(vec![(1, LinkEntry { rate: 0 })]));
+    assert_eq!(go.steps[0], Step::Links(vec![(1, entry(0))]));
     // Of a name the maps know nothing.
     let renamed = reload_node(ONE, &ONE.replace("eth0", "eth1"));
     assert_eq!(names(&renamed), [""; 0]);
@@ -590,17 +751,27 @@ fn rate(bits: u64) -> String {
 
 /// Links of a node as text: few names, so that they stay, come and go.
 pub fn node_links() -> impl Strategy<Value = String> {
-    let link = (100_000..10_000_000u64, 1..4u32, 0..50_000u64);
+    let network = (0..3u8, 22..=32u8).prop_map(|(part, length)| {
+        let address = std::net::Ipv4Addr::new(198, 51, part, 130);
+        format!("\"{}\"", Prefix::around(address.into(), length).unwrap())
+    });
+    let link = (
+        100_000..10_000_000u64,
+        1..4u32,
+        0..50_000u64,
+        vec(network, 0..4),
+    );
     vec(option::of(link), 4).prop_map(|links| {
         links
             .iter()
             .enumerate()
             .filter_map(|(n, link)| {
-                let (bits, share, floor) = (*link)?;
+                let (bits, share, floor, exempt) = link.as_ref()?;
                 Some(format!(
-                    "[links.eth{n}]\nrate = \"{}\"\nnode_share = {share}\nnode_floor = \"{}\"\n",
-                    rate(bits),
-                    rate(floor),
+                    "[links.eth{n}]\nrate = \"{}\"\nnode_share = {share}\nnode_floor = \"{}\"\nexempt = [{}]\n",
+                    rate(*bits),
+                    rate(*floor),
+                    exempt.join(", "),
                 ))
             })
             .collect()

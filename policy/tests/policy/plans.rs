@@ -36,6 +36,7 @@ pub fn names(changes: &Changes) -> Vec<&'static str> {
         Step::Refused(_) => "refused",
         Step::Links(_) => "links",
         Step::Knobs(_) => "knobs",
+        Step::Exempt(_) => "exempt",
         Step::Settings(_) => "settings",
     };
     changes.steps.iter().map(name).collect()

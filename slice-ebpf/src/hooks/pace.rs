@@ -7,6 +7,7 @@ use aya_ebpf::programs::TcContext;
 use core::ptr::read_volatile;
 use policy::SliceId;
 use policy::abi::{Settings, TAG_ELSEWHERE, TAG_KERNEL};
+use policy::decide::exempt::is_routed;
 use policy::decide::raw::{Holder, Way, flow as flow_of};
 
 use crate::claim::now_ns;
@@ -58,7 +59,10 @@ fn sender(skb: *mut __sk_buff, settings: &Settings) -> Sender {
         if sk.is_null() {
             return of_flow(skb);
         }
-        let held_back = read_volatile(&raw const (*sk).type_) == SOCK_STREAM;
+        let kind = read_volatile(&raw const (*sk).type_);
+        let family = read_volatile(&raw const (*sk).family);
+        let held_back = kind == SOCK_STREAM;
+        let routed = is_routed(family, kind);
         let who = match owner::tag(sk.cast()) {
             Some(tag) => {
                 let flags = atomic::load(&raw const (*tag).flags);
@@ -76,7 +80,11 @@ fn sender(skb: *mut __sk_buff, settings: &Settings) -> Sender {
                 settings.slices_level as i32,
             )),
         };
-        Sender { who, held_back }
+        Sender {
+            who,
+            held_back,
+            routed,
+        }
     }
 }
 
@@ -91,6 +99,7 @@ fn of_flow(skb: *mut __sk_buff) -> Sender {
         return Sender {
             who: SliceId::NODE,
             held_back: false,
+            routed: true,
         };
     }
     let now = now_ns();
@@ -105,5 +114,6 @@ fn of_flow(skb: *mut __sk_buff) -> Sender {
     Sender {
         who,
         held_back: false,
+        routed: true,
     }
 }

@@ -85,7 +85,40 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
         ]);
     }
     table.write(out, width)?;
-    write_quotas(out, link, width)
+    write_quotas(out, link, width)?;
+    write_exempt(out, link, width)
+}
+
+fn write_exempt(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Result<()> {
+    let mut table = Table::new([
+        Column::left("OWNER", 0),
+        Column::right("EXEMPT SENDS", 0),
+        Column::right("MAY SEND", 0),
+        Column::right("CAP", 2),
+        Column::right("WAITS", 3),
+        Column::right("SENT", 1),
+        Column::right("DROPPED", 4),
+    ]);
+    let rows = link
+        .rows
+        .iter()
+        .filter_map(|row| Some((row, row.exempt.as_ref()?)));
+    for (row, exempt) in rows.clone() {
+        let rate = |rate: Option<u64>| rate.map_or_else(|| "-".to_owned(), quantity::bit_rate);
+        table.row([
+            Cell::new(row.owner.label(), Style::new().bold()),
+            quantity::bit_rate(exempt.sends).into(),
+            rate(exempt.may_send).into(),
+            rate(exempt.cap).into(),
+            quantity::cpu_time(exempt.waits_us).into(),
+            quantity::bytes(exempt.sent_bytes).into(),
+            quantity::count(exempt.dropped_packets).into(),
+        ]);
+    }
+    if rows.count() == 0 {
+        return Ok(());
+    }
+    table.write(out, width)
 }
 
 fn write_quotas(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Result<()> {

@@ -7,9 +7,9 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, ensure};
 use policy::abi::{
-    ABI_VERSION, Address, AddressEntry, ArmedDevice, Bucket, Claim, Denials, FlowKey, LinkEntry,
-    LinkKnobs, LoopbackPorts, QuotaState, RefusedKey, RefusedPorts, Reserved, Settings, SliceEntry,
-    SliceState, Tag, TallyRest, Traffic, rest_index,
+    ABI_VERSION, Address, AddressEntry, ArmedDevice, Bucket, Claim, Denials, ExemptKey, FlowKey,
+    LinkEntry, LinkKnobs, LoopbackPorts, QuotaState, RefusedKey, RefusedPorts, Reserved, Settings,
+    SliceEntry, SliceState, Tag, TallyRest, Traffic, rest_index,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -271,6 +271,7 @@ pub struct Maps {
     pub link_of: Table<u32, u32>,
     pub links: Table<u32, LinkEntry>,
     pub knobs: Table<u32, LinkKnobs>,
+    pub exempt: Table<ExemptKey, u32>,
     pub buckets: Table<u32, Bucket>,
     pub tally_rest: Table<u32, TallyRest>,
     pub quotas: Table<u32, QuotaState>,
@@ -320,6 +321,7 @@ impl Maps {
             link_of: Table::open(store, "LINK_OF")?,
             links: Table::open(store, "LINKS")?,
             knobs: Table::open(store, "KNOBS")?,
+            exempt: Table::open(store, "EXEMPT")?,
             buckets: Table::open(store, "BUCKETS")?,
             tally_rest: Table::open(store, "TALLY_REST")?,
             quotas: Table::open(store, "QUOTAS")?,
@@ -348,6 +350,7 @@ impl Maps {
         self.denials.set(&row, &NO_DENIALS)?;
         self.loopback.set(&row, &LoopbackPorts::new_zeroed())?;
         let rows = self.states.rows();
+        // Of both classes: one lies behind the other.
         let of_links = (row..self.buckets.rows()).step_by(usize::try_from(rows)?);
         for index in of_links.filter(|_| self.buckets.rows() >= rows) {
             self.buckets.set(&index, &Bucket::new_zeroed())?;

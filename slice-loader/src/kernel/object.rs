@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::btf::{BtfType, Func, FuncLinkage};
-use policy::abi::{STARTED_PER_SLICE, TURNS, waiting_words};
+use policy::abi::{STARTED_PER_SLICE, TURNS, classes, waiting_words};
 
 use super::attach::{Attachment, Function, PROGRAMS, Place};
 use super::hook::Hook;
@@ -38,6 +38,7 @@ const MAPS: &[&str] = &[
     "LINK_OF",
     "LINKS",
     "LINK_STATES",
+    "EXEMPT",
     "KNOBS",
     "BUCKETS",
     "QUOTAS",
@@ -119,13 +120,14 @@ impl Object {
         loader.map_max_entries("TALLY_REST", rows.saturating_mul(2));
         let links = u32::try_from(links)?;
         // A node without links needs none of these, and one that has some no more.
+        let classes = classes(rows);
         for (name, of_each) in [
-            ("KNOBS", rows),
-            ("BUCKETS", rows),
-            ("QUOTAS", rows),
-            ("DIVIDED", rows),
+            ("KNOBS", classes),
+            ("BUCKETS", classes),
+            ("QUOTAS", classes),
+            ("DIVIDED", classes),
             ("WAITING", waiting_words(rows)),
-            ("TURNS", rows.saturating_mul(TURNS)),
+            ("TURNS", classes.saturating_mul(TURNS)),
         ] {
             loader.map_max_entries(name, of_each.saturating_mul(links).max(1));
         }

@@ -70,7 +70,7 @@ pub fn describe(old: &Plan, wanted: &Wanted, changes: &Changes) -> Reloaded {
                     .chain(changes.remove.iter().map(|at| at.row));
                 owners.extend(at.filter_map(of_row));
             }
-            Step::Links(_) => drop(owners.insert(SliceId::NODE)),
+            Step::Links(_) | Step::Exempt(_) => drop(owners.insert(SliceId::NODE)),
             Step::Knobs(rows) => {
                 let both = |at| [old.knobs.get(at), new.knobs.get(at)];
                 owners.extend(

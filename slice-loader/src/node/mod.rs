@@ -27,6 +27,7 @@ use policy::abi::{
     Address, AddressEntry, Bucket, Claim, Denials, LinkKnobs, QuotaState, RESERVED_NOBODY,
     Reserved, Settings, SliceEntry, SliceState, TCP, Tag, Traffic, UDP,
 };
+use policy::compile::KnobsAt;
 use zerocopy::FromZeros;
 
 pub use difference::Reloaded;
@@ -62,12 +63,22 @@ impl std::error::Error for NotUp {}
 pub struct OnLink {
     /// Number of the link.
     pub link: u32,
+    /// Whether of what goes to exempt networks.
+    pub exempt: bool,
     /// What it is given.
     pub knobs: LinkKnobs,
     /// What it sends.
     pub bucket: Bucket,
     /// What it has sent of its quota, where it has one.
     pub quota: QuotaState,
+}
+
+impl OnLink {
+    /// What tells it from all others.
+    #[must_use]
+    pub const fn key(&self) -> (u32, bool, SliceId) {
+        (self.link, self.exempt, self.knobs.id)
+    }
 }
 
 /// The node that is up.
@@ -293,11 +304,15 @@ impl Node {
             .into_iter()
             .zip(buckets)
             .zip(quotas)
-            .map(|(((index, knobs), (_, bucket)), (_, quota))| OnLink {
-                link: index / rows,
-                knobs,
-                bucket,
-                quota,
+            .map(|(((index, knobs), (_, bucket)), (_, quota))| {
+                let KnobsAt { link, exempt, .. } = KnobsAt::at(index, rows);
+                OnLink {
+                    link,
+                    exempt,
+                    knobs,
+                    bucket,
+                    quota,
+                }
             })
             .filter(|on| on.knobs.share != 0)
             .collect())

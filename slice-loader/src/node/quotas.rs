@@ -12,6 +12,7 @@ use std::path::Path;
 use anyhow::Context;
 use policy::SliceId;
 use policy::abi::QuotaState;
+use policy::compile::KnobsAt;
 use policy::decide::quota::Period;
 use serde::{Deserialize, Serialize};
 use zerocopy::FromZeros;
@@ -122,7 +123,7 @@ pub fn save(maps: &Maps, record: &Record) -> anyhow::Result<bool> {
         if state.ends_ns <= now.boot_ns {
             continue;
         }
-        let link = usize::try_from(index / rows)?;
+        let link = usize::try_from(KnobsAt::at(index, rows).link)?;
         let (Some(slice), Some(link)) = (names.get(&state.id.0), record.links.get(link)) else {
             continue;
         };
@@ -172,7 +173,8 @@ pub fn restore(maps: &Maps, record: &Record) -> anyhow::Result<()> {
         if !has || state.id == knobs.id {
             continue;
         }
-        let link = record.links.get(usize::try_from(index / rows)?);
+        let link = usize::try_from(KnobsAt::at(index, rows).link)?;
+        let link = record.links.get(link);
         let period = entries
             .iter()
             .find(|entry| {

@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::Context;
 use policy::abi::{LinkKnobs, RESERVED_FOUND, RESERVED_NOBODY, Reserved, port_index};
 use policy::compile::{
-    Cgroup, CgroupWrite, Changes, DiskLimits, KnobsAt, Link, Plan, RefusedAt, Step,
+    Cgroup, CgroupWrite, Changes, DiskLimits, ExemptAt, KnobsAt, Link, Plan, RefusedAt, Step,
 };
 use policy::ids::SliceId;
 use zerocopy::FromZeros;
@@ -57,6 +57,8 @@ impl Place<'_> {
             .all()?
             .into_iter()
             .map(|(key, ports)| (RefusedAt::from(&key), ports));
+        let exempt = maps.exempt.all()?.into_iter();
+        let exempt = exempt.map(|(key, _)| ExemptAt::from(&key));
         Ok(Plan {
             settings,
             slices: maps.slices.all()?.into_iter().filter(in_use).collect(),
@@ -65,6 +67,7 @@ impl Place<'_> {
             refused: refused.collect(),
             links: self.read_links()?,
             knobs: self.read_knobs()?,
+            exempt: exempt.collect(),
             cgroups: wanted
                 .cgroups
                 .iter()
@@ -82,6 +85,7 @@ impl Place<'_> {
             .map(|(name, (_, entry))| Link {
                 name: name.clone(),
                 rate: entry.rate,
+                exempt: entry.exempt != 0,
             })
             .collect())
     }
@@ -94,13 +98,7 @@ impl Place<'_> {
         let all = self.maps.knobs.all()?.into_iter();
         Ok(all
             .filter(|(_, knobs)| knobs.share != 0)
-            .map(|(index, knobs)| {
-                let at = KnobsAt {
-                    link: index / rows,
-                    row: index % rows,
-                };
-                (at, knobs)
-            })
+            .map(|(index, knobs)| (KnobsAt::at(index, rows), knobs))
             .collect())
     }
 
@@ -210,6 +208,13 @@ impl Place<'_> {
                         .map(|(at, knobs)| (at.index(of_each), *knobs))
                         .collect();
                     maps.knobs.set_all(&rows)?;
+                }
+                Step::Exempt(changes) => {
+                    let set = changes.set.iter().map(|(at, exempt)| (at.key(), *exempt));
+                    maps.exempt.set_all(&set.collect::<Vec<_>>())?;
+                    for at in &changes.remove {
+                        maps.exempt.remove(&at.key())?;
+                    }
                 }
                 Step::Settings(settings) => {
                     let mut settings = *settings;

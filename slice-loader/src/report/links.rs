@@ -54,6 +54,29 @@ pub struct LinkRow {
     pub dropped_packets: u64,
     /// What it may send in a period, where that is bounded.
     pub quota: Option<Quota>,
+    /// What it sends to exempt networks, where the link has some; not in the others.
+    pub exempt: Option<Exempt>,
+}
+
+/// What an owner sends to the networks that are exempt on a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exempt {
+    /// As in [`LinkRow`].
+    pub cap: Option<u64>,
+    /// As in [`LinkRow`].
+    pub sends: u64,
+    /// As in [`LinkRow`].
+    pub may_send: Option<u64>,
+    /// As in [`LinkRow`].
+    pub waits_us: u64,
+    /// As in [`LinkRow`].
+    pub sent_bytes: u64,
+    /// As in [`LinkRow`].
+    pub sent_packets: u64,
+    /// As in [`LinkRow`].
+    pub dropped_bytes: u64,
+    /// As in [`LinkRow`].
+    pub dropped_packets: u64,
 }
 
 /// What an owner may send in a period, and has sent.
@@ -90,30 +113,73 @@ pub struct LinkReading {
 }
 
 impl LinkRow {
-    /// The row of what was read.
+    /// The row of what was read, and of what goes to exempt networks.
     #[must_use]
-    pub fn new(names: &Names, reading: &LinkReading) -> Self {
+    pub fn new(names: &Names, reading: &LinkReading, exempt: Option<&LinkReading>) -> Self {
         let (knobs, after) = (&reading.after.knobs, &reading.after.bucket);
-        let before = &reading.before.bucket;
-        let per_second = |now: u64, before: u64, times: u128| {
-            let moved = u128::from(now.saturating_sub(before)) * times * 1_000_000_000;
-            u64::try_from(moved / u128::from(reading.elapsed_ns.max(1))).unwrap_or(u64::MAX)
-        };
         Self {
             owner: names.owner(SliceId(knobs.id.0)),
             floor: knobs.floor * 8,
             share: knobs.share,
-            cap: (knobs.cap < RATE_MAX).then_some(knobs.cap * 8),
-            sends: per_second(after.bytes, before.bytes, 8),
-            drops: per_second(after.dropped_packets, before.dropped_packets, 1),
-            may_send: (after.state != 0).then_some(after.rate * 8),
-            waits_us: after.next_ns.saturating_sub(reading.now_ns) / 1000,
+            cap: reading.cap(),
+            sends: reading.sends(),
+            drops: reading.drops(),
+            may_send: reading.may_send(),
+            waits_us: reading.waits_us(),
             sent_bytes: after.bytes,
             sent_packets: after.packets,
             dropped_bytes: after.dropped_bytes,
             dropped_packets: after.dropped_packets,
             quota: (knobs.quota != 0).then(|| Quota::new(reading)),
+            exempt: exempt.map(Exempt::new),
         }
+    }
+}
+
+impl Exempt {
+    fn new(reading: &LinkReading) -> Self {
+        let after = &reading.after.bucket;
+        Self {
+            cap: reading.cap(),
+            sends: reading.sends(),
+            may_send: reading.may_send(),
+            waits_us: reading.waits_us(),
+            sent_bytes: after.bytes,
+            sent_packets: after.packets,
+            dropped_bytes: after.dropped_bytes,
+            dropped_packets: after.dropped_packets,
+        }
+    }
+}
+
+impl LinkReading {
+    fn cap(&self) -> Option<u64> {
+        let cap = self.after.knobs.cap;
+        (cap < RATE_MAX).then_some(cap * 8)
+    }
+
+    fn sends(&self) -> u64 {
+        let (before, after) = (&self.before.bucket, &self.after.bucket);
+        self.per_second(after.bytes, before.bytes, 8)
+    }
+
+    fn drops(&self) -> u64 {
+        let (before, after) = (&self.before.bucket, &self.after.bucket);
+        self.per_second(after.dropped_packets, before.dropped_packets, 1)
+    }
+
+    fn per_second(&self, now: u64, before: u64, times: u128) -> u64 {
+        let moved = u128::from(now.saturating_sub(before)) * times * 1_000_000_000;
+        u64::try_from(moved / u128::from(self.elapsed_ns.max(1))).unwrap_or(u64::MAX)
+    }
+
+    fn may_send(&self) -> Option<u64> {
+        let bucket = &self.after.bucket;
+        (bucket.state != 0).then_some(bucket.rate * 8)
+    }
+
+    fn waits_us(&self) -> u64 {
+        self.after.bucket.next_ns.saturating_sub(self.now_ns) / 1000
     }
 }
 

@@ -93,7 +93,7 @@ pub struct LinkSample {
     /// Which start of the node: counters of another begin anew.
     node: String,
     clock: Clock,
-    on_links: BTreeMap<(u32, SliceId), OnLink>,
+    on_links: BTreeMap<(u32, bool, SliceId), OnLink>,
 }
 
 impl LinkSample {
@@ -107,7 +107,7 @@ impl LinkSample {
         Ok(Self {
             node: node.record().identity(),
             clock,
-            on_links: on_links.map(|on| ((on.link, on.knobs.id), on)).collect(),
+            on_links: on_links.map(|on| (on.key(), on)).collect(),
         })
     }
 
@@ -130,21 +130,28 @@ impl LinkSample {
         if self.node != before.node {
             return None;
         }
-        let moved = self.on_links.iter().map(|(key, now)| {
+        let mut moved: BTreeMap<(u32, SliceId), Moved> = BTreeMap::new();
+        for (key, now) in &self.on_links {
             // An id is not given again while the node is up: one that was not there
             // began at zero.
             let then = before.on_links.get(key).map(|on| on.bucket);
             let grew = |read: fn(&Bucket) -> u64| {
                 read(&now.bucket).saturating_sub(then.as_ref().map_or(0, read))
             };
-            Moved {
-                link: key.0,
-                id: key.1,
-                sent: grew(|bucket| bucket.bytes),
-                dropped: grew(|bucket| bucket.dropped_packets),
-            }
-        });
-        let moved = moved.filter(|moved| moved.sent > 0 || moved.dropped > 0);
+            let (link, _, id) = *key;
+            // What goes to exempt networks went out, too.
+            let all = moved.entry((link, id)).or_insert(Moved {
+                link,
+                id,
+                sent: 0,
+                dropped: 0,
+            });
+            all.sent += grew(|bucket| bucket.bytes);
+            all.dropped += grew(|bucket| bucket.dropped_packets);
+        }
+        let moved = moved
+            .into_values()
+            .filter(|moved| moved.sent > 0 || moved.dropped > 0);
         let over_ns = self.at_ns().saturating_sub(before.at_ns());
         Some((over_ns, moved.collect()))
     }
@@ -172,20 +179,22 @@ pub fn links_since(node: &Node, before: &LinkSample) -> anyhow::Result<Vec<Link>
     let elapsed_ns = now_ns.saturating_sub(before.at_ns());
     let mut links = Vec::new();
     for (number, (name, rate)) in (0..).zip(node.links()?) {
-        let rows = after.iter().filter(|on| on.link == number);
-        let rows = rows.map(|after| {
+        let reading = |after: &OnLink| LinkReading {
             // Of one that is new nothing went out before.
-            let before = before.on_links.get(&(after.link, after.knobs.id));
-            let before = before.unwrap_or(after);
-            let reading = LinkReading {
-                before: *before,
-                after: *after,
-                elapsed_ns,
-                now_ns,
-                boot_ns,
-                time: now.time(),
-            };
-            LinkRow::new(&names, &reading)
+            before: *before.on_links.get(&after.key()).unwrap_or(after),
+            after: *after,
+            elapsed_ns,
+            now_ns,
+            boot_ns,
+            time: now.time(),
+        };
+        let of_link = after.iter().filter(|on| on.link == number);
+        let (exempt, rows): (Vec<&OnLink>, Vec<&OnLink>) = of_link.partition(|on| on.exempt);
+        let exempt: BTreeMap<SliceId, &OnLink> =
+            exempt.into_iter().map(|on| (on.knobs.id, on)).collect();
+        let rows = rows.into_iter().map(|after| {
+            let exempt = exempt.get(&after.knobs.id).map(|on| reading(on));
+            LinkRow::new(&names, &reading(after), exempt.as_ref())
         });
         links.push(Link {
             rate: rate * 8,
@@ -395,6 +404,7 @@ mod tests {
         let on_links = bytes.iter().map(|(id, bytes)| {
             let on = OnLink {
                 link: 0,
+                exempt: false,
                 knobs: LinkKnobs::new_zeroed(),
                 bucket: Bucket {
                     bytes: *bytes,
@@ -402,7 +412,7 @@ mod tests {
                 },
                 quota: QuotaState::new_zeroed(),
             };
-            ((0, SliceId(*id)), on)
+            ((0, false, SliceId(*id)), on)
         });
         LinkSample {
             node: node.to_owned(),
@@ -424,5 +434,18 @@ mod tests {
         let moved: Vec<_> = moved.iter().map(|moved| (moved.id.0, moved.sent)).collect();
         assert_eq!(moved, [(2, 50), (258, 60)]);
         assert_eq!(sample("b", 22, &[(2, 150)]).since(&before), None);
+    }
+
+    #[test]
+    fn what_went_to_exempt_networks_went_out() {
+        let before = sample("a", 10, &[(2, 100), (3, 500)]);
+        let mut after = sample("a", 22, &[(2, 150), (3, 500)]);
+        let exempt = sample("a", 22, &[(2, 7)]).on_links.into_values();
+        after
+            .on_links
+            .extend(exempt.map(|on| ((0, true, SliceId(2)), on)));
+        let (_, moved) = after.since(&before).unwrap();
+        let moved: Vec<_> = moved.iter().map(|moved| (moved.id.0, moved.sent)).collect();
+        assert_eq!(moved, [(2, 57)]);
     }
 }

@@ -28,7 +28,7 @@ fn used(site: &Site, slice: &str) -> Result<u64> {
 }
 
 /// Forgets, at the end, what slices of other tests have sent.
-struct Forget;
+pub struct Forget;
 
 impl Drop for Forget {
     fn drop(&mut self) {

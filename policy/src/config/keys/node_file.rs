@@ -317,6 +317,13 @@ static LINK: TableDef = TableDef {
             "\"50 Mbit/s\"",
             "Never more of the node's own than this.",
         ),
+        key(
+            "exempt",
+            Takes::Prefixes { required: false },
+            "none",
+            "[\"198.51.100.0/24\", \"2001:db8:5::/48\"]",
+            "Networks that do not count: what slices send there by this link is bound by none of their caps and quotas, and counted apart.",
+        ),
     ],
 };
 

@@ -472,6 +472,13 @@ static LINK: TableDef = TableDef {
             "\"30 days\"",
             "How long a quota lasts. The first period begins when the slice has a quota for the first time.",
         ),
+        key(
+            "exempt_cap",
+            LINK_CAP,
+            "the rate of the link",
+            "\"50 Mbit/s\"",
+            "Never more than this to the networks that are `exempt` on the link.",
+        ),
     ],
 };
 
@@ -506,6 +513,13 @@ static LINKS: TableDef = TableDef {
             LINK_QUOTA_PERIOD,
             "as in [link]",
             "\"7 days\"",
+            "The same.",
+        ),
+        key(
+            "exempt_cap",
+            LINK_CAP,
+            "as in [link]",
+            "\"80 Mbit/s\"",
             "The same.",
         ),
     ],

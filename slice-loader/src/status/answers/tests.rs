@@ -208,6 +208,7 @@ fn row_of_link(id: u32, name: &str) -> LinkRow {
     let names = Names::new([(SliceId(id), name)]);
     let on_link = |bytes| OnLink {
         link: 0,
+        exempt: false,
         knobs: LinkKnobs {
             id: SliceId(id),
             ..LinkKnobs::new_zeroed()
@@ -226,7 +227,7 @@ fn row_of_link(id: u32, name: &str) -> LinkRow {
         boot_ns: 0,
         time: Timestamp::UNIX_EPOCH,
     };
-    LinkRow::new(&names, &reading)
+    LinkRow::new(&names, &reading, Some(&reading))
 }
 
 /// Every row has a number of its own, so that a stranger's shows.

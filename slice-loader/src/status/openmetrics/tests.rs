@@ -72,6 +72,7 @@ fn links() -> Vec<Link> {
         dropped_bytes: 103,
         dropped_packets: 104,
         quota,
+        exempt: None,
     };
     let quota = Quota {
         limit: 1 << 30,
