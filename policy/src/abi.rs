@@ -387,7 +387,7 @@ layouts! {
     }
 
     /// What the owner gives a slice on a link; see [`crate::decide::pace::Knobs`].
-    pub struct LinkKnobs [40] {
+    pub struct LinkKnobs [48] {
         /// Bytes per second.
         pub floor @ 0: u64,
         /// Bytes per second.
@@ -400,6 +400,8 @@ layouts! {
         pub quota @ 24: u64,
         /// How long a period lasts, nanoseconds.
         pub period_ns @ 32: u64,
+        /// Most packets in a second; 0 where they are not bounded.
+        pub packets @ 40: u64,
     }
 
     /// What a slice with a quota has sent on a link; see [`crate::decide::quota`].
@@ -447,8 +449,10 @@ layouts! {
         pub waited @ 96: u64,
         /// 1 where `queue` is more than a packet on its way.
         pub stands @ 104: u64,
+        /// As `next_ns`, at the most packets in a second that it may send.
+        pub packets_next_ns @ 112: u64,
         /// Zero.
-        pub reserved @ 112: [u64; 2],
+        pub reserved @ 120: u64,
     }
 
     /// A flow of a slice on a link: those whose hash has the same last bits are one.

@@ -8,12 +8,12 @@ use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_loop};
 use core::ptr::read_volatile;
 use policy::SliceId;
 use policy::abi::{
-    FlowTurn, LinkKnobs, LinkState, TURNS as FLOWS, classes, exempt_class, link_index,
+    Bucket, FlowTurn, LinkKnobs, LinkState, TURNS as FLOWS, classes, exempt_class, link_index,
     waiting_words,
 };
 use policy::decide::pace::{
     self, Demand, Division, EPOCH_NS, HORIZON_NS, Knobs, PASSES, Sums, goes_ahead, may_wait,
-    takes_ns,
+    packets_take_ns, takes_ns,
 };
 
 use crate::atomic::{
@@ -96,21 +96,25 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
             wake(link, class, rows);
         }
         let bytes = read_volatile(&raw const (*skb).wire_len);
+        let by_packets = packets_take_ns(segments(skb), most_packets(index));
         let takes = takes_ns(bytes, load(&raw const (*bucket).rate));
         let next = load(&raw const (*bucket).next_ns);
-        let wait = next.saturating_sub(now);
+        let packets_next = load(&raw const (*bucket).packets_next_ns);
+        let ends = next.max(packets_next);
+        let longer = takes.max(by_packets);
+        let wait = ends.saturating_sub(now);
         let flow = bpf_get_hash_recalc(skb) % FLOWS;
         let turn = TURNS.get_ptr_mut(index.wrapping_mul(FLOWS).wrapping_add(flow));
-        let ahead = if wait != 0 && turn.is_some_and(|turn| begins(turn, now, next, bytes)) {
-            lane(&raw mut (*bucket).ahead_ns, now, takes)
+        let ahead = if wait != 0 && turn.is_some_and(|turn| begins(turn, now, ends, bytes)) {
+            lane(&raw mut (*bucket).ahead_ns, now, longer)
         } else {
             None
         };
-        if wait != 0 {
+        if pace::waits_for_bytes(next, packets_next, now) {
             store(&raw mut (*bucket).waited, 1);
         }
         let fresh = load(&raw const (*bucket).state) == FRESH;
-        if ahead.is_none() && !may_wait(wait, takes, sender.held_back, fresh) {
+        if ahead.is_none() && !may_wait(wait, longer, sender.held_back, fresh) {
             fetch_add(&raw mut (*bucket).dropped_bytes, bytes as u64);
             fetch_add(&raw mut (*bucket).dropped_packets, segments(skb));
             return Departure::Never;
@@ -119,6 +123,9 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
         if next >= from || compare_exchange(&raw mut (*bucket).next_ns, next, from + takes) != next
         {
             at = fetch_add(&raw mut (*bucket).next_ns, takes).max(now);
+        }
+        if by_packets != 0 {
+            at = at.max(after_packets(bucket, packets_next, now, by_packets));
         }
         if let Some(time) = ahead {
             at = time;
@@ -144,6 +151,30 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
         } else {
             Departure::Now
         }
+    }
+}
+
+/// Most packets in a second that a class may send; 0 where they are not bounded.
+#[inline(always)]
+fn most_packets(index: u32) -> u64 {
+    KNOBS.get(index).map_or(0, |knobs| knobs.packets)
+}
+
+/// When a packet leaves at the most packets in a second.
+///
+/// A bucket of its own, not more bytes or time in the other: what that says waits is
+/// what the slice is divided for, and bytes that it never sends would be taken from
+/// others. So who sends as many packets as it may has of the link what these carry.
+#[inline(always)]
+unsafe fn after_packets(bucket: *mut Bucket, next: u64, now: u64, takes: u64) -> u64 {
+    // SAFETY: rows of arrays stay.
+    unsafe {
+        let clock = &raw mut (*bucket).packets_next_ns;
+        // Nothing is saved for later.
+        if next < now && compare_exchange(clock, next, now.wrapping_add(takes)) == next {
+            return now;
+        }
+        fetch_add(clock, takes)
     }
 }
 
@@ -390,7 +421,11 @@ unsafe fn demand(state: *mut LinkState, pass: &Pass, class: u32) {
             before,
             bytes.wrapping_sub((*bucket).bytes_before),
             exchange(&raw mut (*bucket).waited, 0) != 0,
-            load(&raw const (*bucket).next_ns).wrapping_sub(pass.now) as i64,
+            pace::ahead(
+                load(&raw const (*bucket).next_ns),
+                load(&raw const (*bucket).packets_next_ns),
+                pass.now,
+            ),
             load(&raw const (*bucket).rate),
             pass.elapsed,
         );

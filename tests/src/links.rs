@@ -11,6 +11,7 @@ use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
 
 mod exempt;
+mod packets;
 mod quota;
 
 pub const TESTS: &[Test] = &[
@@ -20,6 +21,11 @@ pub const TESTS: &[Test] = &[
         "exempt_networks_go_above_the_cap_and_count_apart",
         exempt::goes_above_the_cap,
     ),
+    test(
+        "a_slice_sends_no_more_packets_in_a_second_than_it_may",
+        packets::are_capped,
+    )
+    .once(),
     test("a_queue_that_another_put_in_place_is_repaired", repaired),
     test(
         "a_quota_leaves_a_slice_its_floor_and_nothing_that_begins_anew_gives_it_back",

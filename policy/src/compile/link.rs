@@ -112,10 +112,12 @@ fn entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
         id,
         quota: terms.quota.map_or(0, |quota| quota.limit.0),
         period_ns: terms.quota.map_or(0, |quota| quota.period.0),
+        packets: terms.packets.map_or(0, u64::from),
     }
 }
 
-/// To exempt networks nothing is guaranteed, and the share is the same again.
+/// To exempt networks nothing is guaranteed, packets are not bounded, and the share is the
+/// same again.
 fn exempt_entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
     LinkKnobs {
         floor: 0,
@@ -126,5 +128,6 @@ fn exempt_entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
         id,
         quota: 0,
         period_ns: 0,
+        packets: 0,
     }
 }

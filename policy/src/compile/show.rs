@@ -84,7 +84,7 @@ impl fmt::Display for Plan {
         for (at, knobs) in &self.knobs {
             writeln!(
                 f,
-                "KNOBS link={} row={}{} id={} floor={} share={} cap={} quota={}/{}",
+                "KNOBS link={} row={}{} id={} floor={} share={} cap={} quota={}/{} packets={}",
                 at.link,
                 at.row,
                 if at.exempt { " exempt" } else { "" },
@@ -93,7 +93,8 @@ impl fmt::Display for Plan {
                 knobs.share,
                 knobs.cap,
                 knobs.quota,
-                knobs.period_ns
+                knobs.period_ns,
+                knobs.packets
             )?;
         }
         for at in &self.exempt {

@@ -96,6 +96,7 @@ fn links(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Link> {
                 cap: link.rate("node_cap"),
                 quota: None,
                 exempt_cap: None,
+                packets: None,
             };
             let whose = format!("of the node on {name}");
             cap_above_floor(&whose, node.floor, node.cap, complaints);
@@ -123,6 +124,7 @@ fn slice_links(fields: &Fields, complaints: &mut Vec<Complaint>) -> SliceLinks {
             quota: fields.size("quota").map(|limit| limit.value),
             quota_period: fields.time("quota_period"),
             exempt_cap: fields.rate("exempt_cap"),
+            packets: fields.count("packets").map(|packets| packets.value),
         };
         if let Some(floor) = table.floor {
             cap_above_floor(&format!("of {title}"), floor, table.cap, complaints);

@@ -31,6 +31,8 @@ pub struct LinkTerms {
     pub quota: Option<Quota>,
     /// Never more than this to exempt networks.
     pub exempt_cap: Option<At<BitsPerSecond>>,
+    /// Never more packets in a second than this.
+    pub packets: Option<u32>,
 }
 
 /// What a slice may send on a link in a period.
@@ -60,6 +62,8 @@ pub struct LinkTable {
     pub quota_period: Option<At<Nanoseconds>>,
     /// See [`LinkTerms::exempt_cap`].
     pub exempt_cap: Option<At<BitsPerSecond>>,
+    /// See [`LinkTerms::packets`].
+    pub packets: Option<u32>,
 }
 
 /// What a slice's file says about links.
@@ -103,6 +107,7 @@ impl SliceLinks {
                     .map_or(Self::QUOTA_PERIOD, |period| period.value),
             }),
             exempt_cap: tables().find_map(|table| table.exempt_cap),
+            packets: tables().find_map(|table| table.packets),
         }
     }
 }

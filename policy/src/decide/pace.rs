@@ -27,6 +27,13 @@ pub const CATCH_UP_NS: u64 = 2 * EPOCH_NS;
 /// Largest rate of a link or a slice, bytes per second: 10^11 bit/s.
 pub const RATE_MAX: u64 = 12_500_000_000;
 
+/// Most packets that the kernel hands over as one (`gso_max_segs`), and more.
+const PACKETS_MAX: u64 = 1 << 16;
+
+/// Least that packets in a second are bounded to: at less, one takes longer than
+/// anything may wait.
+pub const PACKETS_LEAST: u32 = 100;
+
 /// Largest share.
 pub const SHARE_MAX: u32 = 1_000;
 
@@ -87,6 +94,16 @@ pub fn takes_ns(bytes: u32, rate: u64) -> u64 {
     u64::from(bytes).wrapping_mul(SECOND_NS) / rate
 }
 
+/// How long this many packets take at the most that may leave in a second,
+/// nanoseconds; nothing where they are not bounded (0).
+#[inline(always)]
+pub fn packets_take_ns(packets: u64, most: u64) -> u64 {
+    if most == 0 {
+        return 0;
+    }
+    packets.min(PACKETS_MAX).wrapping_mul(SECOND_NS) / most
+}
+
 /// The bytes that leave in this time, which is cut off at 2^36 ns.
 #[inline(always)]
 pub fn bytes_in(ns: u64, rate: u64) -> u64 {
@@ -127,6 +144,24 @@ pub fn counted_from(now_ns: u64, stands: bool) -> u64 {
     } else {
         now_ns
     }
+}
+
+/// How long from now all bytes of a slice have left, for [`demand`]; negative where that
+/// is past. Who waits since it may send no more packets does not wait for bytes, and has
+/// none of them to make up for.
+#[inline(always)]
+pub fn ahead(next_ns: u64, packets_next_ns: u64, now_ns: u64) -> i64 {
+    if packets_next_ns > now_ns && next_ns <= now_ns {
+        -(LONGEST_NS as i64)
+    } else {
+        next_ns.wrapping_sub(now_ns) as i64
+    }
+}
+
+/// Whether a packet that comes now has to wait for bytes that its slice sent before.
+#[inline(always)]
+pub fn waits_for_bytes(next_ns: u64, packets_next_ns: u64, now_ns: u64) -> bool {
+    next_ns > now_ns && next_ns >= packets_next_ns
 }
 
 /// What a slice had when rates were divided.

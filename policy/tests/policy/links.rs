@@ -435,6 +435,7 @@ fn knobs(id: SliceId, floor: u64, share: u32, cap: u64) -> LinkKnobs {
         id,
         quota: 0,
         period_ns: 0,
+        packets: 0,
     }
 }
 
@@ -528,6 +529,35 @@ fn a_quota_lasts_thirty_days_unless_it_is_said() {
     assert_eq!(of(1, 2), (100_000_000_000, month));
     assert_eq!(of(0, 3), (100_000_000_000, month));
     assert_eq!(of(1, 3), (1_000_000, minute));
+}
+
+#[test]
+fn packets_are_bounded_where_it_is_said() {
+    let plan = plan(
+        &format!("{ONE}{EXEMPT}[links.eth1]\nrate = \"8 Mbit/s\"\n"),
+        &[
+            ("a", "[link]\npackets = 5000\n[links.eth1]\npackets = 100\n"),
+            ("b", ""),
+        ],
+    );
+    let of = |link, exempt, row| plan.knobs[&KnobsAt { link, exempt, row }].packets;
+    assert_eq!((of(0, false, 2), of(1, false, 2)), (5000, 100));
+    assert_eq!(
+        (of(0, true, 2), of(0, false, 0), of(0, false, 3)),
+        (0, 0, 0)
+    );
+    refused(
+        ONE,
+        &[("a", "[link]\npackets = 99\n")],
+        r#"
+error: `packets` is out of range
+  --> slices/a.toml:2:11
+  |
+2 | packets = 99
+  |           ^^
+  help: write a whole number from 100 to 100000000
+"#,
+    );
 }
 
 const EXEMPT: &str = "exempt = [\"198.51.100.0/24\", \"2001:db8:5::/48\"]\n";

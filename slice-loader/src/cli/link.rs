@@ -64,6 +64,7 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
         Column::right("FLOOR", 2),
         Column::right("SHARE", 1),
         Column::right("CAP", 2),
+        Column::right("PACKETS/S", 3),
         Column::right("WAITS", 3),
         Column::right("SENT", 3),
         Column::right("DROPPED", 4),
@@ -78,6 +79,9 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
             quantity::bit_rate(row.floor).into(),
             row.share.to_string().into(),
             rate(row.cap).into(),
+            row.packets_cap
+                .map_or_else(|| "-".to_owned(), quantity::count)
+                .into(),
             quantity::cpu_time(row.waits_us).into(),
             quantity::bytes(row.sent_bytes).into(),
             quantity::count(row.dropped_packets).into(),

@@ -35,6 +35,8 @@ pub struct LinkRow {
     pub share: u32,
     /// Most, bit/s; absent where only the link bounds it.
     pub cap: Option<u64>,
+    /// Most packets in a second; absent where they are not bounded.
+    pub packets_cap: Option<u64>,
     /// What it sent in the time that was looked at, bit/s.
     pub sends: u64,
     /// Packets that were dropped in that time, a second.
@@ -122,6 +124,7 @@ impl LinkRow {
             floor: knobs.floor * 8,
             share: knobs.share,
             cap: reading.cap(),
+            packets_cap: (knobs.packets != 0).then_some(knobs.packets),
             sends: reading.sends(),
             drops: reading.drops(),
             may_send: reading.may_send(),
@@ -179,7 +182,9 @@ impl LinkReading {
     }
 
     fn waits_us(&self) -> u64 {
-        self.after.bucket.next_ns.saturating_sub(self.now_ns) / 1000
+        let bucket = &self.after.bucket;
+        let leaves_ns = bucket.next_ns.max(bucket.packets_next_ns);
+        leaves_ns.saturating_sub(self.now_ns) / 1000
     }
 }
 

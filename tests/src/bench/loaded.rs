@@ -422,8 +422,7 @@ impl Loaded {
     }
 
     /// Makes so many networks exempt on the link, none of which is the peer's.
-    pub fn exempt(&self, networks: u32) -> Result<()> {
-        let rate = u64::MAX >> 16;
+    pub fn exempt(&self, rate: u64, networks: u32) -> Result<()> {
         self.set("LINKS", &[(0_u32, LinkEntry { rate, exempt: 1 })])?;
         let network = |number: u32| {
             let mut address = Address::default();

@@ -6,7 +6,7 @@ use super::node_file::{
 use super::{TableDef, Takes, key};
 use crate::config::capability;
 use crate::config::link::SliceLinks;
-use crate::decide::pace::SHARE_MAX;
+use crate::decide::pace::{PACKETS_LEAST, SHARE_MAX};
 
 /// `slices/NAME.toml`.
 pub static SLICE_FILE: TableDef = TableDef {
@@ -423,6 +423,11 @@ const LINK_CAP: Takes = Takes::Rate {
     default: None,
     required: false,
 };
+const LINK_PACKETS: Takes = Takes::Count {
+    low: PACKETS_LEAST,
+    high: 100_000_000,
+    default: 0,
+};
 const LINK_QUOTA: Takes = Takes::Size {
     low: QUOTA_LOWEST,
     default: None,
@@ -457,6 +462,13 @@ static LINK: TableDef = TableDef {
             "the rate of the link",
             "\"5 Mbit/s\"",
             "Never more than this.",
+        ),
+        key(
+            "packets",
+            LINK_PACKETS,
+            "no bound",
+            "5000",
+            "Never more packets in a second than this, however small they are.",
         ),
         key(
             "quota",
@@ -499,6 +511,13 @@ static LINKS: TableDef = TableDef {
             LINK_CAP,
             "as in [link]",
             "\"20 Mbit/s\"",
+            "The same.",
+        ),
+        key(
+            "packets",
+            LINK_PACKETS,
+            "as in [link]",
+            "20000",
             "The same.",
         ),
         key(

@@ -19,6 +19,9 @@ struct Sender {
     stamps: VecDeque<u64>,
     length: u32,
     next_ns: u64,
+    /// Most packets in a second; 0 where they are not bounded.
+    packets: u64,
+    packets_next_ns: u64,
     due_ns: u64,
     rate: u64,
     before: Demand,
@@ -38,6 +41,8 @@ impl Sender {
             stamps: VecDeque::new(),
             length: 1514,
             next_ns: 0,
+            packets: 0,
+            packets_next_ns: 0,
             due_ns: 0,
             rate: 1,
             before: Demand::default(),
@@ -95,7 +100,7 @@ impl Link {
         let elapsed = self.now_ns - self.divided_ns;
         let mut served = 0;
         for slice in self.slices.iter_mut().filter(|slice| slice.active) {
-            let ahead = slice.next_ns as i64 - self.now_ns as i64;
+            let ahead = ahead(slice.next_ns, slice.packets_next_ns, self.now_ns);
             let demand = demand(
                 &slice.knobs,
                 slice.before,
@@ -153,12 +158,15 @@ impl Link {
             slice.rate = rate(self.rate, &slice.knobs, division);
         }
         let takes = takes_ns(slice.length, slice.rate);
-        let waits = slice.next_ns.saturating_sub(self.now_ns);
-        slice.waited |= waits > 0;
-        if !may_wait(waits, takes, held_back, slice.fresh) {
+        let by_packets = packets_take_ns(1, slice.packets);
+        let ends = slice.next_ns.max(slice.packets_next_ns);
+        let waits = ends.saturating_sub(self.now_ns);
+        slice.waited |= waits_for_bytes(slice.next_ns, slice.packets_next_ns, self.now_ns);
+        if !may_wait(waits, takes.max(by_packets), held_back, slice.fresh) {
             return false;
         }
-        let leaves = slice.next_ns.max(self.now_ns);
+        let leaves = ends.max(self.now_ns);
+        slice.packets_next_ns = slice.packets_next_ns.max(self.now_ns) + by_packets;
         let from = counted_from(self.now_ns, slice.before.stands);
         slice.next_ns = slice.next_ns.max(from) + takes;
         if held_back {
@@ -278,6 +286,37 @@ fn a_floor_comes_before_shares() {
 fn a_cap_leaves_the_rest_to_others() {
     let slices = vec![Sender::new(0, 3, ALL), Sender::new(0, 1, mbit(1))];
     divides(mbit(10), slices, 0.01);
+}
+
+#[test]
+fn who_sends_as_many_packets_as_it_may_takes_of_the_link_what_they_carry() {
+    for (length, connections) in [(100, 0), (1514, 0), (1514, 4)] {
+        let few = Sender {
+            packets: 200,
+            length,
+            connections,
+            ..Sender::new(0, 5, ALL)
+        };
+        let mut link = Link::new(mbit(10), vec![few, Sender::new(0, 1, ALL)]);
+        link.run(3_000);
+        let got = link.run(5_000);
+        let (gets, rest) = (
+            200.0 * f64::from(length),
+            mbit(10) as f64 - 200.0 * f64::from(length),
+        );
+        assert!((got[0] / gets - 1.0).abs() < 0.01, "{got:?} of {gets}");
+        assert!((got[1] / rest - 1.0).abs() < 0.02, "{got:?} of {rest}");
+    }
+}
+
+#[test]
+fn packets_that_are_one_for_the_kernel_take_as_long_as_all() {
+    assert_eq!(packets_take_ns(1, 5_000), 200_000);
+    assert_eq!(packets_take_ns(44, 5_000), 44 * 200_000);
+    assert_eq!(packets_take_ns(44, 0), 0);
+    assert_eq!(packets_take_ns(u64::MAX, u64::MAX), 0);
+    // Even so many at the least rate are a time.
+    assert_eq!(packets_take_ns(u64::MAX, 100), (1 << 16) * 10_000_000);
 }
 
 #[test]

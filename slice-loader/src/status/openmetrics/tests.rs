@@ -63,6 +63,7 @@ fn links() -> Vec<Link> {
         floor: 8_000,
         share: 5,
         cap: quota.is_some().then_some(80_004),
+        packets_cap: None,
         sends: 1,
         drops: 2,
         may_send: quota.is_some().then_some(16_000),
