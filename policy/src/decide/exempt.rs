@@ -34,6 +34,10 @@ pub const fn is_routed(family: u32, kind: u32) -> bool {
 /// `ethertype`. `None` where its header may not say where it goes: options of IPv4 and
 /// extension headers of IPv6 (source routes), tunnels, other protocols.
 #[inline(always)]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a node has at most LINKS links"
+)]
 pub fn key(octets: &impl Octets, ethertype: u16, link: u32) -> Option<ExemptKey> {
     let (version, address) = match ethertype {
         IPV4 => (4, ipv4(octets)?),
