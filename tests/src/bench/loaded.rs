@@ -13,11 +13,11 @@ use aya::{Ebpf, EbpfLoader};
 use libbpf_sys as libbpf;
 use policy::SliceId;
 use policy::abi::{
-    ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, Bucket, CLAIM, Claim, EXEMPT, ExemptKey,
-    FlowKey, LIVE, LinkEntry, LinkKnobs, LinkState, PORT_ROWS, RAW, RAW_SLICES,
-    REFUSES_DESTINATIONS, RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange, Reserved,
-    Settings, SliceEntry, StartedFlow, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, TURNS, Tag, Traffic,
-    UDP, classes, mapped, port_index, refused_row, tally_rows, waiting_words,
+    ABI_VERSION, ADDRESS_SHARED, Address, AddressEntry, Bucket, CLAIM, Claim, FlowKey, LIVE,
+    LinkEntry, LinkKnobs, LinkState, PORT_ROWS, RAW, RAW_SLICES, REFUSES_DESTINATIONS,
+    RESERVED_SLICE, RefusedKey, RefusedPorts, RefusedRange, Reserved, Settings, SliceEntry,
+    StartedFlow, TAG_FLOW, TAG_OPEN, TAG_RUNNING, TCP, TURNS, Tag, Traffic, UDP, classes, mapped,
+    port_index, refused_row, tally_rows, waiting_words,
 };
 use policy::decide::raw::ICMP;
 use policy::ids::FIRST_SLICE_ROW;
@@ -419,25 +419,6 @@ impl Loaded {
         )?;
         let words = every(waiting_words(rows)).map(|word| (word, bits(word)));
         self.set("WAITING", &words.collect::<Vec<_>>())
-    }
-
-    /// Makes so many networks exempt on the link, none of which is the peer's.
-    pub fn exempt(&self, rate: u64, networks: u32) -> Result<()> {
-        self.set("LINKS", &[(0_u32, LinkEntry { rate, exempt: 1 })])?;
-        let network = |number: u32| {
-            let mut address = Address::default();
-            // All below 10.0.0.0/8.
-            address[..4].copy_from_slice(&(10 << 24 | number << 8).to_be_bytes());
-            ExemptKey {
-                prefix_length: 32 + 24,
-                link: 0,
-                version: 4,
-                reserved: 0,
-                address,
-            }
-        };
-        let networks = (0..networks).map(|number| (network(number), EXEMPT));
-        self.set("EXEMPT", &networks.collect::<Vec<_>>())
     }
 
     /// Lets the next packet of the link divide its rate.

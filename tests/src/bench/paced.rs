@@ -30,8 +30,6 @@ const WAITING_NS: u64 = 3_000_000_000;
 /// Nanoseconds of a packet.
 const GOAL: f64 = 100.0;
 const GOAL_FLAT: f64 = 1.15;
-/// Exempt networks, where there are some: of a list that a program makes.
-const NETWORKS: u32 = 5_000;
 /// `TC_ACT_UNSPEC`.
 const GOES_ON: u32 = u32::MAX;
 
@@ -58,14 +56,11 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
     stay_on_one_cpu();
     let mut packets = <[Sample; NODES.len()]>::default();
     let mut divisions = packets.clone();
-    let mut apart = packets.clone();
     let unable = by_turns(object, &NODES, REPEATS, |size, node| {
         let at = NODES.iter().position(|of| *of == size).unwrap_or(0);
-        let packet = packet(node, device, size.slices, None)?;
+        let packet = packet(node, device, size.slices)?;
         packets[at].add(packet);
         divisions[at].add((division(node, device, size.slices)? - packet).max(0.0) / 1000.0);
-        let networks = Some(NETWORKS);
-        apart[at].add(self::packet(node, device, size.slices, networks)?);
         Ok(())
     })?;
     if let Some(why) = unable {
@@ -80,11 +75,6 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
             measure(bench, what, "ns", sample, None, Goal::AtMost(GOAL))
         })
         .collect();
-    lines.extend(NODES.iter().zip(&apart).map(|(size, sample)| {
-        let slices = size.slices;
-        let what = format!("the same, {NETWORKS} exempt networks, {slices} slices wait");
-        measure(bench, what, "ns", sample, None, Goal::AtMost(GOAL))
-    }));
     lines.push(measure(
         bench,
         "a packet, 1000 slices wait against 10".to_owned(),
@@ -100,17 +90,13 @@ pub fn measures(bench: &str, object: &Path) -> Result<Vec<Measure>> {
     Ok(lines)
 }
 
-/// Nanoseconds of a packet in the program itself, with its part of divisions, on a link
-/// with so many exempt networks.
-fn packet(node: &Loaded, device: u32, slices: u32, networks: Option<u32>) -> Result<f64> {
+/// Nanoseconds of a packet in the program itself, with its part of divisions.
+fn packet(node: &Loaded, device: u32, slices: u32) -> Result<f64> {
     let pair = node.plain("pace", Kind::Device)?;
     let packet = Packet::on(node.flow(UDP, false).frame(), device, 0);
     let [mut idle, mut ours] = [(); 2].map(|()| Sample::default());
     for _ in 0..RUNS {
         node.fill_link(device, RATE, now_ns() + WAITING_NS)?;
-        if let Some(networks) = networks {
-            node.exempt(RATE, networks)?;
-        }
         idle.add(bpf::test_run(pair.idle.as_fd(), &packet, PACKETS)?.ns);
         let run = bpf::test_run(pair.ours.as_fd(), &packet, PACKETS)?;
         let (sent, divided) = node.of_link()?;

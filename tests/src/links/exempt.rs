@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::Wire;
 use super::quota::Forget;
+use super::{ATTEMPTS, Wire};
 use crate::beyond::Beyond;
 use crate::node::Node;
 use crate::site::Site;
@@ -39,34 +39,33 @@ pub fn goes_above_the_cap(node: &mut Node) -> Result<()> {
         beyond: &beyond,
     };
     // One to the IPv4 address of the other machine, one to its IPv6 address.
-    let senders = [("a", "tcp", 1, 0.0), ("a", "udp", 1, 0.0)];
-    let rates = wire.carries(&senders)?;
-    println!("IPv6 is exempt: {rates:.3?}");
-    ensure!(
-        rates[0] <= 1.04 && (0.8 * 4.0..=1.04 * 4.0).contains(&rates[1]),
-        "IPv6 is exempt: {rates:.3?} Mbit/s, {}",
-        site.must(&["link"])?
-    );
+    let senders = [("a", "tcp", 1, 0.0), ("a", "tcp", 1, 0.0)];
+    let carries = |what: &str, exempt: usize| -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let rates = wire.carries(&senders)?;
+            println!("{what}: {rates:.3?}");
+            let (apart, capped) = (rates[exempt], rates[1 - exempt]);
+            ensure!(apart <= 1.04 * 4.0 && capped <= 1.04, "{what}: {rates:.3?}");
+            if apart >= 0.8 * 4.0 {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{what}: never right; {}", site.must(&["link"])?)
+    };
+    carries("IPv6 is exempt", 1)?;
     let counted = row(&site)?;
     let number = |value: &Value| value.as_u64().with_context(|| format!("{counted}"));
     let (capped, exempt) = (&counted["sent_bytes"], &counted["exempt"]);
     ensure!(
         exempt["cap"] == 4_000_000
             && number(&exempt["sent_bytes"])? > 2 * number(capped)?
-            && number(&counted["quota"]["used"])? == number(capped)?
-            && number(&exempt["dropped_packets"])? > 0,
+            && number(&counted["quota"]["used"])? == number(capped)?,
         "{counted}"
     );
     // Other networks, while it is up. By now little is left of the quota.
     site.write("node.toml", &node_file("\"192.0.2.0/30\", \"10.0.0.0/8\""))?;
     site.must(&["reload"])?;
-    let rates = wire.carries(&senders)?;
-    println!("IPv4 is exempt: {rates:.3?}");
-    ensure!(
-        (0.8 * 4.0..=1.04 * 4.0).contains(&rates[0]) && rates[1] <= 1.04,
-        "IPv4 is exempt: {rates:.3?} Mbit/s, {}",
-        site.must(&["link"])?
-    );
+    carries("IPv4 is exempt", 0)?;
     site.write("node.toml", &node_file(""))?;
     site.write("slices/a.toml", "")?;
     site.must(&["reload"])?;
