@@ -62,6 +62,7 @@ pub struct LinkRow {
 
 /// What an owner sends to the networks that are exempt on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Exempt {
     /// As in [`LinkRow`].
     pub cap: Option<u64>,
