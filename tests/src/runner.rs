@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn parts_are_all_tests_each_once_and_in_order() {
         // Every third takes no time.
-        let takes_time = |test: &usize| test % 3 != 0;
+        let takes_time = |test: &usize| !test.is_multiple_of(3);
         for count in 0..40 {
             for of in 1..6 {
                 let cut = |which| Part { which, of }.cut((0..count).collect(), takes_time);

@@ -248,12 +248,13 @@ fn statuses(all: &[Got]) -> Vec<u16> {
     all.iter().map(|got| got.status).collect()
 }
 
-/// What is told, without what was said to the node, and without times, which a tag is
-/// made of too.
+/// What is told, without what was said to the node, and without times, of which tags and
+/// lengths are made too.
 fn told(all: &[Got], name: &str) -> String {
     let told = all.iter().map(|got| {
         let headers = got.headers.iter();
-        let headers = headers.filter(|(header, _)| header != "date" && header != "etag");
+        let of_times = ["date", "etag", "content-length"];
+        let headers = headers.filter(|(header, _)| !of_times.contains(&header.as_str()));
         let headers: Vec<_> = headers
             .map(|(header, value)| format!("{header}: {value}"))
             .collect();

@@ -242,9 +242,9 @@ fn every_answer_to_any_request_is_one_of_the_document() {
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
-    // Else it tried little.
+    // Else it tried little. (Whether it hits upon a tag, for 304, is chance.)
     let seen = seen.into_inner();
-    for status in [200, 304, 400, 404, 405, 406] {
+    for status in [200, 400, 404, 405, 406] {
         assert!(seen.contains_key(&status), "{seen:?}");
     }
 }

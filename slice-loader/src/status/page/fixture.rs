@@ -278,7 +278,9 @@ impl Fixture {
                 dropped_bytes: 0,
                 dropped_packets: 0,
                 drops: 0,
+                packets_cap: None,
                 quota,
+                exempt: None,
             }
         };
         Link {
