@@ -56,7 +56,7 @@ pub static LINKS: Array<LinkEntry, { MOST_LINKS as usize }> = Array::new();
 #[btf_map]
 pub static LINK_STATES: Array<LinkState, { MOST_LINKS as usize }> = Array::new();
 #[btf_map]
-pub static EXEMPT: LpmTrie<[u8; 20], u32, 65536> = LpmTrie::new();
+pub static EXEMPT: LpmTrie<[u8; 20], u32, 131072> = LpmTrie::new();
 #[btf_map]
 pub static KNOBS: Array<LinkKnobs, ROWS> = Array::new();
 #[btf_map]

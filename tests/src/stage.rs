@@ -419,6 +419,10 @@ fn set(node: &Node) -> Result<()> {
     node.must("ip", &["-batch", batch])?;
     fs::write(batch, THERE)?;
     node.must("ip", &["-n", OUTSIDE, "-batch", batch])?;
+    // It says of each datagram that nobody hears it, however many come.
+    let limits = ["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"];
+    let words = [&["netns", "exec", OUTSIDE, "sysctl", "-q"], &limits[..]].concat();
+    node.must("ip", &words)?;
     image::debian(node)?;
     node.must("slice", &["up", "--policy", POLICY])?;
     fs::write(SET, "")?;

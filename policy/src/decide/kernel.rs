@@ -3,10 +3,10 @@
 use crate::abi::NESTED;
 use crate::verdict::{Reason, Verdict};
 
-/// Most removed cgroups of a slice that the kernel still has, since a socket that
-/// was made in one of them lives. Each costs memory that no limit of the slice
-/// covers.
-pub const DYING_MOST: u32 = 64;
+/// Most removed cgroups of a slice that the kernel still has: a socket that was made
+/// in one of them lives, or the memory of a file that was read there. Each takes some
+/// 10 KB, of which the slice is charged a third.
+pub const DYING_MOST: u32 = 256;
 
 /// May a task of a slice have the kernel load a module?
 ///

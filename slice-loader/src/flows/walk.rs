@@ -171,11 +171,23 @@ impl Walk<'_> {
             if hour < first || self.owners.is_empty() {
                 break;
             }
-            self.looked += 1;
+            if self.is_full() {
+                // As after the last row of the last owner of the hour before this one.
+                let owner = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
+                return Ok(hour.checked_add(1).map(|hour| Position {
+                    hour,
+                    owner,
+                    row: None,
+                }));
+            }
             // The hour may be gone in which one was.
             let within = after.take().filter(|place| place.hour == hour);
-            if let Some(place) = self.hour(hour, within)? {
-                return Ok(Some(place));
+            let over = within.is_some_and(|place| place.owner as usize >= self.owners.len());
+            if !over {
+                self.looked += 1;
+                if let Some(place) = self.hour(hour, within)? {
+                    return Ok(Some(place));
+                }
             }
             let Some(before) = hour.checked_sub(1) else {
                 break;

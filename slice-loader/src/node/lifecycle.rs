@@ -319,11 +319,14 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             loopback::set(&rows(&record.slices))?;
             account::write_all(&record.accounts())?;
             autobind::write(&old.reserved_ports)?;
+            // Last: these may be what failed.
+            links::refresh(&store, &maps, &record.links)?;
             if let Some(former) = &former {
-                in_force::save(former)?;
+                // Where it cannot be written, the record's edition says that it is not
+                // in force: slices are told nothing of it.
+                let _ = in_force::save(former);
             }
-            // Last: it may be what failed.
-            links::refresh(&store, &maps, &record.links).map(drop)
+            Ok(())
         };
         return Err(match back() {
             Ok(()) => error.context("change the node (the former policy is in force)"),

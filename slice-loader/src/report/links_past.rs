@@ -76,9 +76,14 @@ pub struct Wanted {
     pub owner: Option<u32>,
     /// Steps that ended after this.
     pub since: Timestamp,
-    /// Most rows of a link.
+    /// Most rows of a link; of many links and steps fewer fit.
     pub most: usize,
 }
+
+/// How long the rows of an answer may be together, bytes.
+const ROOM: usize = 16 << 20;
+/// How long a number of one is, with its comma.
+const NUMBER: usize = 13;
 
 impl LinksPast {
     /// The steps of `past` on these links (name, rate in bytes a second).
@@ -91,18 +96,27 @@ impl LinksPast {
         wanted: &Wanted,
     ) -> Self {
         let steps: Vec<Step> = past.steps().collect();
+        let numbers = 2 * steps.len() * links.len();
+        let fit = (ROOM / (numbers * NUMBER).max(1)).max(1);
         let link = |(number, (name, rate)): (u32, &(String, u64))| {
             let seen = past.owners(number);
             let seen = seen.filter(|(id, _)| wanted.owner.is_none_or(|owner| owner == id.0));
-            let mut rows: Vec<RowPast> = seen
-                .map(|(id, series)| RowPast {
+            // Who sent most, before anything is made for each: there may be ten thousand.
+            let mut most: Vec<_> = seen
+                .map(|(id, series)| {
+                    let bytes: u64 = past.of(series).iter().map(|(bytes, _)| bytes).sum();
+                    (std::cmp::Reverse(bytes), id.0, id, series)
+                })
+                .collect();
+            most.sort_unstable_by_key(|(bytes, number, ..)| (*bytes, *number));
+            most.truncate(wanted.most.min(fit));
+            let rows: Vec<RowPast> = most
+                .into_iter()
+                .map(|(_, _, id, series)| RowPast {
                     owner: names.owner(id),
                     moves: Moves::of(past, series, &steps),
                 })
                 .collect();
-            let bytes = |row: &RowPast| row.moves.sent_bytes;
-            rows.sort_by_key(|row| (std::cmp::Reverse(bytes(row)), row.owner.id));
-            rows.truncate(wanted.most);
             let sum = past.sum(number).filter(|_| wanted.owner.is_none());
             let others = sum.map(|sum| others(past.of(sum), past, number, &rows, &steps));
             LinkPast {

@@ -159,6 +159,12 @@ pub struct OnLink {
     pub share: u32,
     /// Most; absent where only the link bounds it.
     pub cap: Option<u64>,
+    /// Most packets in a second; absent where nothing bounds them.
+    #[serde(default)]
+    pub packets: Option<u64>,
+    /// Most to exempt networks; absent where only the link bounds it.
+    #[serde(default)]
+    pub exempt_cap: Option<u64>,
     /// Most bytes in a period; absent where nothing bounds them.
     pub quota: Option<u64>,
     /// How long a period is, milliseconds; absent where there is no quota.
@@ -297,6 +303,8 @@ impl OnLink {
             floor: terms.floor.value.0,
             share: terms.share,
             cap: terms.cap.map(|at| at.value.0),
+            packets: terms.packets.map(u64::from),
+            exempt_cap: terms.exempt_cap.map(|at| at.value.0),
             quota: terms.quota.map(|quota| quota.limit.0),
             quota_period: terms.quota.map(|quota| quota.period.0 / MILLISECOND),
         }

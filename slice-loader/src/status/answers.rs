@@ -18,7 +18,7 @@ use tokio::time::{Duration, timeout};
 use super::history::Average;
 use super::slicestat::{self, Machine};
 use super::wire::{self, Answer, Ask, Content, Form, Refusal, Viewer};
-use super::{history, openmetrics};
+use super::{history, openmetrics, parameters};
 use crate::daemon::News;
 use crate::flows::Whose;
 use crate::report::event::{Cursor, Item};
@@ -184,7 +184,9 @@ pub fn answer(
         }
         Ask::LinksPast { seconds, most } => {
             let of = (sight == Sight::Own).then_some(viewer.id);
-            Ok(Ok(json(&source.links_past(of, *seconds, *most)?)?))
+            // The question may come from a process that was taken over.
+            let most = (*most).min(parameters::MOST.into());
+            Ok(Ok(json(&source.links_past(of, *seconds, most)?)?))
         }
         Ask::Drops {
             slice,

@@ -332,6 +332,7 @@ fn reply(source: &mut impl Source, question: Question) -> Reply {
         return match source.whose(&viewer) {
             Ok(Some(whose)) => Reply::Look(Asked {
                 number,
+                at: Instant::now(),
                 whose,
                 flows,
             }),

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::answers::{self, Told};
 use super::documents;
 use super::parameters::MOST;
+use super::quota;
 use super::wire::{Answer, Content, FlowsAsk, Refusal};
 use crate::flows::{self, Looking, Row, Whose};
 use crate::report::flows::{Flow, HOUR_NS, Other, Wanted, time};
@@ -36,6 +37,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub struct Asked {
     /// The question's number.
     pub number: u64,
+    /// When it was asked.
+    pub at: Instant,
     /// Whose flows are looked at.
     pub whose: Whose,
     /// Which.
@@ -53,6 +56,12 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     while let Some(question) = asked.recv().await {
         let number = question.number;
+        // Nobody waits for it any more, and who asked may ask again.
+        if question.at.elapsed() >= quota::ANSWER {
+            let result = Err(Refusal::Busy);
+            answers::write(to, &Answer { number, result }, &[]).await?;
+            continue;
+        }
         let path = database.clone();
         let start = Instant::now();
         let page = spawn_blocking(move || page(&path, question.whose, &question.flows)).await?;

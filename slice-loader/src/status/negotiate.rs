@@ -12,6 +12,13 @@ pub fn is_acceptable(headers: &HeaderMap, produced: &[&str]) -> bool {
     ranges.is_empty() || produced.iter().any(|kind| is_wanted(&ranges, kind))
 }
 
+/// Whether this type is named, and not to say that it is not wanted.
+#[must_use]
+pub fn is_named(headers: &HeaderMap, kind: &str) -> bool {
+    let mut ranges = list(headers, &header::ACCEPT).map(range);
+    ranges.any(|(range, wanted)| wanted && range.eq_ignore_ascii_case(kind))
+}
+
 /// The most exact of the ranges that a type is in says whether it is wanted.
 fn is_wanted(ranges: &[(&str, bool)], kind: &str) -> bool {
     let kind = kind.split(';').next().unwrap_or(kind).trim();
@@ -36,7 +43,10 @@ fn is_wanted(ranges: &[(&str, bool)], kind: &str) -> bool {
 fn range(text: &str) -> (&str, bool) {
     let mut parts = text.split(';').map(str::trim);
     let range = parts.next().unwrap_or_default();
-    let weight = parts.find_map(|part| part.strip_prefix("q="));
+    let weight = parts.find_map(|part| {
+        let (name, weight) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then(|| weight.trim())
+    });
     let nothing = weight.is_some_and(|weight| weight.parse() == Ok(0.0));
     (range, !nothing)
 }

@@ -370,13 +370,7 @@ fn last_event(headers: &HeaderMap) -> Option<Cursor> {
 
 /// OpenMetrics, but for who names the older text and not it.
 fn exposition(headers: &HeaderMap) -> Exposition {
-    let names = |kind: &str| {
-        headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .filter_map(|accept| accept.to_str().ok())
-            .any(|accept| accept.contains(kind))
-    };
+    let names = |kind| negotiate::is_named(headers, kind);
     if names("text/plain") && !names("application/openmetrics-text") {
         Exposition::Text
     } else {

@@ -45,6 +45,8 @@ pub struct Listener {
 pub struct Listeners {
     by_name: BTreeMap<String, Listener>,
     page: Option<Listener>,
+    /// Why there was none at the last look.
+    page_failed: Option<String>,
     last: u64,
     /// Those that are found first were there before the daemon.
     followed: bool,
@@ -170,9 +172,15 @@ impl Listeners {
                 };
                 change.come.push(listener.clone());
                 self.page = Some(listener);
+                self.page_failed = None;
             }
             Err(error) => {
-                tracing::warn!("could not serve the status page on 127.0.0.1:{port}: {error}");
+                // It is tried again at every look, and told once.
+                let why = error.to_string();
+                if self.page_failed.as_ref() != Some(&why) {
+                    tracing::warn!("could not serve the status page on 127.0.0.1:{port}: {why}");
+                }
+                self.page_failed = Some(why);
             }
         }
     }

@@ -90,9 +90,15 @@ fn by_key(key: char) -> Option<Order> {
 
 fn sort(links: &mut [Link], order: Order) {
     for link in links {
+        // What goes to exempt networks is on the link, too.
+        let sends = |row: &LinkRow| row.sends + row.exempt.as_ref().map_or(0, |of| of.sends);
+        let waits = |row: &LinkRow| {
+            let exempt = row.exempt.as_ref().map_or(0, |of| of.waits_us);
+            row.waits_us.max(exempt)
+        };
         let most = |row: &LinkRow| match order {
-            Order::Sends => (row.sends, row.sent_bytes),
-            Order::Waits => (row.waits_us, row.sends),
+            Order::Sends => (sends(row), row.sent_bytes),
+            Order::Waits => (waits(row), sends(row)),
             Order::Drops => (row.drops, row.dropped_packets),
             // Who has least left; who has no quota comes last.
             Order::Quota => row

@@ -2,6 +2,7 @@
 
 use super::Samples;
 use crate::report::LinkRow;
+use crate::report::links::Exempt;
 use crate::report::status::{Row, RowKind, RowState};
 
 /// What kind of number a family has.
@@ -256,6 +257,13 @@ pub(super) const FAMILIES: &[Family<Row>] = &[
     ),
 ];
 
+/// What is told of exempt networks, on links that have some.
+fn exempt(row: &LinkRow, to: &mut Samples<'_>, read: fn(&Exempt) -> u64) {
+    if let Some(exempt) = &row.exempt {
+        to.number(&[], read(exempt));
+    }
+}
+
 /// Everything that is told of an owner on a link. Rates are bytes a second here, as
 /// everything that Prometheus reads.
 pub(super) const OF_LINKS: &[Family<LinkRow>] = &[
@@ -272,6 +280,27 @@ pub(super) const OF_LINKS: &[Family<LinkRow>] = &[
         "",
         "Packets sent on the link, segments apiece.",
         |row, to| to.number(&[], row.sent_packets),
+    ),
+    family(
+        "slice_link_exempt_sent_bytes",
+        Counter,
+        "bytes",
+        "Sent on the link to exempt networks, which is not in slice_link_sent_bytes.",
+        |row, to| exempt(row, to, |of| of.sent_bytes),
+    ),
+    family(
+        "slice_link_exempt_sent_packets",
+        Counter,
+        "",
+        "Packets sent on the link to exempt networks, segments apiece.",
+        |row, to| exempt(row, to, |of| of.sent_packets),
+    ),
+    family(
+        "slice_link_exempt_dropped_packets",
+        Counter,
+        "",
+        "Packets to exempt networks dropped since too much waited.",
+        |row, to| exempt(row, to, |of| of.dropped_packets),
     ),
     family(
         "slice_link_dropped_bytes",

@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::*;
-use crate::report::links::Quota;
+use crate::report::links::{Exempt, Quota};
 use crate::report::status::{Cpu, Io, Reading};
 use crate::report::{LinkRow, Owner};
 use crate::status::answers::tests::reading;
@@ -72,8 +72,17 @@ fn links() -> Vec<Link> {
         sent_packets: 102,
         dropped_bytes: 103,
         dropped_packets: 104,
+        exempt: quota.is_some().then_some(Exempt {
+            cap: None,
+            sends: 0,
+            may_send: None,
+            waits_us: 0,
+            sent_bytes: 105,
+            sent_packets: 106,
+            dropped_bytes: 107,
+            dropped_packets: 108,
+        }),
         quota,
-        exempt: None,
     };
     let quota = Quota {
         limit: 1 << 30,
