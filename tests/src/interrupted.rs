@@ -189,7 +189,8 @@ fn an_up_that_cannot_write_its_record_at_the_end_puts_everything_back(
     node: &mut Node,
 ) -> Result<()> {
     let site = Site::new(node, POLICY)?;
-    // One page: the record's first version fits, the second beside it does not.
+    // One page: the record's first version fits; what is written at the end, the policy
+    // in force and the record's second version, does not.
     fs::create_dir_all("/run/slice")?;
     mount(
         Some("tmpfs"),
@@ -207,7 +208,7 @@ fn an_up_that_cannot_write_its_record_at_the_end_puts_everything_back(
             output.status,
             output.stderr
         );
-        for words in ["write /run/slice/node.json", "No space left on device"] {
+        for words in ["write /run/slice/policy.json", "No space left on device"] {
             ensure!(
                 output.stderr.contains(words),
                 "it does not say {words:?}: {}",

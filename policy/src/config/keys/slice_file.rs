@@ -171,7 +171,7 @@ pub static SLICE_FILE: TableDef = TableDef {
             },
             "none",
             "[\"audit\"]",
-            "What a management slice may see of the node. `audit`: every packet of every slice, with whose it is (raw.md); `status`: the rows of all owners (status.md). The slice has a context.",
+            "What a management slice may see of the node. `audit`: every packet of every slice, with whose it is (raw.md), and who sent what to whom, of all (flows.md); `status`: rows, ports, links, drops, events and policy of all owners (status.md). The slice has a context.",
         ),
     ],
 };
@@ -468,7 +468,7 @@ static LINK: TableDef = TableDef {
             LINK_PACKETS,
             "no bound",
             "5000",
-            "Never more packets in a second than this, however small they are.",
+            "Never more packets in a second than this, however small they are; those to exempt networks do not count.",
         ),
         key(
             "quota",
