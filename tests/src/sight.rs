@@ -211,6 +211,8 @@ fn own_network(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let alpha = stage.slice("alpha")?;
     alpha.pid()?;
+    // The modules that answer it are there: a slice has none loaded.
+    node.must("ss", &["-Htux"])?;
     alpha.leave_for_own_network()?;
     stage.counts(&[("alpha", Reason::ProcNet, 2)], || {
         let own = alpha.read("/proc/net/tcp", Opening::Plain)?;
