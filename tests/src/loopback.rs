@@ -322,6 +322,10 @@ fn outside(node: &mut Node) -> Result<()> {
     let route = ["-n", OUTSIDE, "route", "replace", "127.1.0.0/16", "via"];
     node.must("ip", &[&route[..], &["198.51.100.1"]].concat())?;
     // And the node sends on what is nobody's.
+    let former = ["-4", "-6"].map(|family| {
+        let routes = node.must("ip", &[family, "route", "show", "default"]);
+        routes.map(|routes| (family, routes.stdout))
+    });
     let default = ["route", "replace", "default", "via"];
     node.must("ip", &[&default[..], &["198.51.100.2"]].concat())?;
     node.must("ip", &[&["-6"], &default[..], &["2001:db8:5::2"]].concat())?;
@@ -387,8 +391,13 @@ fn outside(node: &mut Node) -> Result<()> {
             refused(sender.send(1), EPERM).with_context(|| format!("family {family}, {before}"))?;
         }
     }
-    for family in ["-4", "-6"] {
+    for former in former {
+        let (family, routes) = former?;
         node.must("ip", &[family, "route", "del", "default"])?;
+        for route in routes.lines() {
+            let words: Vec<&str> = route.split_whitespace().collect();
+            node.must("ip", &[&[family, "route", "replace"], &words[..]].concat())?;
+        }
     }
     node.must(
         "ip",
