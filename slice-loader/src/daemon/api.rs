@@ -31,7 +31,7 @@ use super::hub::{Hub, Reader};
 use crate::cli::exit::{self, Exit};
 use crate::node::{self, Node};
 use crate::report::event::{Cursor, Item};
-use crate::report::links_past::Wanted;
+use crate::report::links_past::{USUAL_ROWS, Wanted};
 use crate::report::ports::Protocol;
 use crate::report::read;
 use crate::status::history::History;
@@ -99,9 +99,6 @@ pub struct EventsQuery {
 /// A stream that nobody reads any more is noticed by writing to it.
 const BEAT: Duration = Duration::from_secs(15);
 
-/// Rows of a link's past where nothing else is said.
-const ROWS: usize = 100;
-
 /// Items looked at for one piece of a stream.
 const PIECE: usize = 256;
 
@@ -152,7 +149,7 @@ async fn links_past(From(state): From<State>, Query(query): Query<LinksPastQuery
         let wanted = Wanted {
             owner: None,
             since: query.since.unwrap_or(Timestamp::MIN),
-            most: query.limit.unwrap_or(ROWS),
+            most: query.limit.unwrap_or(USUAL_ROWS as usize),
         };
         let node = Node::open()?;
         read::links_past(&node, &source::lock(&state.history), &wanted)

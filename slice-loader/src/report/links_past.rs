@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Names, Owner};
-use crate::status::hour::{Past, Series, Step};
+use crate::status::hour::{Past, Step};
 
 /// The answer of `slice link --history`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,9 @@ pub struct Wanted {
     pub most: usize,
 }
 
+/// Rows of a link where nothing else is said.
+pub const USUAL_ROWS: u32 = 100;
+
 /// How long the rows of an answer may be together, bytes.
 const ROOM: usize = 16 << 20;
 /// How long a number of one is, with its comma.
@@ -110,15 +113,22 @@ impl LinksPast {
                 .collect();
             most.sort_unstable_by_key(|(bytes, number, ..)| (*bytes, *number));
             most.truncate(wanted.most.min(fit));
-            let rows: Vec<RowPast> = most
-                .into_iter()
-                .map(|(_, _, id, series)| RowPast {
-                    owner: names.owner(id),
-                    moves: Moves::of(past, series, &steps),
-                })
-                .collect();
             let sum = past.sum(number).filter(|_| wanted.owner.is_none());
-            let others = sum.map(|sum| others(past.of(sum), past, number, &rows, &steps));
+            // What is left of it by those who have rows.
+            let mut rest = sum.map(|sum| past.of(sum));
+            let mut rows = Vec::new();
+            for (.., id, series) in most {
+                let moved = past.of(series);
+                for (rest, part) in rest.iter_mut().flatten().zip(&moved) {
+                    rest.0 = rest.0.saturating_sub(part.0);
+                    rest.1 = rest.1.saturating_sub(part.1);
+                }
+                rows.push(RowPast {
+                    owner: names.owner(id),
+                    moves: Moves::new(&moved, &steps),
+                });
+            }
+            let others = rest.map(|rest| Moves::new(&rest, &steps));
             LinkPast {
                 name: name.clone(),
                 rate: rate.saturating_mul(8),
@@ -134,25 +144,6 @@ impl LinksPast {
     }
 }
 
-/// What is left of a link's sum.
-fn others(
-    mut sum: Vec<(u64, u64)>,
-    past: Past<'_>,
-    link: u32,
-    rows: &[RowPast],
-    steps: &[Step],
-) -> Moves {
-    for (id, series) in past.owners(link) {
-        if rows.iter().any(|row| row.owner.id == id.0) {
-            for (rest, part) in sum.iter_mut().zip(past.of(series)) {
-                rest.0 = rest.0.saturating_sub(part.0);
-                rest.1 = rest.1.saturating_sub(part.1);
-            }
-        }
-    }
-    Moves::new(&sum, steps)
-}
-
 impl StepEnd {
     fn of(step: &Step) -> Self {
         Self {
@@ -163,10 +154,6 @@ impl StepEnd {
 }
 
 impl Moves {
-    fn of(past: Past<'_>, series: &Series, steps: &[Step]) -> Self {
-        Self::new(&past.of(series), steps)
-    }
-
     fn none(steps: usize) -> Self {
         Self {
             sends: vec![0; steps],
