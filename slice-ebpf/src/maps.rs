@@ -55,6 +55,7 @@ pub static LINK_OF: HashMap<u32, u32, { MOST_LINKS as usize }> = HashMap::new();
 pub static LINKS: Array<LinkEntry, { MOST_LINKS as usize }> = Array::new();
 #[btf_map]
 pub static LINK_STATES: Array<LinkState, { MOST_LINKS as usize }> = Array::new();
+/// Twice `MAX_EXEMPT`: a reload sets those that come before it removes those that go.
 #[btf_map]
 pub static EXEMPT: LpmTrie<[u8; 20], u32, 131072> = LpmTrie::new();
 #[btf_map]
