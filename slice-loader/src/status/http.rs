@@ -9,7 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
@@ -174,11 +174,6 @@ async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Res
     if !host::is_this(request.uri(), request.headers()) {
         return Err(Problem::OtherHost);
     }
-    // The one document that is no part of the API.
-    if request.uri().path() == page::PATH {
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        return reads.then_some(Told::Page).ok_or(Problem::OnlyReading);
-    }
     let (route, asked) = route::read(request.method(), request.uri(), request.headers())?;
     let ask = match route.by {
         By::Daemon(ask) => ask(&asked)?,
@@ -186,6 +181,7 @@ async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Res
             let content = Content::Json { next: None };
             return Ok(Told::Whole(content, Bytes::from_static(body)));
         }
+        By::Page => return Ok(Told::Page),
     };
     if let Ask::Events { after } = ask {
         let own = client.streams.clone().try_acquire_owned().ok();

@@ -10,7 +10,7 @@ use super::answers::Attributes;
 use super::documents::{Drops, Flows, Links, Policy, Ports, Slices};
 use super::parameters::{LIMIT, Parameter, Takes};
 use super::problem;
-use super::route::{OPENAPI, ROUTES, Route};
+use super::route::{By, OPENAPI, ROUTES, Route};
 use crate::report::event::Item;
 use crate::report::{LinksPast, Row};
 
@@ -25,6 +25,7 @@ const PROBLEMS: &[(u16, &str)] = &[
     (403, "The slice is not on this node any more."),
     (406, "The document has none of the forms that are accepted."),
     (414, "The path with its parameters is too long."),
+    (421, "Another machine is named."),
     (429, "The slice asks more often than it may."),
     (500, "The node could not be read."),
     (503, "There is no room, or the node does not answer."),
@@ -45,7 +46,7 @@ fn answer(path: &str, generator: &mut SchemaGenerator) -> Option<schemars::Schem
         // A line of data.
         "/v1/events" => generator.subschema_for::<Item>(),
         "/v1/openapi.json" => json!({"type": "object"}).try_into().unwrap(),
-        "/metrics" | "/slicestat" => return None,
+        "/" | "/metrics" | "/slicestat" => return None,
         other => panic!("{other} has no type here"),
     })
 }
@@ -118,7 +119,7 @@ fn parameters(route: &Route) -> Vec<Value> {
         )),
         _ => {}
     }
-    if !is_stream(route) {
+    if has_tag(route) {
         all.push(header(
             "If-None-Match",
             "The tag of what is there already.",
@@ -130,6 +131,11 @@ fn parameters(route: &Route) -> Vec<Value> {
 
 fn is_stream(route: &Route) -> bool {
     route.produces == ["text/event-stream"]
+}
+
+/// Whether an answer has a tag by which it is asked for again.
+fn has_tag(route: &Route) -> bool {
+    !is_stream(route) && !matches!(route.by, By::Page)
 }
 
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
@@ -147,7 +153,8 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     if is_stream(route) {
         // The schema of each `data:`.
         found["x-data"] = json!(schema);
-    } else {
+    }
+    if has_tag(route) {
         let text = |says: &str| json!({"description": says, "schema": {"type": "string"}});
         found["headers"] = json!({"ETag": text("Tells this body from every other.")});
         if route.parameters.contains(&&LIMIT) {
@@ -177,7 +184,10 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         );
     }
     let words = route.path.split(['/', '.', '{', '}']);
-    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    let mut words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    if words.is_empty() {
+        words.push("page");
+    }
     json!({
         "operationId": format!("{}_{}", route.method.as_str().to_lowercase(), words.join("_")),
         "summary": route.says,
@@ -226,7 +236,7 @@ fn document() -> Value {
             "description": "What a node tells its slices, on the unix socket /run/slice/status.sock of each. The socket is the identity. Fields are only added within /v1.",
             "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
-        "servers": [{"url": "http://slice", "description": "By --unix-socket /run/slice/status.sock; the host is not looked at."}],
+        "servers": [{"url": "http://slice", "description": "By --unix-socket /run/slice/status.sock; the host is any name without a domain, localhost or an address."}],
         "tags": [{"name": "status", "description": "What the node says."}],
         "paths": paths,
         "components": {"schemas": generator.take_definitions(true)},

@@ -6,10 +6,12 @@ use jiff::Timestamp;
 
 use super::negotiate;
 use super::openmetrics;
+use super::page;
 use super::parameters::{self, Given, Parameter, is_name};
 use super::problem::Problem;
 use super::wire::{Ask, Exposition, FlowsAsk, Form, Part};
 use crate::report::event::Cursor;
+use crate::report::links_past::USUAL_ROWS;
 
 /// Something that can be asked for.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub enum By {
     Daemon(fn(&Asked<'_>) -> Result<Ask, Problem>),
     /// The process that parses: it is the same for everybody.
     Front(&'static [u8]),
+    /// The same process, with the page.
+    Page,
 }
 
 /// What a request says.
@@ -56,9 +60,6 @@ const LONGEST: usize = 2048;
 
 /// What is kept of links, in seconds.
 const HOUR: u32 = 3600;
-/// Rows of a link's past where nothing else is said.
-const USUAL_ROWS: u32 = 100;
-
 const JSON: &[&str] = &["application/json"];
 const NONE: &[&Parameter] = &[];
 
@@ -86,6 +87,14 @@ const fn get(
 
 /// All there is.
 pub static ROUTES: &[Route] = &[
+    Route {
+        method: Method::GET,
+        path: page::PATH,
+        says: "The status for people, as a page for browsers.",
+        parameters: NONE,
+        produces: &[page::KIND],
+        by: By::Page,
+    },
     get("/v1/node", "The machine.", NONE, JSON, |_| Ok(Ask::Node)),
     get(
         "/v1/slices",

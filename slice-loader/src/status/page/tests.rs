@@ -135,6 +135,8 @@ fn the_page_comes_with_its_policy_to_who_names_this_machine() {
             told.starts_with(&format!("HTTP/1.1 {status} ")),
             "{line}: {told}"
         );
+        let allowed = told.contains("\r\nallow: GET, HEAD\r\n");
+        assert_eq!(allowed, status == "405", "{line}: {told}");
     }
 }
 

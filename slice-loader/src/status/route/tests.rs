@@ -10,7 +10,7 @@ fn asked(method: Method, path: &str) -> Result<Ask, Problem> {
     let (route, asked) = read(&method, &uri, &headers)?;
     match route.by {
         By::Daemon(ask) => ask(&asked),
-        By::Front(_) => panic!("{path}"),
+        By::Front(_) | By::Page => panic!("{path}"),
     }
 }
 
@@ -143,7 +143,6 @@ fn the_older_text_is_for_those_who_name_it_and_not_openmetrics() {
 fn no_other_path_is_one_and_no_other_name_comes_to_the_daemon() {
     for path in [
         "",
-        "/",
         "/v1",
         "/v2/node",
         "/v1/node/",
