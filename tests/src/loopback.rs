@@ -304,6 +304,36 @@ fn own_wildcard(node: &mut Node) -> Result<()> {
     })
 }
 
+/// The machine's default routes, there again when this is dropped.
+struct DefaultRoutes<'n> {
+    node: &'n Node,
+    routes: [(&'static str, String); 2],
+}
+
+impl<'n> DefaultRoutes<'n> {
+    fn keep(node: &'n Node) -> Result<DefaultRoutes<'n>> {
+        let of = |family| -> Result<_> {
+            let routes = node.must("ip", &[family, "route", "show", "default"])?;
+            Ok((family, routes.stdout))
+        };
+        let routes = [of("-4")?, of("-6")?];
+        Ok(DefaultRoutes { node, routes })
+    }
+}
+
+impl Drop for DefaultRoutes<'_> {
+    fn drop(&mut self) {
+        for (family, routes) in &self.routes {
+            let _ = self.node.run("ip", &[*family, "route", "del", "default"]);
+            for route in routes.lines() {
+                let words: Vec<&str> = route.split_whitespace().collect();
+                let words = [&[*family, "route", "replace"], &words[..]].concat();
+                let _ = self.node.run("ip", &words);
+            }
+        }
+    }
+}
+
 fn outside(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let (alpha, outside) = (stage.slice("alpha")?, stage.outside()?);
@@ -322,10 +352,7 @@ fn outside(node: &mut Node) -> Result<()> {
     let route = ["-n", OUTSIDE, "route", "replace", "127.1.0.0/16", "via"];
     node.must("ip", &[&route[..], &["198.51.100.1"]].concat())?;
     // And the node sends on what is nobody's.
-    let former = ["-4", "-6"].map(|family| {
-        let routes = node.must("ip", &[family, "route", "show", "default"]);
-        routes.map(|routes| (family, routes.stdout))
-    });
+    let _routes = DefaultRoutes::keep(node)?;
     let default = ["route", "replace", "default", "via"];
     node.must("ip", &[&default[..], &["198.51.100.2"]].concat())?;
     node.must("ip", &[&["-6"], &default[..], &["2001:db8:5::2"]].concat())?;
@@ -389,14 +416,6 @@ fn outside(node: &mut Node) -> Result<()> {
                 sender.connect(at(LOOPBACK[family], 9730))?;
             }
             refused(sender.send(1), EPERM).with_context(|| format!("family {family}, {before}"))?;
-        }
-    }
-    for former in former {
-        let (family, routes) = former?;
-        node.must("ip", &[family, "route", "del", "default"])?;
-        for route in routes.lines() {
-            let words: Vec<&str> = route.split_whitespace().collect();
-            node.must("ip", &[&[family, "route", "replace"], &words[..]].concat())?;
         }
     }
     node.must(
