@@ -1,8 +1,10 @@
 //! A screen that is drawn again and again until somebody presses a key: the
 //! terminal's second page, so that what was on the first is there afterwards.
+//! Without a terminal, readings that are printed one after the other.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -19,8 +21,74 @@ const END_PAGE: &str = "\x1b[J";
 /// Ctrl-C, which a raw terminal hands over as it is.
 const INTERRUPT: u8 = 3;
 
+/// What is read again and again, and shown.
+pub(super) trait View {
+    /// Reads it anew.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn read(&mut self) -> anyhow::Result<()>;
+    /// The page of a terminal, after this key.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn page(&mut self, key: Option<char>) -> io::Result<String>;
+    /// Prints what was read last.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn print(&self) -> anyhow::Result<()>;
+}
+
+/// Shows a view until `q` on a terminal, or prints `count` readings of it, one where
+/// nothing is said. The first comes after `first`, each other `interval` after the one
+/// before.
+///
+/// # Errors
+/// Those of the view and of the terminal.
+pub(super) fn follow(
+    view: &mut impl View,
+    json: bool,
+    count: Option<u32>,
+    first: Duration,
+    interval: Duration,
+) -> anyhow::Result<()> {
+    let live = if json { None } else { Live::open()? };
+    let mut left = match (count, &live) {
+        (Some(count), _) => Some(count),
+        (None, Some(_)) => None,
+        (None, None) => Some(1),
+    };
+    let mut pause = first;
+    let mut next = Instant::now() + first;
+    while left != Some(0) {
+        match &live {
+            Some(live) => {
+                if !live.until(next, |key| view.page(key))? {
+                    break;
+                }
+            }
+            None => thread::sleep(pause),
+        }
+        pause = interval;
+        next = Instant::now() + interval;
+        view.read()?;
+        if live.is_none() {
+            view.print()?;
+        }
+        left = left.map(|left| left - 1);
+    }
+    Ok(())
+}
+
+/// What a key stands for.
+pub(super) fn by_key<T: Copy>(keys: &[(char, T)], key: char) -> Option<T> {
+    keys.iter()
+        .find_map(|(name, order)| (*name == key).then_some(*order))
+}
+
 /// The terminal while it is drawn on.
-pub(super) struct Live {
+struct Live {
     before: Termios,
 }
 
@@ -29,7 +97,7 @@ impl Live {
     ///
     /// # Errors
     /// The terminal does not let its modes be set.
-    pub(super) fn open() -> anyhow::Result<Option<Self>> {
+    fn open() -> anyhow::Result<Option<Self>> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(None);
         }
@@ -66,7 +134,7 @@ impl Live {
     ///
     /// # Errors
     /// As [`Live::draw`] and [`Live::key`], and those of the page.
-    pub(super) fn until(
+    fn until(
         &self,
         next: Instant,
         mut page: impl FnMut(Option<char>) -> io::Result<String>,

@@ -2,14 +2,13 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anstyle::Style;
 use clap::Args;
 
 use super::exit::Exit;
-use super::live::Live;
+use super::live::{self, View};
 use super::quantity;
 use super::screen::Screen;
 use super::table::{Cell, Column, Table};
@@ -42,56 +41,56 @@ const KEYS: [(char, Order); 5] = [
 const HELP: &str = "c cpu  m memory  t traffic  d denials  n name  q quit";
 
 pub(super) fn run(args: &TopArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let mut before = read()?;
     let interval = Duration::from_secs(u64::from(args.interval));
-    let live = if screen.json() { None } else { Live::open()? };
-    let mut order = args.sort;
-    let mut left = match (args.count, &live) {
-        (Some(count), _) => Some(count),
-        (None, Some(_)) => None,
-        (None, None) => Some(1),
+    let mut top = Top {
+        screen,
+        order: args.sort,
+        before: read()?,
+        shown: None,
     };
-    let mut shown: Option<Rates> = None;
-    let mut next = Instant::now() + interval;
-    while left != Some(0) {
-        match &live {
-            Some(live) => {
-                let go_on = live.until(next, |key| {
-                    order = key.and_then(by_key).unwrap_or(order);
-                    let Some(rates) = &mut shown else {
-                        return Ok(String::from("reading ..."));
-                    };
-                    rates.order(order);
-                    page(rates, screen, true)
-                })?;
-                if !go_on {
-                    break;
-                }
-            }
-            None => thread::sleep(interval),
-        }
-        next = Instant::now() + interval;
-        let after = read()?;
-        let mut rates = Rates::between(&before, &after);
-        rates.order(order);
-        match &live {
-            Some(_) => shown = Some(rates),
-            None if screen.json() => screen.print_json(&rates)?,
-            None => {
-                let mut out = screen.out();
-                out.write_all(page(&rates, screen, false)?.as_bytes())?;
-                out.flush()?;
-            }
-        }
-        before = after;
-        left = left.map(|left| left - 1);
-    }
+    live::follow(&mut top, screen.json(), args.count, interval, interval)?;
     Ok(Exit::Ok.into())
 }
 
-fn by_key(key: char) -> Option<Order> {
-    KEYS.iter()
-        .find_map(|(name, order)| (*name == key).then_some(*order))
+struct Top<'s> {
+    screen: &'s Screen,
+    order: Order,
+    before: Status,
+    /// None before the second reading.
+    shown: Option<Rates>,
+}
+
+impl View for Top<'_> {
+    fn read(&mut self) -> anyhow::Result<()> {
+        let after = read()?;
+        let mut rates = Rates::between(&self.before, &after);
+        rates.order(self.order);
+        self.shown = Some(rates);
+        self.before = after;
+        Ok(())
+    }
+
+    fn page(&mut self, key: Option<char>) -> io::Result<String> {
+        let pressed = key.and_then(|key| live::by_key(&KEYS, key));
+        self.order = pressed.unwrap_or(self.order);
+        let Some(rates) = &mut self.shown else {
+            return Ok(String::from("reading ..."));
+        };
+        rates.order(self.order);
+        page(rates, self.screen, true)
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        let Some(rates) = &self.shown else {
+            return Ok(());
+        };
+        if self.screen.json() {
+            return self.screen.print_json(rates);
+        }
+        let mut out = self.screen.out();
+        out.write_all(page(rates, self.screen, false)?.as_bytes())?;
+        Ok(out.flush()?)
+    }
 }
 
 fn read() -> anyhow::Result<Status> {

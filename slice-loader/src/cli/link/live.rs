@@ -3,13 +3,12 @@
 use std::cmp::Reverse;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::DURING;
 use crate::cli::LinkArgs;
 use crate::cli::exit::Exit;
-use crate::cli::live::Live;
+use crate::cli::live::{self, View};
 use crate::cli::quantity;
 use crate::cli::screen::Screen;
 use crate::node::Node;
@@ -37,55 +36,51 @@ const KEYS: [(char, Order); 5] = [
 const HELP: &str = "s sends  w waits  d drops  l quota left  n name  q quit";
 
 pub(super) fn run(args: &LinkArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let mut before = LinkSample::take(&Node::open()?)?;
     let interval = Duration::from_secs(u64::from(args.interval));
-    let live = if screen.json() { None } else { Live::open()? };
-    let mut order = Order::Sends;
-    let mut left = match (args.count, &live) {
-        (Some(count), _) => Some(count),
-        (None, Some(_)) => None,
-        (None, None) => Some(1),
+    let mut links = Links {
+        screen,
+        order: Order::Sends,
+        before: LinkSample::take(&Node::open()?)?,
+        shown: Vec::new(),
     };
-    let mut shown: Vec<Link> = Vec::new();
     // The first one soon: who looks wants to see something.
-    let mut next = Instant::now() + DURING.min(interval);
-    while left != Some(0) {
-        match &live {
-            Some(live) => {
-                let go_on = live.until(next, |key| {
-                    order = key.and_then(by_key).unwrap_or(order);
-                    sort(&mut shown, order);
-                    page(&shown, screen, Some(HELP))
-                })?;
-                if !go_on {
-                    break;
-                }
-            }
-            None => thread::sleep(next.saturating_duration_since(Instant::now())),
-        }
-        next = Instant::now() + interval;
-        let node = Node::open()?;
-        let after = LinkSample::take(&node)?;
-        shown = read::links_since(&node, &before)?;
-        sort(&mut shown, order);
-        before = after;
-        match &live {
-            Some(_) => {}
-            None if screen.json() => screen.print_json(&shown)?,
-            None => {
-                let mut out = screen.out();
-                out.write_all(page(&shown, screen, None)?.as_bytes())?;
-                out.flush()?;
-            }
-        }
-        left = left.map(|left| left - 1);
-    }
+    let first = DURING.min(interval);
+    live::follow(&mut links, screen.json(), args.count, first, interval)?;
     Ok(Exit::Ok.into())
 }
 
-fn by_key(key: char) -> Option<Order> {
-    KEYS.iter()
-        .find_map(|(name, order)| (*name == key).then_some(*order))
+struct Links<'s> {
+    screen: &'s Screen,
+    order: Order,
+    before: LinkSample,
+    shown: Vec<Link>,
+}
+
+impl View for Links<'_> {
+    fn read(&mut self) -> anyhow::Result<()> {
+        let node = Node::open()?;
+        let after = LinkSample::take(&node)?;
+        self.shown = read::links_since(&node, &self.before)?;
+        sort(&mut self.shown, self.order);
+        self.before = after;
+        Ok(())
+    }
+
+    fn page(&mut self, key: Option<char>) -> io::Result<String> {
+        let pressed = key.and_then(|key| live::by_key(&KEYS, key));
+        self.order = pressed.unwrap_or(self.order);
+        sort(&mut self.shown, self.order);
+        page(&self.shown, self.screen, Some(HELP))
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        if self.screen.json() {
+            return self.screen.print_json(&self.shown);
+        }
+        let mut out = self.screen.out();
+        out.write_all(page(&self.shown, self.screen, None)?.as_bytes())?;
+        Ok(out.flush()?)
+    }
 }
 
 fn sort(links: &mut [Link], order: Order) {
