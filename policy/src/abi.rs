@@ -40,6 +40,7 @@
 //! | `TALLY` | array of 1 | 0 | generation of tallies (u64) | loader | programs |
 //! | `TALLIES_EVEN`, `TALLIES_ODD` | hash | [`TalliedFlow`] | [`Tally`] | programs (loader empties) | loader |
 //! | `TALLY_REST` | array | [`rest_index`] | [`TallyRest`] | programs (loader zeroes) | programs, loader |
+//! | `TRACED` | array | row | until when the owner is traced, monotonic clock, nanoseconds (u64) | loader | programs |
 //! | `TAGS` | socket storage | socket | [`Tag`] | programs, loader | programs |
 //! | `EVENTS` | ring buffer | | [`Event`] | programs | loader |
 
@@ -587,7 +588,8 @@ layouts! {
         pub traffic @ 16: Traffic,
     }
 
-    /// One denial, for `slice events`.
+    /// One denial, for `slice events`; of an owner that is traced also a call that was
+    /// let through.
     pub struct Event [80] {
         /// Monotonic clock, nanoseconds.
         pub time_ns @ 0: u64,
@@ -596,7 +598,7 @@ layouts! {
         /// Process that made the call; 0 where a packet was dropped outside
         /// of any.
         pub pid @ 12: u32,
-        /// Number of the [`crate::Reason`].
+        /// Number of the [`crate::Reason`], or [`LET_THROUGH`].
         pub reason @ 16: u8,
         /// Number of the [`Moment`].
         pub moment @ 17: u8,
@@ -828,6 +830,14 @@ pub const TAG_RAW: u64 = 16384;
 /// itself; it is counted on the port as bound ones are.
 pub const TAG_RAW_PORT: u64 = 32768;
 
+/// In the place of a reason: nothing was denied.
+pub const LET_THROUGH: u8 = 255;
+const _: () = assert!(LET_THROUGH as u32 >= REASON_ROWS);
+
+/// Events of an owner in a second while it is traced; denials have those of its policy
+/// besides.
+pub const TRACED_PER_SECOND: u32 = 1000;
+
 /// The moment of a socket's or packet's life at which a verdict was given.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -852,6 +862,8 @@ pub enum Moment {
     Lookup = 9,
     /// A frame that a packet socket sends.
     Frame = 10,
+    /// `listen(2)`.
+    Listen = 11,
 }
 
 impl Moment {
@@ -868,6 +880,7 @@ impl Moment {
             8 => Moment::Open,
             9 => Moment::Lookup,
             10 => Moment::Frame,
+            11 => Moment::Listen,
             _ => return None,
         })
     }
@@ -885,6 +898,7 @@ impl Moment {
             Moment::Open => "open",
             Moment::Lookup => "lookup",
             Moment::Frame => "frame",
+            Moment::Listen => "listen",
         }
     }
 }

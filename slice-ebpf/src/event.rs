@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_set_retval};
-use policy::abi::{Address, Event, Moment, SliceState};
+use policy::abi::{Address, Event, LET_THROUGH, Moment, SliceState, TRACED_PER_SECOND};
 use policy::decide::address::is_ipv4;
 use policy::decide::create::{AF_INET, AF_INET6};
 use policy::decide::raw::Sent;
@@ -11,7 +11,7 @@ use policy::{Reason, SliceId};
 
 use crate::atomic;
 use crate::claim::now_ns;
-use crate::maps::{DENIALS, EVENTS};
+use crate::maps::{DENIALS, EVENTS, TRACED};
 use crate::owner;
 use crate::packet::Packet;
 
@@ -132,6 +132,55 @@ impl Denial {
     }
 }
 
+/// Until when an owner is traced.
+#[inline(always)]
+fn traced_until(who: SliceId) -> u64 {
+    match TRACED.get_ptr(who.index()) {
+        Some(until) => atomic::load(until),
+        None => 0,
+    }
+}
+
+/// Tells of a call that was let through where its owner is traced; `by_task`: the
+/// kernel knows whose process made it. Nobody traced, it costs a look at a row.
+#[inline(always)]
+pub fn let_through(
+    who: SliceId,
+    moment: Moment,
+    family: u8,
+    protocol: u8,
+    by_task: bool,
+    fill: impl FnOnce(&mut Event),
+) {
+    if traced_until(who) == 0 {
+        return;
+    }
+    let (pid, command) = if by_task {
+        // SAFETY: the helper takes nothing.
+        let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+        (pid, bpf_get_current_comm().unwrap_or([0; 16]))
+    } else {
+        (0, [0; 16])
+    };
+    let mut event = Event {
+        time_ns: 0,
+        id: who,
+        pid,
+        reason: LET_THROUGH,
+        moment: moment as u8,
+        protocol,
+        family,
+        local_port: 0,
+        peer_port: 0,
+        local: [0; 16],
+        peer: [0; 16],
+        command,
+        suppressed: 0,
+    };
+    fill(&mut event);
+    event_tell(&raw mut event);
+}
+
 /// Counts a denial and tells of it, unless its slice was denied too much in
 /// this second; the time and what was suppressed are put in here. What is
 /// returned says nothing.
@@ -163,7 +212,14 @@ extern "C" fn event_tell(event: *mut Event) -> u32 {
     event.time_ns = now_ns();
     // SAFETY: the row lies in the array for good.
     let suppressed = unsafe { &raw mut (*state).events_suppressed };
-    let most = owner::entry(event.id).map_or(1, |entry| entry.events_per_second);
+    let mut most = owner::entry(event.id).map_or(1, |entry| entry.events_per_second);
+    if traced_until(event.id) > event.time_ns {
+        // What is let through leaves denials their own.
+        let own = if event.reason == LET_THROUGH { 0 } else { most };
+        most = own.saturating_add(TRACED_PER_SECOND);
+    } else if event.reason == LET_THROUGH {
+        return 0;
+    }
     if !within_rate(state, event.time_ns / NS_PER_SECOND, most) {
         atomic::fetch_add(suppressed, 1);
         return 0;

@@ -116,6 +116,8 @@ pub static TALLY_REST: Array<TallyRest, { 2 * ROWS }> = Array::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
 #[btf_map]
+pub static TRACED: Array<u64, ROWS> = Array::new();
+#[btf_map]
 pub static TAGS: SocketStorage<Tag> = SocketStorage::new();
 
 /// Socket storage that accepted sockets inherit: the library's own type lacks

@@ -27,6 +27,8 @@ use crate::stage::{
     FOREIGN, GAMMA, LOOPBACK, NODE, PEER, POLICY, REFUSED, Stage, Sysctl, at, refused,
 };
 
+mod trace; // slice trace
+
 pub const TESTS: &[Test] = &[
     test(
         "every_reason_is_counted_once_and_for_its_slice_alone",
@@ -37,6 +39,11 @@ pub const TESTS: &[Test] = &[
     test(
         "a_flood_of_denials_is_counted_and_few_of_it_are_told",
         flood,
+    )
+    .on_stage(),
+    test(
+        "a_trace_tells_each_verdict_and_ends_with_its_reader_or_the_daemon",
+        trace::traced,
     )
     .on_stage(),
 ];

@@ -13,7 +13,7 @@ use policy::{Reason, SliceId, Verdict};
 use crate::atomic;
 use crate::claim;
 use crate::ctx::{Sock, in_node};
-use crate::event::Denial;
+use crate::event::{Denial, let_through};
 use crate::{loopback, owner, place, port};
 
 /// `BPF_CGROUP_INET4_POST_BIND`.
@@ -54,7 +54,13 @@ fn post_bind(ctx: SockContext, ipv4: bool) -> i32 {
         &local,
         flags & TAG_ANY_PORT != 0,
     ) {
-        Verdict::Allow => 1,
+        Verdict::Allow => {
+            let_through(who, Moment::Bind, sock.family(), protocol, true, |event| {
+                event.local = shown(who.index(), &local);
+                event.local_port = port;
+            });
+            1
+        }
         Verdict::Deny(reason) => {
             let mut denial = Denial::new(who, reason, Moment::Bind, sock.family(), protocol);
             denial.local = shown(who.index(), &local);

@@ -16,7 +16,7 @@ use policy::{Reason, SliceId, Verdict};
 use super::lookup;
 use crate::atomic;
 use crate::ctx::{SockAddr, family, in_node};
-use crate::event::Denial;
+use crate::event::{Denial, let_through};
 use crate::{claim, connection, destination, loopback, owner};
 
 /// `BPF_CGROUP_INET4_CONNECT`.
@@ -89,6 +89,17 @@ fn connect(ctx: SockAddrContext, ipv4: bool) -> i32 {
     {
         bind_unbound(&ctx, &call, ipv4, &own);
     }
+    let_through(
+        who,
+        Moment::Connect,
+        family(ipv4),
+        protocol,
+        true,
+        |event| {
+            event.peer = address;
+            event.peer_port = port;
+        },
+    );
     1
 }
 

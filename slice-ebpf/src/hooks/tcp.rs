@@ -12,12 +12,13 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    Settings, TAG_ANY_PORT, TAG_BOUND, TAG_CONNECTING, TAG_ELSEWHERE, TAG_OWN, TAG_RUNNING, TCP,
-    Tag, port_index,
+    Moment, Settings, TAG_ANY_PORT, TAG_BOUND, TAG_CONNECTING, TAG_ELSEWHERE, TAG_OWN, TAG_RUNNING,
+    TCP, Tag, port_index,
 };
 
 use crate::atomic;
 use crate::claim;
+use crate::event::let_through;
 use crate::{connection, loopback, owner};
 
 /// `BPF_CGROUP_SOCK_OPS`.
@@ -48,6 +49,7 @@ pub fn tcp_state(ctx: SockOpsContext) -> u32 {
             // SAFETY: as above.
             atomic::fetch_clear(unsafe { &raw mut (*tag).flags }, TAG_CONNECTING);
             hold_picked(call, tag, settings);
+            listens(call, tag);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             // SAFETY: as above.
@@ -109,6 +111,22 @@ fn hold_picked(call: *mut bpf_sock_ops, tag: *mut Tag, settings: &Settings) {
         // dropped: see ingress.
         let _ = claim::hold(tag, who, index, true, settings);
     }
+}
+
+/// Tells of it where the owner is traced. The kernel says nothing of the process here.
+#[inline(always)]
+fn listens(call: *mut bpf_sock_ops, tag: *mut Tag) {
+    // SAFETY: as in `tcp_state` and `run`.
+    let (port, family, who) = unsafe {
+        (
+            read_volatile(&raw const (*call).local_port) as u16,
+            read_volatile(&raw const (*call).family) as u8,
+            (*tag).id,
+        )
+    };
+    let_through(who, Moment::Listen, family, TCP, false, |event| {
+        event.local_port = port;
+    });
 }
 
 /// A connection came in: its tag is a copy of the listener's, which held the

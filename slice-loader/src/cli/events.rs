@@ -12,7 +12,7 @@ use super::table::printable;
 use super::{EventsArgs, client, quantity};
 use crate::daemon::EventsQuery;
 use crate::report::Event;
-use crate::report::event::{Cursor, Item};
+use crate::report::event::{ALLOWED, Cursor, Item};
 use crate::report::happening::Happening;
 
 pub(super) fn run(args: &EventsArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
@@ -77,6 +77,13 @@ pub fn write_item(out: &mut impl Write, item: &Item, verbose: bool) -> io::Resul
     match item {
         Item::Event(event) => write_event(out, event, verbose),
         Item::Happened(happening) => write_happening(out, happening),
+        Item::LeftOut(count) => {
+            let warn = AnsiColor::Yellow.on_default();
+            writeln!(
+                out,
+                "{warn}{count} more were left out: too many in a second{warn:#}"
+            )
+        }
         Item::Lost(count) => {
             let warn = AnsiColor::Yellow.on_default();
             writeln!(
@@ -99,10 +106,15 @@ fn write_happening(out: &mut impl Write, happening: &Happening) -> io::Result<()
 }
 
 fn write_event(out: &mut impl Write, event: &Event, verbose: bool) -> io::Result<()> {
+    let color = if event.reason == ALLOWED {
+        AnsiColor::Green
+    } else {
+        AnsiColor::Yellow
+    };
     let (dim, bold, bad) = (
         Style::new().dimmed(),
         Style::new().bold(),
-        AnsiColor::Yellow.on_default(),
+        color.on_default(),
     );
     let time = quantity::time_exact(event.time);
     let slice = event.slice.label();

@@ -38,6 +38,7 @@ mod sniff;
 pub mod status;
 pub mod table;
 mod top;
+mod trace;
 mod up;
 
 use exit::Exit;
@@ -133,6 +134,15 @@ enum Command {
     Link(LinkArgs),
     /// Show denials as the daemon saw them.
     Events(EventsArgs),
+    /// Tell what is decided for a slice as it is decided, each verdict with its reason.
+    ///
+    /// Until ctrl-C. Every denial, and what bind, connect and listen were allowed, up to 1,000 in a
+    /// second; how many were left out is told.
+    Trace {
+        /// The slice; also `node`.
+        #[arg(value_name = "SLICE")]
+        slice: String,
+    },
     /// Write the packets of all slices with their owners as pcapng.
     Sniff(SniffArgs),
     /// Start slices that have a context.
@@ -428,6 +438,7 @@ impl Cli {
             Command::Flows(args) => flows::run(args, screen),
             Command::Link(args) => link::run(args, screen),
             Command::Events(args) => events::run(args, screen),
+            Command::Trace { slice } => trace::run(slice, screen),
             Command::Sniff(args) => sniff::run(args),
             Command::Start(args) => life::run(Life::Start, args, screen),
             Command::Stop(args) => life::run(Life::Stop, args, screen),

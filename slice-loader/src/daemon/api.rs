@@ -6,6 +6,7 @@
 //! | `GET /v1/ports[?slice=NAME][&protocol=tcp]` | [`crate::report::Ports`] |
 //! | `GET /v1/links/history[?since=TIME][&limit=COUNT]` | [`crate::report::LinksPast`] |
 //! | `GET /v1/events[?follow=true][&after=CURSOR][&slice=NAME][&reason=SLUG]` | a line of JSON per [`Item`]; server-sent events where the request accepts `text/event-stream` |
+//! | `GET /v1/trace?slice=NAME` | a line of JSON per [`Item`], as long as it is read |
 //! | `POST /v1/reload` | what was changed |
 //!
 //! An error is `{"error": ...}` in the form of `-o json`.
@@ -28,6 +29,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{self, Duration};
 
 use super::hub::{Hub, Reader};
+use super::trace::Traces;
 use crate::cli::exit::{self, Exit};
 use crate::node::{self, Node};
 use crate::report::event::{Cursor, Item};
@@ -43,6 +45,7 @@ pub(super) struct State {
     pub(super) hub: Hub,
     pub(super) policy: PathBuf,
     pub(super) history: Arc<Mutex<History>>,
+    pub(super) traces: Traces,
 }
 
 /// Parameters of `/v1/status`.
@@ -96,6 +99,14 @@ pub struct EventsQuery {
     pub reason: Option<String>,
 }
 
+/// Parameters of `/v1/trace`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceQuery {
+    /// Whom to trace.
+    pub slice: String,
+}
+
 /// A stream that nobody reads any more is noticed by writing to it.
 const BEAT: Duration = Duration::from_secs(15);
 
@@ -114,6 +125,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/links/history", get(links_past))
         .route("/v1/events", get(events))
+        .route("/v1/trace", get(trace))
         .route("/v1/reload", post(reload))
         .with_state(state)
 }
@@ -183,6 +195,28 @@ async fn events(
         HeaderValue::from_static(form.content_type()),
     );
     response
+}
+
+async fn trace(From(state): From<State>, Query(query): Query<TraceQuery>) -> Response {
+    let begun = spawn_blocking(move || state.traces.begin(&state.hub, &query.slice)).await;
+    let trace = match begun {
+        Ok(Ok(trace)) => trace,
+        Ok(Err(error)) => return refusal(&error),
+        Err(panic) => return refusal(&anyhow::Error::new(panic).context("answer the request")),
+    };
+    let lines = stream::unfold(trace, |mut trace| async move {
+        let items = trace.next().await?;
+        let mut piece = String::new();
+        for item in &items {
+            Form::Lines.write(&mut piece, item);
+        }
+        if items.is_empty() {
+            return Some((Ok(Bytes::from_static(Form::Lines.beat())), trace));
+        }
+        Some((Ok::<_, Infallible>(piece.into()), trace))
+    });
+    let kind = HeaderValue::from_static(Form::Lines.content_type());
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response()
 }
 
 /// The next piece of the stream: the items that the reader asked for as far as
@@ -269,7 +303,7 @@ impl Form {
             (Self::ServerSent, Item::Event(event)) => {
                 (format!("id: {}\ndata: ", event.cursor), "\n\n")
             }
-            (Self::ServerSent, Item::Happened(_) | Item::Lost(_)) => {
+            (Self::ServerSent, Item::Happened(_) | Item::LeftOut(_) | Item::Lost(_)) => {
                 (String::from("data: "), "\n\n")
             }
         };
@@ -347,6 +381,7 @@ mod tests {
             hub: hub(),
             policy: PathBuf::new(),
             history: Arc::default(),
+            traces: Traces::default(),
         };
         let response = events(From(state), Query(query), headers).await;
         let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use policy::abi::LET_THROUGH;
 use tokio::sync::broadcast::{
     self,
     error::{RecvError, TryRecvError},
@@ -28,6 +29,8 @@ struct Inner {
     run: u64,
     keep: usize,
     live: broadcast::Sender<Arc<Event>>,
+    /// The same, and what was let through, for those who trace an owner.
+    traced: broadcast::Sender<Arc<Event>>,
     state: Mutex<State>,
 }
 
@@ -107,12 +110,13 @@ impl Hub {
     /// One whose run is named by a number of one's own.
     #[must_use]
     pub fn of_run(run: u64, keep: usize) -> Self {
-        let (live, _) = broadcast::channel(QUEUE);
+        let [(live, _), (traced, _)] = [QUEUE; 2].map(broadcast::channel);
         Self {
             inner: Arc::new(Inner {
                 run,
                 keep,
                 live,
+                traced,
                 state: Mutex::default(),
             }),
         }
@@ -126,6 +130,13 @@ impl Hub {
             number: state.next,
         };
         let event = Arc::new(Event::new(record, cursor, clock, names));
+        if self.inner.traced.receiver_count() > 0 {
+            let _ = self.inner.traced.send(event.clone());
+        }
+        // Nobody's but theirs: it is no denial, and keeps none from being kept.
+        if record.reason == LET_THROUGH {
+            return;
+        }
         *state
             .tally
             .entry((event.slice.label(), event.reason.clone()))
@@ -135,6 +146,11 @@ impl Hub {
         // Nobody listening is no error. Sent under the lock, so that a reader
         // who subscribes sees each event once: kept or live.
         let _ = self.inner.live.send(event);
+    }
+
+    /// All events from now on, with the calls of traced owners that were let through.
+    pub(super) fn trace(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.inner.traced.subscribe()
     }
 
     /// Takes in something that happened and is no denial.
@@ -345,12 +361,36 @@ mod tests {
         hub.push(&policy::abi::Event::new_zeroed(), &clock, &Names::default());
     }
 
+    #[test]
+    fn what_was_let_through_is_for_those_who_trace_and_is_not_kept() {
+        let hub = hub(3, 1);
+        let mut traced = hub.trace();
+        let clock = Clock {
+            monotonic_ns: 0,
+            realtime_ns: 0,
+        };
+        for _ in 0..5 {
+            let mut record = policy::abi::Event::new_zeroed();
+            record.reason = LET_THROUGH;
+            hub.push(&record, &clock, &Names::default());
+        }
+        push(&hub);
+        assert_eq!(numbers(&mut hub.read(None)), [Ok(0), Ok(1)]);
+        assert_eq!(hub.take_tally().values().sum::<u64>(), 2);
+        let told: Vec<_> = std::iter::from_fn(|| traced.try_recv().ok()).collect();
+        let allowed = told
+            .iter()
+            .filter(|event| event.reason == "allowed")
+            .count();
+        assert_eq!((told.len(), allowed), (6, 5));
+    }
+
     fn numbers(reader: &mut Reader) -> Vec<Result<u64, u64>> {
         std::iter::from_fn(|| reader.kept())
             .map(|item| match item {
                 Item::Event(event) => Ok(event.cursor.number),
                 Item::Lost(count) => Err(count),
-                Item::Happened(_) => panic!("{item:?}"),
+                Item::Happened(_) | Item::LeftOut(_) => panic!("{item:?}"),
             })
             .collect()
     }

@@ -21,9 +21,10 @@ mod gate;
 mod hub;
 mod log;
 mod system;
+mod trace;
 mod watch;
 
-pub use api::{EventsQuery, LinksPastQuery, PortsQuery, StatusQuery};
+pub use api::{EventsQuery, LinksPastQuery, PortsQuery, StatusQuery, TraceQuery};
 pub use gate::clear_away;
 pub use hub::{Hub, News};
 pub use log::start as start_log;
@@ -82,6 +83,7 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
     let state = api::State {
         hub: hub.clone(),
         history: history.clone(),
+        traces: trace::Traces::default(),
         policy: options.policy.clone(),
     };
     system::ready(&node);

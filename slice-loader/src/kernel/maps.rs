@@ -275,6 +275,7 @@ pub struct Maps {
     pub buckets: Table<u32, Bucket>,
     pub tally_rest: Table<u32, TallyRest>,
     pub quotas: Table<u32, QuotaState>,
+    pub traced: Table<u32, u64>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -325,6 +326,7 @@ impl Maps {
             buckets: Table::open(store, "BUCKETS")?,
             tally_rest: Table::open(store, "TALLY_REST")?,
             quotas: Table::open(store, "QUOTAS")?,
+            traced: Table::open(store, "TRACED")?,
         })
     }
 
@@ -349,6 +351,7 @@ impl Maps {
         self.traffic.clear(row)?;
         self.denials.set(&row, &NO_DENIALS)?;
         self.loopback.set(&row, &LoopbackPorts::new_zeroed())?;
+        self.traced.set(&row, &0)?;
         let rows = self.states.rows();
         // Of both classes: one lies behind the other.
         let of_links = (row..self.buckets.rows()).step_by(usize::try_from(rows)?);

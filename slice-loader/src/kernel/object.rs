@@ -60,12 +60,15 @@ const MAPS: &[&str] = &[
     "TALLIES_EVEN",
     "TALLIES_ODD",
     "TALLY_REST",
+    "TRACED",
     "TAGS",
     "EVENTS",
 ];
 
 /// Maps with one row per slice and the two fixed rows.
-const PER_SLICE: &[&str] = &["SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK"];
+const PER_SLICE: &[&str] = &[
+    "SLICES", "STATES", "TRAFFIC", "DENIALS", "LOOPBACK", "TRACED",
+];
 
 /// A number that differs where the object differs (FNV-1a, 64 bits).
 #[must_use]

@@ -361,6 +361,15 @@ impl Node {
         }
     }
 
+    /// Has what is decided for an owner told until then, nanoseconds of the monotonic
+    /// clock.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn trace(&self, id: SliceId, until_ns: u64) -> anyhow::Result<()> {
+        self.maps.traced.set(&id.index(), &until_ns)
+    }
+
     /// The addresses the programs know.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use jiff::Timestamp;
-use policy::abi::{self, Moment, TCP, UDP};
+use policy::abi::{self, LET_THROUGH, Moment, TCP, UDP};
 use policy::verdict::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,10 @@ pub enum Item {
     Event(Box<Event>),
     /// Something else that happened.
     Happened(Box<Happening>),
+    /// So many events of the owner that is traced were left out, since there were more
+    /// than are told in a second.
+    #[serde(rename = "left_out")]
+    LeftOut(u64),
     /// The reader was too slow, or asked for events that are kept no more: so
     /// many of all slices passed unseen.
     Lost(u64),
@@ -38,7 +42,8 @@ pub struct Event {
     /// The moment of the socket's or packet's life; `moment-N` for one that
     /// this version does not know.
     pub moment: String,
-    /// Slug of the reason; `reason-N` for one that this version does not know.
+    /// Slug of the reason; `reason-N` for one that this version does not know. In a trace
+    /// also [`ALLOWED`].
     pub reason: String,
     /// The reason as a sentence.
     pub sentence: String,
@@ -78,6 +83,9 @@ pub struct Cursor {
     pub number: u64,
 }
 
+/// In the place of a reason: the call was let through.
+pub const ALLOWED: &str = "allowed";
+
 /// Why a text is no [`Cursor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadCursor;
@@ -95,13 +103,17 @@ impl Event {
                 Some(moment) => moment.slug().to_owned(),
                 None => format!("moment-{}", record.moment),
             },
-            reason: reason.map_or_else(
-                || format!("reason-{}", record.reason),
-                |r| r.slug().to_owned(),
-            ),
-            sentence: reason
-                .map_or("A newer kernel part gave this reason.", Reason::sentence)
-                .to_owned(),
+            reason: match reason {
+                Some(reason) => reason.slug().to_owned(),
+                None if record.reason == LET_THROUGH => ALLOWED.to_owned(),
+                None => format!("reason-{}", record.reason),
+            },
+            sentence: match reason {
+                Some(reason) => reason.sentence(),
+                None if record.reason == LET_THROUGH => "The call was let through.",
+                None => "A newer kernel part gave this reason.",
+            }
+            .to_owned(),
             protocol: protocol(record.protocol),
             family: family(record.family),
             local: End::new(record.local, record.local_port),
@@ -272,6 +284,17 @@ mod tests {
             ("reason-250", "moment-99")
         );
         assert_eq!(event.protocol, "200");
+    }
+
+    #[test]
+    fn a_call_that_was_let_through_is_no_denial() {
+        let mut record = record();
+        (record.reason, record.moment) = (LET_THROUGH, Moment::Listen as u8);
+        let event = event(&record);
+        assert_eq!(
+            (event.reason.as_str(), event.moment.as_str()),
+            (ALLOWED, "listen")
+        );
     }
 
     #[test]

@@ -297,7 +297,7 @@ fn server_sent(items: &[Item]) -> anyhow::Result<Vec<u8>> {
         let cursor = match item {
             Item::Event(event) => Some(event.cursor),
             Item::Happened(happening) => Some(happening.cursor),
-            Item::Lost(_) => None,
+            Item::LeftOut(_) | Item::Lost(_) => None,
         };
         if let Some(cursor) = cursor {
             writeln!(text, "id: {cursor}")?;
