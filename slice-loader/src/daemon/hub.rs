@@ -469,6 +469,7 @@ mod tests {
         let told = news.items.iter().map(|item| match item {
             Item::Happened(it) => format!("{} {}", it.cursor.number, it.slice.id),
             Item::Lost(count) => format!("lost {count}"),
+            Item::LeftOut(count) => format!("left out {count}"),
             Item::Event(event) => format!("{} denied", event.cursor.number),
         });
         (told.collect(), news)

@@ -21,7 +21,9 @@ pub enum Item {
     Happened(Box<Happening>),
     /// So many events of the owner that is traced were left out, since there were more
     /// than are told in a second.
+    // In traces alone, which no slice is given.
     #[serde(rename = "left_out")]
+    #[cfg_attr(test, schemars(skip))]
     LeftOut(u64),
     /// The reader was too slow, or asked for events that are kept no more: so
     /// many of all slices passed unseen.
@@ -43,7 +45,7 @@ pub struct Event {
     /// this version does not know.
     pub moment: String,
     /// Slug of the reason; `reason-N` for one that this version does not know. In a trace
-    /// also [`ALLOWED`].
+    /// also `allowed`.
     pub reason: String,
     /// The reason as a sentence.
     pub sentence: String,
