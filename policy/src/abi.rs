@@ -27,6 +27,8 @@
 //! | `EXEMPT` | LPM trie | [`ExemptKey`] | [`EXEMPT`] (u32) | loader | programs |
 //! | `KNOBS` | array | [`link_index`] | [`LinkKnobs`] | loader | programs |
 //! | `BUCKETS` | array | [`link_index`] | [`Bucket`] | programs (loader zeroes) | programs, loader |
+//! | `ARRIVES_BY` | hash | number of a device (u32) | link (u32) | loader | programs |
+//! | `ARRIVALS` | array | [`arrival_index`] | [`Arrivals`] | programs (loader zeroes) | programs, loader |
 //! | `QUOTAS` | array | [`link_index`] | [`QuotaState`] | programs, loader | programs, loader |
 //! | `WAITING` | array | link x words + row / 64 | bits (u64) | programs | programs |
 //! | `TURNS` | array | [`link_index`] x [`TURNS`] + flow | [`FlowTurn`] | programs | programs |
@@ -144,7 +146,7 @@ layouts! {
         /// The slice in this row; an id of another generation is a destroyed
         /// slice.
         pub id @ 0: SliceId,
-        /// [`LIVE`], [`CLAIM`], [`OWN_IPV4`], [`OWN_IPV6`], [`RAW`], [`AUDIT`].
+        /// [`LIVE`], [`CLAIM`], [`OWN_IPV4`], [`OWN_IPV6`], [`RAW`], [`AUDIT`], [`POLICED`].
         pub flags @ 4: u32,
         /// Most sockets open at once.
         pub sockets_max @ 8: u32,
@@ -388,7 +390,7 @@ layouts! {
     }
 
     /// What the owner gives a slice on a link; see [`crate::decide::pace::Knobs`].
-    pub struct LinkKnobs [48] {
+    pub struct LinkKnobs [56] {
         /// Bytes per second.
         pub floor @ 0: u64,
         /// Bytes per second.
@@ -403,6 +405,26 @@ layouts! {
         pub period_ns @ 32: u64,
         /// Most packets in a second; 0 where they are not bounded.
         pub packets @ 40: u64,
+        /// What it may receive, bytes per second; 0 where that is not bounded.
+        pub receive @ 48: u64,
+    }
+
+    /// What a slice received by a link since that is bounded; see
+    /// [`crate::decide::police`]. All but the time only grow.
+    pub struct Arrivals [64] {
+        /// When all that came would have come at the rate that it may have, monotonic
+        /// clock, nanoseconds.
+        pub next_ns @ 0: u64,
+        /// Bytes that were let through, from the IP header on.
+        pub bytes @ 8: u64,
+        /// Packets that were let through, segments apiece.
+        pub packets @ 16: u64,
+        /// Bytes that were dropped, as they were too many.
+        pub policed_bytes @ 24: u64,
+        /// Packets that were dropped.
+        pub policed_packets @ 32: u64,
+        /// Zero: two rows are never in one line of a cache.
+        pub reserved @ 40: [u64; 3],
     }
 
     /// What a slice with a quota has sent on a link; see [`crate::decide::quota`].
@@ -704,6 +726,12 @@ pub const fn link_index(link: u32, class: u32, rows: u32) -> u32 {
     link * classes(rows) + class
 }
 
+/// What a row received by a link, in `ARRIVALS`, where the per-slice maps have `rows`.
+#[inline(always)]
+pub const fn arrival_index(link: u32, row: u32, rows: u32) -> u32 {
+    link * rows + row
+}
+
 /// In `EXEMPT`: the network is.
 pub const EXEMPT: u32 = 1;
 
@@ -738,6 +766,9 @@ pub const AUDIT: u32 = 32;
 
 /// The slice may make namespaces of its own.
 pub const NESTED: u32 = 64;
+
+/// What the slice receives is bounded on some link.
+pub const POLICED: u32 = 128;
 
 /// Rows of `AUDITORS`: those who audit at once, and row 0 for all.
 pub const AUDITOR_ROWS: u32 = 9;

@@ -8,7 +8,7 @@ use zerocopy::FromZeros;
 
 use crate::abi::{
     ABI_VERSION, ADDRESS_OWN, ADDRESS_SHARED, ADDRESSES_APART, AUDIT, Address, AddressEntry, CLAIM,
-    LIVE, LinkKnobs, NESTED, OWN_IPV4, OWN_IPV6, RAW, RAW_SLICES, REFUSES_DESTINATIONS,
+    LIVE, LinkKnobs, NESTED, OWN_IPV4, OWN_IPV6, POLICED, RAW, RAW_SLICES, REFUSES_DESTINATIONS,
     RESERVED_FOUND, RESERVED_NODE, RESERVED_RAW, RESERVED_SLICE, RefusedKey, RefusedPorts,
     Reserved, Settings, SliceEntry, SliceNameBytes, TCP, UDP, mapped, port_index, refused_row,
     refused_row_of, tally_rows,
@@ -141,7 +141,11 @@ fn slices(admitted: &Admitted<'_>) -> BTreeMap<u32, SliceEntry> {
         events_per_second: admitted.config().node.events_per_second,
         ..SliceEntry::new_zeroed()
     });
-    let slices = admitted.slices().map(|(id, slice)| slice_entry(id, slice));
+    let slices = admitted.slices().map(|(id, slice)| {
+        let mut on_links = admitted.config().node.links.iter();
+        let policed = on_links.any(|link| slice.links.on(&link.name.value).receive.is_some());
+        slice_entry(id, slice, policed)
+    });
     fixed
         .into_iter()
         .chain(slices)
@@ -149,7 +153,7 @@ fn slices(admitted: &Admitted<'_>) -> BTreeMap<u32, SliceEntry> {
         .collect()
 }
 
-fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
+fn slice_entry(id: SliceId, slice: &Slice, policed: bool) -> SliceEntry {
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     let (ipv4, ipv6) = (slice.address.ipv4, slice.address.ipv6);
     SliceEntry {
@@ -160,6 +164,7 @@ fn slice_entry(id: SliceId, slice: &Slice) -> SliceEntry {
             | flag(ipv6.is_some(), OWN_IPV6)
             | flag(slice.raw == Raw::Safe, RAW)
             | flag(slice.grants.audit, AUDIT)
+            | flag(policed, POLICED)
             | flag(
                 slice.context.as_ref().is_some_and(|context| context.nested),
                 NESTED,

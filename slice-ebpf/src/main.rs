@@ -14,6 +14,7 @@
 )]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod arrival; // what a slice may receive by a link
 mod atomic; // fetch-and-add and compare-and-swap as the BPF instruction set has them
 mod audit; // packets of all slices for those who may see them
 mod claim; // ports held by sockets, and flows

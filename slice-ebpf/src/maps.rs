@@ -6,11 +6,11 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, Progr
 use aya_ebpf::macros::btf_map;
 use policy::SliceId;
 use policy::abi::{
-    AUDIT_RING, AUDITOR_ROWS, Address, AddressEntry, ArmedDevice, Audited, Auditor, Bucket, Claim,
-    Denials, Event, FlowKey, FlowTurn, LINKS as MOST_LINKS, LinkEntry, LinkKnobs, LinkState,
-    LoopbackPorts, PORT_ROWS, QuotaState, RefusedPorts, Reserved, STARTED_PER_SLICE, Settings,
-    SliceEntry, SliceState, StartedAt, StartedFlow, TALLY_ROWS, Tag, TalliedFlow, Tally, TallyRest,
-    Traffic,
+    AUDIT_RING, AUDITOR_ROWS, Address, AddressEntry, ArmedDevice, Arrivals, Audited, Auditor,
+    Bucket, Claim, Denials, Event, FlowKey, FlowTurn, LINKS as MOST_LINKS, LinkEntry, LinkKnobs,
+    LinkState, LoopbackPorts, PORT_ROWS, QuotaState, RefusedPorts, Reserved, STARTED_PER_SLICE,
+    Settings, SliceEntry, SliceState, StartedAt, StartedFlow, TALLY_ROWS, Tag, TalliedFlow, Tally,
+    TallyRest, Traffic,
 };
 
 /// Rows where the loader does not say otherwise.
@@ -62,6 +62,10 @@ pub static EXEMPT: LpmTrie<[u8; 20], u32, 131072> = LpmTrie::new();
 pub static KNOBS: Array<LinkKnobs, ROWS> = Array::new();
 #[btf_map]
 pub static BUCKETS: Array<Bucket, ROWS> = Array::new();
+#[btf_map]
+pub static ARRIVES_BY: HashMap<u32, u32, 1024> = HashMap::new();
+#[btf_map]
+pub static ARRIVALS: Array<Arrivals, ROWS> = Array::new();
 #[btf_map]
 pub static QUOTAS: Array<QuotaState, ROWS> = Array::new();
 #[btf_map]

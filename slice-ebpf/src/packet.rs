@@ -242,10 +242,10 @@ fn headers(skb: *mut __sk_buff, start: u32) -> u64 {
     segment_headers(&octets::Packet(skb), start) as u64
 }
 
-/// Adds to what is counted of the owner as a whole; says how many packets and
-/// bytes.
+/// Packets and bytes of what may be several that the kernel has as one, without the
+/// `header` that each has before its IP header.
 #[inline(always)]
-fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) -> (u64, u64) {
+pub fn amount(skb: *mut __sk_buff, header: u32) -> (u64, u64) {
     // SAFETY: as in `bounds`.
     let (length, segments) = unsafe {
         (
@@ -254,11 +254,18 @@ fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) -> (
         )
     };
     let whole = length.wrapping_sub(header) as u64;
-    let (packets, bytes) = if segments > 1 {
+    if segments > 1 {
         (segments, whole + (segments - 1) * headers(skb, header))
     } else {
         (1, whole)
-    };
+    }
+}
+
+/// Adds to what is counted of the owner as a whole; says how many packets and
+/// bytes.
+#[inline(always)]
+fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) -> (u64, u64) {
+    let (packets, bytes) = amount(skb, header);
     let Some(row) = TRAFFIC.get_ptr_mut(who.index()) else {
         return (packets, bytes);
     };

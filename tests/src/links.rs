@@ -13,6 +13,7 @@ use crate::site::{Running, Site, until};
 mod exempt;
 mod packets;
 mod quota;
+mod receive;
 
 pub const TESTS: &[Test] = &[
     test("a_link_is_divided_by_shares_floors_and_caps", divided).within(200),
@@ -26,6 +27,11 @@ pub const TESTS: &[Test] = &[
         packets::are_capped,
     )
     .once(),
+    test(
+        "a_slice_receives_no_more_by_a_link_than_it_may",
+        receive::no_more_than_it_may,
+    )
+    .within(120),
     test("a_queue_that_another_put_in_place_is_repaired", repaired),
     test(
         "a_quota_leaves_a_slice_its_floor_and_nothing_that_begins_anew_gives_it_back",

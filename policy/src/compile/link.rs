@@ -113,11 +113,12 @@ fn entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
         quota: terms.quota.map_or(0, |quota| quota.limit.0),
         period_ns: terms.quota.map_or(0, |quota| quota.period.0),
         packets: terms.packets.map_or(0, u64::from),
+        receive: terms.receive.map_or(0, BitsPerSecond::bytes_per_second),
     }
 }
 
 /// To exempt networks nothing is guaranteed, packets are not bounded, and the share is the
-/// same again.
+/// same again. What comes from there is as all that comes.
 fn exempt_entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
     LinkKnobs {
         floor: 0,
@@ -129,5 +130,6 @@ fn exempt_entry(id: SliceId, terms: &LinkTerms) -> LinkKnobs {
         quota: 0,
         period_ns: 0,
         packets: 0,
+        receive: 0,
     }
 }

@@ -84,7 +84,7 @@ impl fmt::Display for Plan {
         for (at, knobs) in &self.knobs {
             writeln!(
                 f,
-                "KNOBS link={} row={}{} id={} floor={} share={} cap={} quota={}/{} packets={}",
+                "KNOBS link={} row={}{} id={} floor={} share={} cap={} quota={}/{} packets={} receive={}",
                 at.link,
                 at.row,
                 if at.exempt { " exempt" } else { "" },
@@ -94,7 +94,8 @@ impl fmt::Display for Plan {
                 knobs.cap,
                 knobs.quota,
                 knobs.period_ns,
-                knobs.packets
+                knobs.packets,
+                knobs.receive
             )?;
         }
         for at in &self.exempt {

@@ -97,6 +97,7 @@ fn links(fields: &Fields, complaints: &mut Vec<Complaint>) -> Vec<Link> {
                 quota: None,
                 exempt_cap: None,
                 packets: None,
+                receive: None,
             };
             let whose = format!("of the node on {name}");
             cap_above_floor(&whose, node.floor, node.cap, complaints);
@@ -125,6 +126,7 @@ fn slice_links(fields: &Fields, complaints: &mut Vec<Complaint>) -> SliceLinks {
             quota_period: fields.time("quota_period"),
             exempt_cap: fields.rate("exempt_cap"),
             packets: fields.count("packets").map(|packets| packets.value),
+            receive: fields.rate("receive").map(|rate| rate.value),
         };
         if let Some(floor) = table.floor {
             cap_above_floor(&format!("of {title}"), floor, table.cap, complaints);

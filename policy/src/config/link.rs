@@ -33,6 +33,8 @@ pub struct LinkTerms {
     pub exempt_cap: Option<At<BitsPerSecond>>,
     /// Never more packets in a second than this.
     pub packets: Option<u32>,
+    /// Never receives more than this.
+    pub receive: Option<BitsPerSecond>,
 }
 
 /// What a slice may send on a link in a period.
@@ -64,6 +66,8 @@ pub struct LinkTable {
     pub exempt_cap: Option<At<BitsPerSecond>>,
     /// See [`LinkTerms::packets`].
     pub packets: Option<u32>,
+    /// See [`LinkTerms::receive`].
+    pub receive: Option<BitsPerSecond>,
 }
 
 /// What a slice's file says about links.
@@ -108,6 +112,7 @@ impl SliceLinks {
             }),
             exempt_cap: tables().find_map(|table| table.exempt_cap),
             packets: tables().find_map(|table| table.packets),
+            receive: tables().find_map(|table| table.receive),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod loopback;
 pub mod option;
 pub mod pace;
+pub mod police;
 pub mod quota;
 pub mod raw;
 pub mod sight;

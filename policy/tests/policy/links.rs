@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy::abi::{LinkEntry, LinkKnobs};
+use policy::abi::{LinkEntry, LinkKnobs, POLICED};
 use policy::admission::{admit, rows};
 use policy::compile::{Changes, ExemptAt, KnobsAt, Link, Step, compile};
 use policy::config::Prefix;
@@ -436,6 +436,7 @@ fn knobs(id: SliceId, floor: u64, share: u32, cap: u64) -> LinkKnobs {
         quota: 0,
         period_ns: 0,
         packets: 0,
+        receive: 0,
     }
 }
 
@@ -556,6 +557,43 @@ error: `packets` is out of range
 2 | packets = 99
   |           ^^
   help: write a whole number from 100 to 100000000
+"#,
+    );
+}
+
+#[test]
+fn what_arrives_is_bounded_where_it_is_said_and_promises_nothing() {
+    let plan = plan(
+        &format!("{ONE}{EXEMPT}[links.eth1]\nrate = \"8 Mbit/s\"\n"),
+        &[
+            (
+                "a",
+                "[link]\nreceive = \"900 Mbit/s\"\n[links.eth1]\nreceive = \"1 Mbit/s\"\n",
+            ),
+            ("b", "[links.eth1]\nreceive = \"2 Mbit/s\"\n"),
+            ("c", ""),
+        ],
+    );
+    let of = |link, exempt, row| plan.knobs[&KnobsAt { link, exempt, row }].receive;
+    // More than the rate of the link is no error: that is of what is sent.
+    assert_eq!((of(0, false, 2), of(1, false, 2)), (112_500_000, 125_000));
+    assert_eq!((of(0, false, 3), of(1, false, 3)), (0, 250_000));
+    assert_eq!(
+        (of(0, true, 2), of(0, false, 0), of(0, false, 4)),
+        (0, 0, 0)
+    );
+    let policed = |row| plan.slices[&row].flags & POLICED != 0;
+    assert_eq!([0, 2, 3, 4].map(policed), [false, true, true, false]);
+    refused(
+        ONE,
+        &[("a", "[link]\nreceive = \"64 kbit/s\"\n")],
+        r#"
+error: `receive` is out of range
+  --> slices/a.toml:2:11
+  |
+2 | receive = "64 kbit/s"
+  |           ^^^^^^^^^^^
+  help: write a rate from 500 kbit/s to 100 Gbit/s
 "#,
     );
 }

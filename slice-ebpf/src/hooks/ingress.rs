@@ -13,6 +13,7 @@ use policy::decide::claim::receive as receive_port;
 use policy::decide::loopback::{receive as receive_private, row_of};
 use policy::{Reason, SliceId, Verdict};
 
+use crate::arrival;
 use crate::atomic;
 use crate::audit;
 use crate::claim;
@@ -35,7 +36,11 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
         return 1;
     }
     if !who.is_slice() || adopted(flags) {
-        let received = of_node(skb, owner::counted_for(who, flags));
+        let counted = owner::counted_for(who, flags);
+        if counted.is_slice() && !arrival::may_reach_owner(skb, counted) {
+            return 0;
+        }
+        let received = of_node(skb, counted);
         if received == 1 && adopted(flags) {
             audit::copy(&ctx, &AUDIT_IN);
         }
@@ -48,7 +53,8 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
         return 0;
     }
     let packet = packet::read(skb);
-    let verdict = match (&packet, owner::entry(who)) {
+    let entry = owner::entry(who);
+    let verdict = match (&packet, entry) {
         (None, _) => Verdict::Deny(Reason::Header),
         (_, None) => Verdict::Deny(Reason::NoPolicy),
         (Some(packet), Some(entry)) => {
@@ -58,6 +64,9 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
     };
     match verdict {
         Verdict::Allow => {
+            if !arrival::may_reach(skb, who, entry.map_or(0, |entry| entry.flags)) {
+                return 0;
+            }
             packet::count(skb, who, false);
             audit::copy(&ctx, &AUDIT_IN);
             1

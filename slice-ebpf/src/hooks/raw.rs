@@ -13,6 +13,7 @@ use policy::decide::loopback::{self as private, is_echo};
 use policy::decide::raw::{self, Holder, Sent, Way, destination as goes_to, flow as flow_of};
 use policy::{Reason, SliceId, Verdict};
 
+use crate::arrival;
 use crate::audit;
 use crate::claim::{self, now_ns};
 use crate::event::Denial;
@@ -198,8 +199,8 @@ pub fn raw_in(ctx: SkBuffContext) -> i32 {
     let (Some(settings), Some(who)) = (owner::settings(), sender(skb)) else {
         return 0;
     };
-    let raw = owner::entry(who).is_some_and(|entry| entry.flags & RAW != 0);
-    if !raw || !is_for(skb, settings, who) {
+    let flags = owner::entry(who).map_or(0, |entry| entry.flags);
+    if flags & RAW == 0 || !is_for(skb, settings, who) || !arrival::may_reach(skb, who, flags) {
         return 0;
     }
     packet::count(skb, who, false);

@@ -90,7 +90,37 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
     }
     table.write(out, width)?;
     write_quotas(out, link, width)?;
-    write_exempt(out, link, width)
+    write_exempt(out, link, width)?;
+    write_receive(out, link, width)
+}
+
+fn write_receive(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Result<()> {
+    let mut table = Table::new([
+        Column::left("OWNER", 0),
+        Column::right("RECEIVES", 0),
+        Column::right("CAP", 1),
+        Column::right("RECEIVED", 2),
+        Column::right("DROPPED", 1),
+        Column::right("DROPS/S", 3),
+    ]);
+    let rows = link
+        .rows
+        .iter()
+        .filter_map(|row| Some((row, row.receive.as_ref()?)));
+    for (row, receive) in rows.clone() {
+        table.row([
+            Cell::new(row.owner.label(), Style::new().bold()),
+            quantity::bit_rate(receive.receives).into(),
+            quantity::bit_rate(receive.cap).into(),
+            quantity::bytes(receive.received_bytes).into(),
+            quantity::count(receive.policed_packets).into(),
+            quantity::count(receive.drops).into(),
+        ]);
+    }
+    if rows.count() == 0 {
+        return Ok(());
+    }
+    table.write(out, width)
 }
 
 fn write_exempt(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! The devices whose rate is divided among slices: the program on their way out,
 //! and the queue that keeps its times.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -60,11 +62,11 @@ pub fn refuse_unshapeable(names: &[String]) -> anyhow::Result<()> {
 /// # Errors
 /// The kernel refuses.
 pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<bool> {
-    let mut repaired = false;
     let there: Vec<(u32, u32, &String)> = (0..)
         .zip(names)
         .filter_map(|(link, name)| Some((link, number(name)?, name)))
         .collect();
+    let mut repaired = tell_what_arrives(maps, &there)?;
     let known = maps.link_of.all()?;
     for (device, link) in &known {
         if !there
@@ -91,6 +93,54 @@ pub fn refresh(store: &Store, maps: &Maps, names: &[String]) -> anyhow::Result<b
         }
     }
     failed.map(|()| repaired)
+}
+
+/// Tells by which devices arrives what comes by a link: by itself, and by those above it
+/// (a VLAN, a bridge, a bond), which are the device of a packet when its socket is
+/// found. One above several links is the first one's. Whether anything changed.
+fn tell_what_arrives(maps: &Maps, links: &[(u32, u32, &String)]) -> anyhow::Result<bool> {
+    let mut wanted = BTreeMap::new();
+    for (link, number, _) in links {
+        wanted.insert(*number, *link);
+    }
+    for (link, _, name) in links {
+        let mut above = vec![(*name).clone()];
+        while let Some(device) = above.pop() {
+            for upper in uppers(&device) {
+                let Some(number) = number(&upper) else {
+                    continue;
+                };
+                if let Entry::Vacant(place) = wanted.entry(number) {
+                    place.insert(*link);
+                    above.push(upper);
+                }
+            }
+        }
+    }
+    let known: BTreeMap<u32, u32> = maps.arrives_by.all()?.into_iter().collect();
+    for device in known.keys().filter(|device| !wanted.contains_key(device)) {
+        maps.arrives_by.remove(device)?;
+    }
+    for (device, link) in wanted
+        .iter()
+        .filter(|(device, link)| known.get(device) != Some(link))
+    {
+        maps.arrives_by.set(device, link)?;
+    }
+    Ok(known != wanted)
+}
+
+/// The devices right above this one.
+fn uppers(name: &str) -> Vec<String> {
+    let entries = fs::read_dir(format!("/sys/class/net/{name}"))
+        .into_iter()
+        .flatten();
+    entries
+        .filter_map(|entry| {
+            let file = entry.ok()?.file_name();
+            file.to_str()?.strip_prefix("upper_").map(str::to_owned)
+        })
+        .collect()
 }
 
 /// Shapes one link; whether anything had to be done.

@@ -7,9 +7,9 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, ensure};
 use policy::abi::{
-    ABI_VERSION, Address, AddressEntry, ArmedDevice, Bucket, Claim, Denials, ExemptKey, FlowKey,
-    LinkEntry, LinkKnobs, LoopbackPorts, QuotaState, RefusedKey, RefusedPorts, Reserved, Settings,
-    SliceEntry, SliceState, Tag, TallyRest, Traffic, rest_index,
+    ABI_VERSION, Address, AddressEntry, ArmedDevice, Arrivals, Bucket, Claim, Denials, ExemptKey,
+    FlowKey, LinkEntry, LinkKnobs, LoopbackPorts, QuotaState, RefusedKey, RefusedPorts, Reserved,
+    Settings, SliceEntry, SliceState, Tag, TallyRest, Traffic, rest_index,
 };
 use policy::ids::SliceId;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -276,6 +276,8 @@ pub struct Maps {
     pub tally_rest: Table<u32, TallyRest>,
     pub quotas: Table<u32, QuotaState>,
     pub traced: Table<u32, u64>,
+    pub arrives_by: Table<u32, u32>,
+    pub arrivals: Table<u32, Arrivals>,
 }
 
 /// Pinned maps of another layout than this program's.
@@ -327,6 +329,8 @@ impl Maps {
             tally_rest: Table::open(store, "TALLY_REST")?,
             quotas: Table::open(store, "QUOTAS")?,
             traced: Table::open(store, "TRACED")?,
+            arrives_by: Table::open(store, "ARRIVES_BY")?,
+            arrivals: Table::open(store, "ARRIVALS")?,
         })
     }
 
@@ -358,6 +362,10 @@ impl Maps {
         for index in of_links.filter(|_| self.buckets.rows() >= rows) {
             self.buckets.set(&index, &Bucket::new_zeroed())?;
             self.quotas.set(&index, &QuotaState::new_zeroed())?;
+        }
+        let of_links = (row..self.arrivals.rows()).step_by(usize::try_from(rows)?);
+        for index in of_links.filter(|_| self.arrivals.rows() >= rows) {
+            self.arrivals.set(&index, &Arrivals::new_zeroed())?;
         }
         for generation in [0, 1] {
             let index = rest_index(generation, row, rows);

@@ -41,6 +41,8 @@ const MAPS: &[&str] = &[
     "EXEMPT",
     "KNOBS",
     "BUCKETS",
+    "ARRIVES_BY",
+    "ARRIVALS",
     "QUOTAS",
     "WAITING",
     "DIVIDED",
@@ -127,6 +129,7 @@ impl Object {
         for (name, of_each) in [
             ("KNOBS", classes),
             ("BUCKETS", classes),
+            ("ARRIVALS", rows),
             ("QUOTAS", classes),
             ("DIVIDED", classes),
             ("WAITING", waiting_words(rows)),

@@ -24,8 +24,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use policy::SliceId;
 use policy::abi::{
-    Address, AddressEntry, Bucket, Claim, Denials, LinkKnobs, QuotaState, RESERVED_NOBODY,
-    Reserved, Settings, SliceEntry, SliceState, TCP, Tag, Traffic, UDP,
+    Address, AddressEntry, Arrivals, Bucket, Claim, Denials, LinkKnobs, QuotaState,
+    RESERVED_NOBODY, Reserved, Settings, SliceEntry, SliceState, TCP, Tag, Traffic, UDP,
+    arrival_index,
 };
 use policy::compile::KnobsAt;
 use zerocopy::FromZeros;
@@ -71,6 +72,8 @@ pub struct OnLink {
     pub bucket: Bucket,
     /// What it has sent of its quota, where it has one.
     pub quota: QuotaState,
+    /// What came for it since that is bounded; of exempt networks nothing.
+    pub arrivals: Arrivals,
 }
 
 impl OnLink {
@@ -300,18 +303,30 @@ impl Node {
         let knobs = self.maps.knobs.all()?;
         let buckets = self.maps.buckets.all()?;
         let quotas = self.maps.quotas.all()?;
+        let arrivals: Vec<Arrivals> = self
+            .maps
+            .arrivals
+            .all()?
+            .into_iter()
+            .map(|(_, of)| of)
+            .collect();
+        let arrivals = |at: KnobsAt| {
+            let index = usize::try_from(arrival_index(at.link, at.row, rows)).ok()?;
+            arrivals.get(index).filter(|_| !at.exempt).copied()
+        };
         Ok(knobs
             .into_iter()
             .zip(buckets)
             .zip(quotas)
             .map(|(((index, knobs), (_, bucket)), (_, quota))| {
-                let KnobsAt { link, exempt, .. } = KnobsAt::at(index, rows);
+                let at = KnobsAt::at(index, rows);
                 OnLink {
-                    link,
-                    exempt,
+                    link: at.link,
+                    exempt: at.exempt,
                     knobs,
                     bucket,
                     quota,
+                    arrivals: arrivals(at).unwrap_or_else(Arrivals::new_zeroed),
                 }
             })
             .filter(|on| on.knobs.share != 0)

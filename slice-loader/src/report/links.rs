@@ -58,6 +58,30 @@ pub struct LinkRow {
     pub quota: Option<Quota>,
     /// What it sends to exempt networks, where the link has some; not in the others.
     pub exempt: Option<Exempt>,
+    /// What it receives by the link, where that is bounded.
+    #[serde(default)]
+    pub receive: Option<Receive>,
+}
+
+/// What an owner may receive by a link, and does. Counted since it is bounded, from the
+/// IP header on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Receive {
+    /// Most, bit/s.
+    pub cap: u64,
+    /// What reached its sockets in the time that was looked at, bit/s.
+    pub receives: u64,
+    /// Packets that were dropped in that time, a second.
+    pub drops: u64,
+    /// Bytes that reached its sockets (counter).
+    pub received_bytes: u64,
+    /// Packets, segments apiece (counter).
+    pub received_packets: u64,
+    /// Bytes dropped since they were too many (counter).
+    pub policed_bytes: u64,
+    /// Packets dropped (counter).
+    pub policed_packets: u64,
 }
 
 /// What an owner sends to the networks that are exempt on a link.
@@ -136,6 +160,7 @@ impl LinkRow {
             dropped_packets: after.dropped_packets,
             quota: (knobs.quota != 0).then(|| Quota::new(reading)),
             exempt: exempt.map(Exempt::new),
+            receive: (knobs.receive != 0).then(|| Receive::new(reading)),
         }
     }
 }
@@ -152,6 +177,21 @@ impl Exempt {
             sent_packets: after.packets,
             dropped_bytes: after.dropped_bytes,
             dropped_packets: after.dropped_packets,
+        }
+    }
+}
+
+impl Receive {
+    fn new(reading: &LinkReading) -> Self {
+        let (before, after) = (&reading.before.arrivals, &reading.after.arrivals);
+        Self {
+            cap: reading.after.knobs.receive * 8,
+            receives: reading.per_second(after.bytes, before.bytes, 8),
+            drops: reading.per_second(after.policed_packets, before.policed_packets, 1),
+            received_bytes: after.bytes,
+            received_packets: after.packets,
+            policed_bytes: after.policed_bytes,
+            policed_packets: after.policed_packets,
         }
     }
 }

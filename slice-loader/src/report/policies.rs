@@ -165,6 +165,9 @@ pub struct OnLink {
     /// Most to exempt networks; absent where only the link bounds it.
     #[serde(default)]
     pub exempt_cap: Option<u64>,
+    /// Most that it receives; absent where nothing bounds it.
+    #[serde(default)]
+    pub receive: Option<u64>,
     /// Most bytes in a period; absent where nothing bounds them.
     pub quota: Option<u64>,
     /// How long a period is, milliseconds; absent where there is no quota.
@@ -305,6 +308,7 @@ impl OnLink {
             cap: terms.cap.map(|at| at.value.0),
             packets: terms.packets.map(u64::from),
             exempt_cap: terms.exempt_cap.map(|at| at.value.0),
+            receive: terms.receive.map(|rate| rate.0),
             quota: terms.quota.map(|quota| quota.limit.0),
             quota_period: terms.quota.map(|quota| quota.period.0 / MILLISECOND),
         }

@@ -398,7 +398,7 @@ fn daemon() -> Option<Daemon> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policy::abi::{LinkKnobs, QuotaState};
+    use policy::abi::{Arrivals, LinkKnobs, QuotaState};
 
     fn sample(node: &str, second: u64, bytes: &[(u32, u64)]) -> LinkSample {
         let on_links = bytes.iter().map(|(id, bytes)| {
@@ -411,6 +411,7 @@ mod tests {
                     ..Bucket::new_zeroed()
                 },
                 quota: QuotaState::new_zeroed(),
+                arrivals: Arrivals::new_zeroed(),
             };
             ((0, false, SliceId(*id)), on)
         });

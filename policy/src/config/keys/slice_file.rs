@@ -404,6 +404,9 @@ static IO: TableDef = TableDef {
 
 /// Less than that is sent before a division can notice it.
 const QUOTA_LOWEST: u64 = 1_000_000;
+/// So that the largest packet is never paid for longer than [`crate::decide::police`] lets
+/// it be.
+const RECEIVE_LOWEST: u64 = 500_000;
 const DAY: u64 = 86_400 * SECOND;
 
 const LINK_FLOOR: Takes = Takes::Rate {
@@ -427,6 +430,12 @@ const LINK_PACKETS: Takes = Takes::Count {
     low: PACKETS_LEAST,
     high: 100_000_000,
     default: 0,
+};
+const LINK_RECEIVE: Takes = Takes::Rate {
+    low: RECEIVE_LOWEST,
+    high: RATE_MOST,
+    default: None,
+    required: false,
 };
 const LINK_QUOTA: Takes = Takes::Size {
     low: QUOTA_LOWEST,
@@ -491,6 +500,13 @@ static LINK: TableDef = TableDef {
             "\"50 Mbit/s\"",
             "Never more than this to the networks that are `exempt` on the link.",
         ),
+        key(
+            "receive",
+            LINK_RECEIVE,
+            "no bound",
+            "\"20 Mbit/s\"",
+            "Of what arrives for the slice by the link no more than this reaches its sockets; the rest is dropped.",
+        ),
     ],
 };
 
@@ -539,6 +555,13 @@ static LINKS: TableDef = TableDef {
             LINK_CAP,
             "as in [link]",
             "\"80 Mbit/s\"",
+            "The same.",
+        ),
+        key(
+            "receive",
+            LINK_RECEIVE,
+            "as in [link]",
+            "\"50 Mbit/s\"",
             "The same.",
         ),
     ],

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::SignedDuration;
 use policy::SliceId;
 use policy::abi::{
-    Bucket, Denials, LIVE, LinkKnobs, QuotaState, SliceEntry, SliceState, TalliedFlow, Tally,
-    TallyRest, Traffic, UDP, mapped,
+    Arrivals, Bucket, Denials, LIVE, LinkKnobs, QuotaState, SliceEntry, SliceState, TalliedFlow,
+    Tally, TallyRest, Traffic, UDP, mapped,
 };
 use serde_json::Value;
 use zerocopy::FromZeros;
@@ -218,6 +218,7 @@ fn row_of_link(id: u32, name: &str) -> LinkRow {
             ..Bucket::new_zeroed()
         },
         quota: QuotaState::new_zeroed(),
+        arrivals: Arrivals::new_zeroed(),
     };
     let reading = LinkReading {
         before: on_link(0),

@@ -2,7 +2,7 @@
 
 use super::Samples;
 use crate::report::LinkRow;
-use crate::report::links::Exempt;
+use crate::report::links::{Exempt, Receive};
 use crate::report::status::{Row, RowKind, RowState};
 
 /// What kind of number a family has.
@@ -264,6 +264,13 @@ fn exempt(row: &LinkRow, to: &mut Samples<'_>, read: fn(&Exempt) -> u64) {
     }
 }
 
+/// What is told of what arrives, where that is bounded.
+fn receive(row: &LinkRow, to: &mut Samples<'_>, read: fn(&Receive) -> u64) {
+    if let Some(receive) = &row.receive {
+        to.number(&[], read(receive));
+    }
+}
+
 /// Everything that is told of an owner on a link. Rates are bytes a second here, as
 /// everything that Prometheus reads.
 pub(super) const OF_LINKS: &[Family<LinkRow>] = &[
@@ -301,6 +308,41 @@ pub(super) const OF_LINKS: &[Family<LinkRow>] = &[
         "",
         "Packets to exempt networks dropped since too much waited.",
         |row, to| exempt(row, to, |of| of.dropped_packets),
+    ),
+    family(
+        "slice_link_receive_cap_bytes_per_second",
+        Gauge,
+        "",
+        "Most that the owner may receive by the link; absent where that is not bounded.",
+        |row, to| to.rate(row.receive.as_ref().map(|receive| receive.cap)),
+    ),
+    family(
+        "slice_link_received_bytes",
+        Counter,
+        "bytes",
+        "Received by the link since that is bounded, IP headers included.",
+        |row, to| receive(row, to, |of| of.received_bytes),
+    ),
+    family(
+        "slice_link_received_packets",
+        Counter,
+        "",
+        "Packets received by the link since that is bounded.",
+        |row, to| receive(row, to, |of| of.received_packets),
+    ),
+    family(
+        "slice_link_policed_bytes",
+        Counter,
+        "bytes",
+        "Arrived by the link for the owner and dropped since it was too much.",
+        |row, to| receive(row, to, |of| of.policed_bytes),
+    ),
+    family(
+        "slice_link_policed_packets",
+        Counter,
+        "",
+        "Packets that arrived by the link for the owner and were dropped.",
+        |row, to| receive(row, to, |of| of.policed_packets),
     ),
     family(
         "slice_link_dropped_bytes",

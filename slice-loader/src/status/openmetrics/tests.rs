@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::*;
-use crate::report::links::{Exempt, Quota};
+use crate::report::links::{Exempt, Quota, Receive};
 use crate::report::status::{Cpu, Io, Reading};
 use crate::report::{LinkRow, Owner};
 use crate::status::answers::tests::reading;
@@ -81,6 +81,15 @@ fn links() -> Vec<Link> {
             sent_packets: 106,
             dropped_bytes: 107,
             dropped_packets: 108,
+        }),
+        receive: quota.is_some().then_some(Receive {
+            cap: 24_000,
+            receives: 0,
+            drops: 0,
+            received_bytes: 109,
+            received_packets: 110,
+            policed_bytes: 111,
+            policed_packets: 112,
         }),
         quota,
     };

@@ -281,6 +281,7 @@ impl Fixture {
                 packets_cap: None,
                 quota,
                 exempt: None,
+                receive: None,
             }
         };
         Link {
