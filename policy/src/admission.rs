@@ -12,6 +12,7 @@ use crate::ids::{FIRST_SLICE_ROW, SliceId};
 use crate::ledger::Ledger;
 
 mod addresses;
+mod control;
 mod disk;
 mod floors;
 mod ids;
@@ -202,6 +203,7 @@ pub fn admit<'a>(
     addresses::addresses(config, facts, &mut complaints);
     ids::uids(config, facts, &mut complaints);
     let ids = ids::ids(config, ledger, &mut complaints);
+    control::prefixes(config, &mut complaints);
     let refused = destinations(config, &ids, &mut complaints);
     if complaints.is_empty() {
         Ok(Admitted {

@@ -33,6 +33,11 @@ impl Ledger {
             .map(|(name, id)| (name.as_str(), SliceId(*id)))
     }
 
+    /// Takes a name's id away: whoever has the name next gets another.
+    pub fn forget(&mut self, name: &str) {
+        self.ids.remove(name);
+    }
+
     /// The ledger after the slices that live became exactly `names`: who stays keeps its id, who is
     /// new gets a row below `rows` that was used least often, the lowest first. A name for which
     /// there is no row left is not in the result. Rows in `busy` are not given away: sockets of

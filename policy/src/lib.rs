@@ -20,6 +20,8 @@ pub mod fields;
 pub mod ids;
 #[cfg(feature = "std")]
 pub mod ledger;
+#[cfg(feature = "std")]
+pub mod lending;
 pub mod verdict;
 
 pub use ids::SliceId;

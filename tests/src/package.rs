@@ -57,10 +57,25 @@ fn files(node: &Node) -> Result<BTreeSet<String>> {
     Ok(found.lines().map(str::to_owned).collect())
 }
 
+/// Asks, in the name of a slice that has no grant, who makes slices for the daemon.
+const ASK_FOR_SLICES: &str = r#"
+import socket
+sock = socket.socket(socket.AF_UNIX)
+sock.connect('/run/slice-control.sock')
+sock.sendall(b'{"Order":{"viewer":{"name":"alpha","id":1},"order":"List","body":[]}}')
+sock.shutdown(socket.SHUT_WR)
+print(sock.makefile().readline())
+"#;
+
 fn the_units_are_sound(node: &mut Node) -> Result<()> {
     let owner = Owner::of(node)?;
     owner.dpkg(&["--install", PACKAGE])?;
-    let units = ["slice.service", "slice-daemon.service"];
+    let units = [
+        "slice.service",
+        "slice-daemon.service",
+        "slice-control.socket",
+        "slice-control@.service",
+    ];
     let verified = node.run(
         "systemd-analyze",
         &[&["verify", "--man=no"], &units[..]].concat(),
@@ -124,6 +139,14 @@ fn a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices(node: &mut Node
     })
     .with_context(|| owner.journal())?;
 
+    // What the sandbox does not let the daemon do is done by who has none.
+    let told = node.must("python3", &["-c", ASK_FOR_SLICES])?.stdout;
+    ensure!(
+        told.contains("\"status\":403"),
+        "{told}: {}",
+        owner.journal()
+    );
+
     // What the owner changed comes with a reload, by either unit.
     for (unit, name) in [("slice", "gamma"), ("slice-daemon", "delta")] {
         site.write(
@@ -167,7 +190,11 @@ fn a_restart_of_the_unit_ends_nothing_and_a_stop_ends_the_slices(node: &mut Node
 
     owner.systemctl(&["stop", "slice"])?;
     until("the tenant ends", || Ok(tenant.ended()?.is_some()))?;
-    for unit in ["slice.service", "slice-daemon.service"] {
+    for unit in [
+        "slice.service",
+        "slice-daemon.service",
+        "slice-control.socket",
+    ] {
         owner.is(unit, "inactive")?;
     }
     ensure!(!fs::exists("/sys/fs/bpf/slice")?, "rules are left");

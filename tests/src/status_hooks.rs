@@ -51,6 +51,7 @@ pub const TESTS: &[Test] = &[
     events::TEST,
     flows::TEST,
     page::TEST,
+    control::TEST,
     test(
         "a_slice_is_told_of_averages_as_it_may_see_and_as_old_as_it_likes",
         a_slice_is_told_of_averages,
@@ -64,6 +65,7 @@ pub const TESTS: &[Test] = &[
     .once(),
 ];
 
+mod control; // slices that one makes
 mod events; // as they happen
 mod flows; // who sent what to whom, and what holds
 mod history; // of links
@@ -190,8 +192,12 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
             "X-Slice: delta\r\nForwarded: for=delta\r\n",
             200,
         ),
-        ("POST /v1/slices", "Content-Length: 2\r\n\r\n{}", 405),
-        ("PUT /v1/slices/epsilon", "", 405),
+        ("POST /v1/slices", "Content-Length: 2\r\n\r\n{}", 403),
+        ("PUT /v1/slices/epsilon", "", 403),
+        ("DELETE /v1/slices/delta", "", 403),
+        ("POST /v1/slices/epsilon/stop", "", 403),
+        ("GET /v1/control", "", 403),
+        ("PUT /v1/slices", "", 405),
         ("POST /v1/reload", "", 404),
         ("POST /", "", 405),
         // Names that a browser elsewhere may have been told of this machine.

@@ -45,6 +45,16 @@ const FILES: &[(&str, &str, Kind)] = &[
         "usr/lib/systemd/system/slice-daemon.service",
         Kind::Plain,
     ),
+    (
+        "packaging/slice-control.socket",
+        "usr/lib/systemd/system/slice-control.socket",
+        Kind::Plain,
+    ),
+    (
+        "packaging/slice-control@.service",
+        "usr/lib/systemd/system/slice-control@.service",
+        Kind::Plain,
+    ),
     ("packaging/node.toml", "etc/slice/node.toml", Kind::Conffile),
     (
         "packaging/needrestart.conf",

@@ -77,7 +77,7 @@ pub(super) fn disk(config: &Config, given: Bytes, disk: &Disk, complaints: &mut 
     let bytes: Vec<_> = config
         .slices
         .iter()
-        .filter_map(|slice| slice.disk.cap.map(|cap| cap.map(|bytes| bytes.0)))
+        .map(|slice| slice.promise().disk())
         .collect();
     complaints.extend(together(
         "caps on the disk",

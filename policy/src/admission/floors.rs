@@ -82,12 +82,12 @@ pub(super) fn floors(config: &Config, given: Given, complaints: &mut Vec<Complai
     let cpu: Vec<_> = config
         .slices
         .iter()
-        .map(|slice| slice.cpu.floor.map(|floor| floor.0))
+        .map(|slice| slice.promise().cpu())
         .collect();
     let memory: Vec<_> = config
         .slices
         .iter()
-        .map(|slice| slice.memory.floor.map(|floor| floor.0))
+        .map(|slice| slice.promise().memory())
         .collect();
     let cpu_at = give.cpu.and_then(|cpu| cpu.at);
     let memory_at = give.memory.and_then(|memory| memory.at);

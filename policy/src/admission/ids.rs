@@ -65,7 +65,12 @@ pub(super) fn ids<'a>(
     ledger: &Ledger,
     complaints: &mut Vec<Complaint>,
 ) -> BTreeMap<&'a str, SliceId> {
-    let (there, most) = (config.slices.len(), config.node.max_slices.value as usize);
+    // Those too that slices may make, made or not.
+    let promised = config.slices.iter().map(|slice| slice.promise().slices());
+    let (there, most) = (
+        promised.fold(0u32, u32::saturating_add),
+        config.node.max_slices.value,
+    );
     if there > most {
         let message = format!(
             "there are {there} slices, {} more than `max_slices` ({most})",

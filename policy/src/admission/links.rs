@@ -4,7 +4,7 @@
 use crate::compile::exempt::{self, MAX_EXEMPT};
 use crate::config::build::cap_above_floor;
 use crate::config::units::BitsPerSecond;
-use crate::config::{Complaint, Config, Link, LinkTerms, Place, Slice};
+use crate::config::{At, Complaint, Config, Link, LinkTerms, Place, Slice};
 
 pub(super) fn links(config: &Config, complaints: &mut Vec<Complaint>) {
     for slice in &config.slices {
@@ -22,8 +22,9 @@ pub(super) fn links(config: &Config, complaints: &mut Vec<Complaint>) {
             let whose = format!("of slice {} on {}", slice.name.value, link.name.value);
             cap_above_floor(&whose, terms.floor, terms.cap, complaints);
         }
-        let slices = terms.into_iter().map(|(_, terms)| terms);
-        complaints.extend(floors(link, &slices.collect::<Vec<_>>()));
+        let promised = config.slices.iter();
+        let promised = promised.map(|slice| slice.promise().link(&link.name.value));
+        complaints.extend(floors(link, &promised.collect::<Vec<_>>()));
     }
     complaints.extend(exempt_too_many(&config.node.links));
 }
@@ -96,8 +97,8 @@ fn unknown(slice: &Slice, links: &[Link], complaints: &mut Vec<Complaint>) {
 }
 
 /// Floors are promises: all must hold at once.
-fn floors(link: &Link, slices: &[LinkTerms]) -> Option<Complaint> {
-    let floors = || slices.iter().map(|terms| terms.floor);
+fn floors(link: &Link, slices: &[At<BitsPerSecond>]) -> Option<Complaint> {
+    let floors = || slices.iter().copied();
     // 16,382 floors of 100 Gbit/s are far below 2^64.
     let of_slices: u64 = floors().map(|floor| floor.value.0).sum();
     let sum = of_slices + link.node.floor.value.0;

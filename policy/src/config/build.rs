@@ -9,7 +9,7 @@ use super::units::{BitsPerSecond, Bytes, MilliCores, Nanoseconds};
 use super::{
     Context, Cpu, Disk, Flows, Give, Grants, Io, Link, LinkTable, LinkTerms, Login, Memory, Node,
     OwnAddress, PortRange, Ports, Raw, Refusal, RefusedProtocol, Role, Slice, SliceLinks,
-    SlicePorts, capability,
+    SlicePorts, capability, control,
 };
 use crate::abi;
 
@@ -189,11 +189,18 @@ pub(super) fn slice(
     cap_above_floor("of [cpu]", cpu.floor, cpu.cap, complaints);
     cap_above_floor("of [memory]", memory.floor, memory.cap, complaints);
     let stem = name.value.to_string();
+    let address = OwnAddress {
+        ipv4: address.ipv4("ipv4"),
+        ipv6: address.ipv6("ipv6"),
+    };
+    let links = slice_links(fields, complaints);
+    let grants = grants(fields, complaints);
+    let control = control::build(fields, grants, (&address, &links), complaints);
     Slice {
         name,
         description: fields.text("description").map(|text| text.value),
         role: role(fields),
-        grants: grants(fields, complaints),
+        grants,
         sockets: count(fields, file, "", "sockets").value,
         connections: fields.count("connections").map(|most| most.value),
         connections_per_second: count(fields, file, "", "connections_per_second").value,
@@ -205,10 +212,7 @@ pub(super) fn slice(
             claim: own_ports.flag("claim").is_none_or(|claim| claim.value),
             claims: count(&own_ports, file, "ports", "claims").value,
         },
-        address: OwnAddress {
-            ipv4: address.ipv4("ipv4"),
-            ipv6: address.ipv6("ipv6"),
-        },
+        address,
         cpu,
         memory,
         disk: Disk {
@@ -222,7 +226,7 @@ pub(super) fn slice(
             read_operations: io.count("read_operations"),
             write_operations: io.count("write_operations"),
         },
-        links: slice_links(fields, complaints),
+        links,
         refuse: refusals(fields, complaints),
         context: fields
             .has("context")
@@ -230,6 +234,8 @@ pub(super) fn slice(
             .flatten(),
         login: login(fields, complaints),
         raw: raw(fields, complaints),
+        control,
+        controller: None,
     }
 }
 
@@ -254,11 +260,15 @@ fn grants(fields: &Fields, complaints: &mut Vec<Complaint>) -> Grants {
         complaints.push(Complaint::maybe_at(words.at, message, help));
     }
     let has = |grant| words.value.contains(&grant);
-    let (audit, status) = (has("audit"), has("status"));
+    let (audit, control, status) = (has("audit"), has("control"), has("status"));
     let without = [
         (
             audit,
             "the grant `audit` without [context]: nobody makes the stream of packets",
+        ),
+        (
+            control,
+            "the grant `control` without [context]: there is no /run/slice/status.sock",
         ),
         (
             status,
@@ -271,7 +281,11 @@ fn grants(fields: &Fields, complaints: &mut Vec<Complaint>) -> Grants {
             complaints.push(Complaint::maybe_at(words.at, message, help));
         }
     }
-    Grants { audit, status }
+    Grants {
+        audit,
+        control,
+        status,
+    }
 }
 
 /// `raw`, which needs a first process that the calls of the others come from.
@@ -409,7 +423,7 @@ fn refusal(fields: &Fields) -> Refusal {
 }
 
 /// A count as written, or its declared default.
-fn count(fields: &Fields, file: &'static TableDef, table: &str, key: &str) -> At<u32> {
+pub(super) fn count(fields: &Fields, file: &'static TableDef, table: &str, key: &str) -> At<u32> {
     fields
         .count(key)
         .unwrap_or(match declared(file, table, key) {

@@ -27,6 +27,7 @@ pub(super) enum Value {
     Words(Vec<&'static str>),
     PublicKeys(Vec<PublicKey>),
     Name(SliceName),
+    Names(Vec<SliceName>),
     Ports(Vec<At<PortRange>>),
     Prefixes(Vec<At<Prefix>>),
     Ipv4(Ipv4Addr),
@@ -85,6 +86,7 @@ impl Fields {
         words Words -> Vec<&'static str>;
         public_keys PublicKeys -> Vec<PublicKey>;
         name Name -> SliceName;
+        names Names -> Vec<SliceName>;
         ipv4 Ipv4 -> Ipv4Addr;
         ipv6 Ipv6 -> Ipv6Addr;
     }

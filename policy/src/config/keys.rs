@@ -9,9 +9,11 @@ mod node_file;
 mod reference;
 mod slice_file;
 
+pub(super) use node_file::{CPU_LOWEST_CAP, CPU_MOST, MIB, RATE_LOWEST_CAP, RATE_MOST};
 pub use node_file::{MAX_SLICES, NODE_FILE};
 pub use reference::reference;
 pub use slice_file::SLICE_FILE;
+pub(super) use slice_file::{PACKETS_MOST, RECEIVE_LOWEST};
 
 /// A table of a file, with its keys.
 #[derive(Debug)]
@@ -81,6 +83,8 @@ pub enum Takes {
     PublicKeys,
     /// The name of a slice, or one of the same form.
     Name,
+    /// A list of such names.
+    Names,
     /// A list of ports and ranges.
     Ports,
     /// A list of prefixes; one is enough where it must be there.
@@ -267,6 +271,7 @@ impl Takes {
             }
             Self::PublicKeys => String::from("a list of public keys"),
             Self::Name => String::from("a name of `a-z`, `0-9` and `_`"),
+            Self::Names => String::from("a list of names of `a-z`, `0-9` and `_`"),
             Self::Ports => String::from("a list of ports and ranges"),
             Self::Prefixes { .. } => String::from("a list of addresses and prefixes"),
             Self::Ipv4 => String::from("an IPv4 address"),

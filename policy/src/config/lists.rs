@@ -5,10 +5,11 @@ use toml::de::DeValue;
 
 use super::error::Complaint;
 use super::keys::Key;
+use super::name::SliceName;
 use super::ports::{BadPorts, PortRange};
 use super::prefix::{BadPrefix, Prefix};
 use super::public_key::PublicKey;
-use super::read::{Reader, distance};
+use super::read::{NAME_HELP, Reader, distance};
 use super::source::At;
 
 impl Reader<'_> {
@@ -80,6 +81,30 @@ impl Reader<'_> {
             }
         }
         keys
+    }
+
+    /// The names that are right, in the order of the file.
+    pub(super) fn names(
+        &mut self,
+        key: &'static Key,
+        list: &[Spanned<DeValue<'_>>],
+    ) -> Vec<SliceName> {
+        let mut names = Vec::new();
+        for entry in list {
+            let at = self.place(entry.span());
+            let DeValue::String(text) = entry.get_ref() else {
+                self.wrong_type(key, entry.get_ref(), at);
+                continue;
+            };
+            match SliceName::new(text) {
+                Ok(name) => names.push(name),
+                Err(bad) => {
+                    let message = format!("the name \"{text}\" {bad}");
+                    self.complain(Complaint::at(at, message, NAME_HELP));
+                }
+            }
+        }
+        names
     }
 
     /// The ports and ranges that are right, sorted.

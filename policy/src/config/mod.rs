@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub(crate) mod build;
 pub mod capability;
+mod control;
 mod device;
 mod error;
 mod fields;
@@ -28,6 +29,7 @@ mod syntax;
 pub mod trust;
 pub mod units;
 
+pub use control::{Control, LENDABLE, Objection, Terms};
 pub use device::{BadDevice, DeviceName};
 pub use error::{Complaint, Errors, Report};
 pub use keys::{MAX_SLICES, reference};
@@ -122,7 +124,7 @@ pub struct Slice {
     pub description: Option<String>,
     /// What the slice is for.
     pub role: Role,
-    /// What it may see of the node.
+    /// What it may see of the node, and do.
     pub grants: Grants,
     /// Most sockets open at once.
     pub sockets: u32,
@@ -156,6 +158,10 @@ pub struct Slice {
     pub login: Login,
     /// Whether it has raw and packet sockets; needs a context.
     pub raw: Raw,
+    /// What it may lend to slices that it makes.
+    pub control: Option<Control>,
+    /// The slice that made it; absent where the node's owner did.
+    pub controller: Option<SliceName>,
 }
 
 /// Raw and packet sockets of a slice.
@@ -203,11 +209,13 @@ pub enum Role {
     Management,
 }
 
-/// What a management slice may see of the node.
+/// What a management slice may see of the node, and do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     /// Every packet of every slice, with whose it is.
     pub audit: bool,
+    /// Slices that it makes itself, out of what [`Control`] lends.
+    pub control: bool,
     /// The rows of all owners.
     pub status: bool,
 }

@@ -288,6 +288,7 @@ impl Reader<'_> {
                 Ok(name) => Some(Value::Name(name)),
                 Err(bad) => self.refuse(at, format!("the name \"{text}\" {bad}"), NAME_HELP),
             },
+            (Takes::Names, DeValue::Array(list)) => Some(Value::Names(self.names(key, list))),
             (Takes::Ports, DeValue::Array(list)) => Some(Value::Ports(self.ports(key, list))),
             (Takes::Prefixes { required }, DeValue::Array(list)) => {
                 if *required && list.is_empty() {

@@ -22,6 +22,9 @@ mod plans;
 // All of that for one subject: links, their floors, shares and caps.
 mod links;
 
+// The same for slices that slices make.
+mod lending;
+
 // Laws that hold for every input.
 mod changes;
 mod judge;

@@ -564,17 +564,86 @@ error: `raw_udp` without `raw = "safe"`: nobody speaks on the port
 }
 
 #[test]
-fn knobs_of_later_builds_in_a_slice() {
+fn control_without_a_context_without_a_table_and_of_a_slice_with_bounds_of_its_own() {
     refused(
         "",
-        &[("a", "role = \"management\"\ngrants = [\"control\"]\n")],
+        &[
+            ("a", "role = \"management\"\ngrants = [\"control\"]\n"),
+            (
+                "b",
+                "address.ipv4 = \"203.0.113.53\"\nmemory.cap = \"1 GiB\"\nlink.quota = \"1 GB\"\nlink.exempt_cap = \"1 Mbit/s\"\nlink.packets = 500\nlink.receive = \"1 Mbit/s\"\n[control]\nslices = 2\n",
+            ),
+        ],
         r#"
-error: `control` in `grants` needs control of slices by slices, which this build does not have
-  --> slices/a.toml:2:11
+error: the grant `control` without [context]: there is no /run/slice/status.sock
+  --> slices/a.toml:2:10
   |
 2 | grants = ["control"]
-  |           ^^^^^^^^^
-  help: write a list of `audit`, `status`
+  |          ^^^^^^^^^^^
+  help: add [context] with an `image`, or remove the grant
+
+error: the grant `control` without [control]: there is nothing to lend
+  --> slices/a.toml:2:10
+  |
+2 | grants = ["control"]
+  |          ^^^^^^^^^^^
+  help: add [control] with a `prefix`, or remove the grant
+
+error: [control] without the grant `control`: nothing would be lent
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: add `role = "management"` and `grants = ["control"]`, or remove [control]
+
+error: [control] in a slice with an address of its own: its slices would use the shared ones, which it does not
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: remove [address], or [control]
+
+error: [control] in a slice with a quota on a link: what its slices send would not count
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: remove the quota, or [control]
+
+error: [control] in a slice with an `exempt_cap`: what its slices send to exempt networks would have no bound
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: remove `exempt_cap`, or [control]
+
+error: [control] without `memory_cap` in a slice whose [memory] has `cap`: its slices would have no bound
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: add `memory_cap`: what all its slices may have together
+
+error: [control] without `link_packets` in a slice whose [link] has `packets`: its slices would have no bound
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: add `link_packets`: what all its slices may have together
+
+error: [control] without `link_receive` in a slice whose [link] has `receive`: its slices would have no bound
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: add `link_receive`: what all its slices may have together
+
+error: [control] has no `prefix`
+  --> slices/b.toml:7:1
+  |
+7 | [control]
+  | ^^^^^^^^^
+  help: add for example `prefix = "exp_"`: how the names of its slices begin
 "#,
     );
 }

@@ -172,10 +172,12 @@ fn reserved(slice: &SliceSummary) -> String {
     listed(lists, NONE)
 }
 
-/// `raw audit`: what few slices may.
+/// `raw audit`: what few slices may; `(of ctl)`: the slice that made it.
 fn may(slice: &SliceSummary) -> String {
     let raw = slice.raw.then_some("raw").into_iter();
-    let words: Vec<&str> = raw.chain(slice.grants.iter().map(String::as_str)).collect();
+    let mut words: Vec<&str> = raw.chain(slice.grants.iter().map(String::as_str)).collect();
+    let made = slice.controller.as_ref().map(|by| format!("(of {by})"));
+    words.extend(made.as_deref());
     words.join(" ")
 }
 

@@ -15,6 +15,7 @@ use crate::report::ports::Protocol;
 
 pub mod check;
 mod client;
+mod control;
 mod daemon;
 mod doctor;
 mod down;
@@ -145,6 +146,12 @@ enum Command {
     },
     /// Write the packets of all slices with their owners as pcapng.
     Sniff(SniffArgs),
+    /// Tell what slices changed of slices that they made.
+    Control {
+        /// Most lines to show; the latest are.
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+    },
     /// Start slices that have a context.
     Start(LifeArgs),
     /// End everything in slices: ask first, kill what has not ended in time.
@@ -224,6 +231,9 @@ enum Command {
     /// Parse what slices ask of the node's status. For `slice daemon`.
     #[command(hide = true)]
     StatusFront,
+    /// Change a slice that a slice made. For the daemon.
+    #[command(hide = true)]
+    ControlDo,
     /// Put the session that PAM opens into its slice. For pam_exec(8).
     #[command(hide = true)]
     LoginOpen,
@@ -440,6 +450,7 @@ impl Cli {
             Command::Events(args) => events::run(args, screen),
             Command::Trace { slice } => trace::run(slice, screen),
             Command::Sniff(args) => sniff::run(args),
+            Command::Control { limit } => control::run(*limit, screen),
             Command::Start(args) => life::run(Life::Start, args, screen),
             Command::Stop(args) => life::run(Life::Stop, args, screen),
             Command::Restart(args) => life::run(Life::Restart, args, screen),
@@ -459,6 +470,7 @@ impl Cli {
             Command::Init => exec::init(),
             Command::Broker { userns, audit } => exec::broker(*userns, *audit),
             Command::StatusFront => daemon::status_front(),
+            Command::ControlDo => control::have_done(screen),
             Command::LoginOpen => exec::login_open(),
             Command::Hold { leaf } => run::hold(leaf),
         }

@@ -68,6 +68,9 @@ pub struct Recipe {
     /// Whether it may see the rows of all owners. Read anew at each request.
     #[serde(default)]
     pub status: bool,
+    /// Whether it may make slices. Read anew at each request.
+    #[serde(default)]
+    pub control: bool,
 }
 
 impl Recipe {

@@ -13,6 +13,7 @@ use tokio::runtime::Builder;
 
 use crate::report::Owner;
 use crate::report::happening::What;
+use crate::status::control::process;
 use crate::status::history::History;
 
 mod api;
@@ -55,7 +56,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the event loop")?;
-    runtime.block_on(serve(gate, node, options))
+    let ended = runtime.block_on(serve(gate, node, options));
+    // Calls that block are not waited for: what they wait for goes on without the daemon.
+    runtime.shutdown_background();
+    ended
 }
 
 fn adopt(options: &Options) -> anyhow::Result<crate::node::Node> {
@@ -87,6 +91,12 @@ async fn serve(gate: gate::Gate, node: crate::node::Node, options: Options) -> a
         policy: options.policy.clone(),
     };
     system::ready(&node);
+    // What was being done for slices when the daemon, or the machine, ended.
+    drop(tokio::task::spawn_blocking(|| {
+        if let Err(error) = process::have_settled() {
+            tracing::warn!("could not finish what slices had done to others: {error:#}");
+        }
+    }));
 
     // Whichever ends first ends the daemon; all but signals end by an error.
     tokio::select! {

@@ -52,7 +52,19 @@ pub type States = Vec<anyhow::Result<State>>;
 /// For all: the node is not up. For one: the slice has no context or its image
 /// is missing; or what the start meets.
 pub fn start(names: &[String]) -> anyhow::Result<States> {
+    start_if(names, |_| Ok(()))
+}
+
+/// The same, where the node is such as whoever asks believes.
+///
+/// # Errors
+/// As above, and what `still` says, before anything is done.
+pub fn start_if(
+    names: &[String],
+    still: impl Fn(&Node) -> anyhow::Result<()>,
+) -> anyhow::Result<States> {
     each(names, |node, name| {
+        still(node)?;
         let slice = node.slice(name)?;
         if slice.running.is_alive()? {
             return Ok(State::Already);
@@ -67,12 +79,24 @@ pub fn start(names: &[String]) -> anyhow::Result<States> {
 /// # Errors
 /// For one: a process does not end.
 pub fn stop(names: &[String]) -> anyhow::Result<States> {
+    stop_if(names, |_| Ok(()))
+}
+
+/// The same, where the node is such as whoever asks believes.
+///
+/// # Errors
+/// As above, and what `still` says, before anything is ended.
+pub fn stop_if(
+    names: &[String],
+    still: impl Fn(&Node) -> anyhow::Result<()>,
+) -> anyhow::Result<States> {
     // The slices get their time without the lock, and all at once: nobody need
     // wait for them, and they not for each other.
     let node = Node::open()?;
+    still(&node)?;
     let slices = names.iter().map(|name| node.slice(name).map(Some));
     let asked = ask(slices.collect());
-    end(names, asked, |node, name, was| {
+    end(names, asked, &still, |node, name, was| {
         node.slice(name)?.end()?;
         Ok(if was { State::Stopped } else { State::Already })
     })
@@ -129,17 +153,22 @@ pub fn destroy(names: &[String]) -> anyhow::Result<States> {
         node.slice(name).map(Some)
     });
     let asked = ask(slices.collect());
-    end(names, asked, |node, name, _| {
-        if has_context(node, name) {
-            node.slice(name)?.end()?;
-        }
-        let layer = Layer::of(name);
-        if !layer.exists() {
-            return Ok(State::Already);
-        }
-        layer.remove()?;
-        Ok(State::Destroyed)
-    })
+    end(
+        names,
+        asked,
+        |_| Ok(()),
+        |node, name, _| {
+            if has_context(node, name) {
+                node.slice(name)?.end()?;
+            }
+            let layer = Layer::of(name);
+            if !layer.exists() {
+                return Ok(State::Already);
+            }
+            layer.remove()?;
+            Ok(State::Destroyed)
+        },
+    )
 }
 
 fn each(
@@ -174,9 +203,11 @@ fn ask(slices: Vec<anyhow::Result<Option<Slice<'_>>>>) -> Vec<anyhow::Result<boo
 fn end(
     names: &[String],
     asked: Vec<anyhow::Result<bool>>,
+    still: impl Fn(&Node) -> anyhow::Result<()>,
     act: impl Fn(&Node, &str, bool) -> anyhow::Result<State>,
 ) -> anyhow::Result<States> {
     locked(|node| {
+        still(node)?;
         // The kernel ends them side by side.
         for (name, asked) in names.iter().zip(&asked) {
             if asked.is_ok()
@@ -332,6 +363,7 @@ pub fn outdated(former: &Contexts, next: &Contexts) -> Vec<String> {
             autostart: false,
             stop_after_ms: 0,
             status: false,
+            control: false,
             ..recipe.clone()
         };
         former

@@ -155,6 +155,22 @@ const NAMES_PER_QUESTION: usize = 1000;
 /// milliseconds a name, gives nothing more.
 const LISTING: [&str; 4] = ["files", "systemd", "compat", "altfiles"];
 
+/// Which of these names the account database knows, as users or groups.
+///
+/// # Errors
+/// getent cannot be run.
+pub fn known_of(names: &[String]) -> anyhow::Result<HashSet<String>> {
+    let mut known = HashSet::new();
+    for database in ["passwd", "group"] {
+        for names in names.chunks(NAMES_PER_QUESTION) {
+            let text = getent(database, names)?;
+            let others = text.lines().filter(|line| !account::is_ours(line));
+            known.extend(others.filter_map(|line| line.split(':').next().map(str::to_owned)));
+        }
+    }
+    Ok(known)
+}
+
 /// Which names of the slices in this policy directory the account database
 /// knows, as users or groups.
 ///

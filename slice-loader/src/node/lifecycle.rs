@@ -11,14 +11,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use policy::compile::Plan;
-use policy::config::PortSet;
+use policy::config::{Config, PortSet};
 use serde::Serialize;
 
 use super::difference::{Reloaded, describe, only_in};
+use super::managed::{self, Made};
 use super::policy_files::{self, Wanted};
 use super::record::{Lock, Phase, Record, boot};
 use super::state::{self, Place, Slices};
-use super::{NotUp, autobind, contexts, found, ids, in_force, quotas};
+use super::{NotUp, autobind, contexts, found, ids, in_force, quotas, snapshot};
 use crate::cli::exit::{Exit, Failure};
 use crate::context::account;
 use crate::context::cgroup::SliceCgroup;
@@ -76,6 +77,7 @@ pub fn up(policy: &Path) -> anyhow::Result<Up> {
 fn bring_up(policy: &Path) -> anyhow::Result<Up> {
     let config = policy_files::read(policy)?;
     refuse_missing_features()?;
+    let mut ledger = ids::load()?;
     match Record::load()? {
         Some(record) if record.phase == Phase::Up && Store::of_node().exists() => {
             return upgrade(record);
@@ -85,9 +87,18 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         record => clear_away(record.as_ref())?,
     }
     let before = autobind::read()?;
+    let made = Made::load()?;
+    // Nothing of them runs: their names are the owner's from here on, with other ids.
+    for name in made.displaced(&config) {
+        ledger.forget(&name);
+        ids::save(&ledger)?;
+        managed::set_aside(&name)?;
+    }
+    let made = made.without_displaced(&config);
     let wanted = policy_files::want(
         &config,
-        &ids::load()?,
+        &made,
+        &ledger,
         before.clone(),
         &found::scan()?,
         &BTreeSet::new(),
@@ -117,6 +128,8 @@ fn bring_up(policy: &Path) -> anyhow::Result<Up> {
         uids_per_slice: wanted.uids_per_slice,
         contexts: wanted.contexts.clone(),
         logins: wanted.logins.clone(),
+        controllers: wanted.controllers.clone(),
+        digest: snapshot::save(&config.sources)?,
     };
     // From here on `down` finds what there is to put back.
     record.save()?;
@@ -233,9 +246,42 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         return Err(NotUp.into());
     };
     let config = policy_files::read(policy)?;
+    let made = Made::load()?;
+    let displaced = made.displaced(&config);
+    let made = made.without_displaced(&config);
+    let record = if displaced
+        .iter()
+        .any(|name| record.slices.contains_key(name))
+    {
+        // Two slices of one name do not change places in one step: first the one ends.
+        let former = snapshot::load(&record)?;
+        apply(&record, &former, &made, None, |_| Ok(()))?;
+        Record::load()?.ok_or(NotUp)?
+    } else {
+        record
+    };
+    for name in displaced {
+        let mut ledger = ids::load()?;
+        ledger.forget(&name);
+        ids::save(&ledger)?;
+        managed::set_aside(&name)?;
+    }
+    apply(&record, &config, &made, Some(policy), |_| Ok(()))
+}
+
+/// Brings the running node to this policy of the owner's, from this directory if it is another, and
+/// to these slices that slices made. The lock is held. `accept` is asked when all is known and
+/// nothing is changed yet.
+pub(super) fn apply(
+    record: &Record,
+    config: &Config,
+    made: &Made,
+    policy: Option<&Path>,
+    accept: impl FnOnce(&Wanted) -> anyhow::Result<()>,
+) -> anyhow::Result<Reloaded> {
     let store = Store::of_node();
     let maps = refuse_other_abi(Maps::open(&store))?;
-    refuse_lost_cgroups(&record)?;
+    refuse_lost_cgroups(record)?;
     let holder = record.holder.clone();
     let place = Place {
         maps: &maps,
@@ -244,8 +290,8 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     };
     let before = autobind::parse(&record.reserved_ports_before)?;
     let (held, busy) = (state::held_by_node(&maps)?, state::busy_rows(&maps)?);
-    let wanted = policy_files::want(&config, &ids::load()?, before, &held, &busy)?;
-    refuse_unchangeable(&record, &wanted)?;
+    let wanted = policy_files::want(config, made, &ids::load()?, before, &held, &busy)?;
+    refuse_unchangeable(record, &wanted)?;
     account::refuse_unprepared(!wanted.logins.is_empty())?;
 
     let old = place.read(&wanted.plan)?;
@@ -261,8 +307,11 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     reloaded.added = added.keys().cloned().collect();
     reloaded.removed = removed.keys().cloned().collect();
 
-    let next = Record {
-        policy: std::path::absolute(policy).context("find the policy's directory")?,
+    let mut next = Record {
+        policy: match policy {
+            Some(policy) => std::path::absolute(policy).context("find the policy's directory")?,
+            None => record.policy.clone(),
+        },
         reserved_ports: wanted.plan.reserved_ports.to_string(),
         exclude: wanted.exclude.clone(),
         flows: wanted.flows,
@@ -271,17 +320,19 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         slices: wanted.slices.clone(),
         contexts: wanted.contexts.clone(),
         logins: wanted.logins.clone(),
+        controllers: wanted.controllers.clone(),
         ..record.clone()
     };
+    accept(&wanted)?;
     // An id is given away before it is used: killed here, it is lost, not given
     // twice.
     ids::save(&wanted.ledger)?;
     // Before the rows of slices that go are another's.
-    quotas::save(&maps, &record)?;
+    quotas::save(&maps, record)?;
     place.destroy_strays(&record.slices)?;
     if !added.is_empty() {
         // Likewise: a row that is given away is emptied.
-        drain_flows(&store, &record);
+        drain_flows(&store, record);
     }
     let policies = Policies {
         edition: next.edition,
@@ -289,7 +340,8 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     };
     // One that cannot be read is not put back.
     let former = in_force::load().ok().flatten();
-    let forward = || -> anyhow::Result<()> {
+    let snapshot_before = snapshot::raw();
+    let mut forward = || -> anyhow::Result<()> {
         for slice in added.values() {
             maps.clear_row(slice.id().index())?;
         }
@@ -300,11 +352,12 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
         place.write_disk(&changes.disk)?;
         place.write_maps(&changes)?;
         quotas::restore(&maps, &next)?;
-        devices::refresh(&store, &maps, has_raw(&next) || has_raw(&record))?;
+        devices::refresh(&store, &maps, has_raw(&next) || has_raw(record))?;
         links::refresh(&store, &maps, &record.links)?;
         account::write_all(&next.accounts())?;
         // Written whole or not at all: a full /run undoes the rest too.
         in_force::save(&policies)?;
+        next.digest = snapshot::save(&config.sources)?;
         next.save()
     };
     if let Err(error) = forward() {
@@ -312,13 +365,14 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
             let half = place.read(&old)?;
             let changes = half.changes(&old);
             place.write_maps(&changes)?;
-            quotas::restore(&maps, &record)?;
+            quotas::restore(&maps, record)?;
             place.write_attributes(&changes.cgroups)?;
             place.write_disk(&changes.disk)?;
             place.destroy(&added)?;
             loopback::set(&rows(&record.slices))?;
             account::write_all(&record.accounts())?;
             autobind::write(&old.reserved_ports)?;
+            snapshot::put_back(snapshot_before)?;
             // Last: these may be what failed.
             links::refresh(&store, &maps, &record.links)?;
             if let Some(former) = &former {
@@ -339,7 +393,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     place.destroy(&removed)?;
     if !removed.is_empty() {
         // While their names are known.
-        drain_flows(&store, &record);
+        drain_flows(&store, record);
     }
     loopback::set(&rows(&wanted.slices))?;
     devices::refresh(&store, &maps, has_raw(&next))?;
@@ -347,7 +401,7 @@ pub fn reload(policy: &Path) -> anyhow::Result<Reloaded> {
     reloaded.warnings = wanted.warnings;
     reloaded
         .warnings
-        .extend(contexts::end_those_without(&next, &record)?);
+        .extend(contexts::end_those_without(&next, record)?);
     // Of a slice that was there before, too: its context is new.
     let fresh = next.contexts.keys().cloned();
     let fresh: Vec<_> = fresh

@@ -4,6 +4,8 @@
 mod addresses;
 pub mod autobind;
 pub mod contexts;
+pub mod control;
+pub mod control_log;
 mod crew;
 mod difference;
 pub mod facts;
@@ -11,9 +13,11 @@ mod found;
 mod ids;
 pub mod in_force;
 mod lifecycle;
+mod managed;
 mod policy_files;
 mod quotas;
 mod record;
+mod snapshot;
 mod state;
 
 use std::fmt;

@@ -8,11 +8,13 @@ use anyhow::bail;
 use policy::abi::{RESERVED_SLICE, TCP, UDP, port_index};
 use policy::admission::{self, Admitted, Facts, admit};
 use policy::compile::{Plan, compile};
-use policy::config::{self, Config, PortRange, PortSet};
+use policy::config::{self, Config, Errors, PortRange, PortSet, SliceName};
 use policy::ids::SliceId;
 use policy::ledger::Ledger;
+use policy::lending::{Joined, LeftOut, join};
 
 use super::found::{self, Holding};
+use super::managed::{self, Made};
 use super::record::{Record, SliceRecord};
 use super::{autobind, facts, ids};
 use crate::cli::exit::{Exit, Failure};
@@ -49,6 +51,10 @@ pub struct Wanted {
     pub policies: Policies,
     /// Port of the status page.
     pub page: Option<u16>,
+    /// The slices that slices made, with the names of these.
+    pub controllers: BTreeMap<String, String>,
+    /// Those of them that are not in force.
+    pub left_out: Vec<LeftOut>,
     /// What the owner should know, and may have meant so.
     pub warnings: Vec<String>,
 }
@@ -68,25 +74,26 @@ pub fn read(directory: &Path) -> anyhow::Result<Config> {
 ///
 /// `reserved_ports` is what the machine had before the first `up`; `held` are
 /// the ports that sockets outside the slices hold now; `busy` are rows that
-/// sockets of destroyed slices still refer to.
+/// sockets of destroyed slices still refer to. `made` are slices that slices made.
 ///
 /// # Errors
 /// [`policy::config::Errors`] where it does not fit; a [`Failure`] where a
 /// process of the node holds a port that the policy gives to a slice.
 pub fn want(
-    config: &Config,
+    owners: &Config,
+    made: &Made,
     ledger: &Ledger,
     reserved_ports: PortSet,
     held: &BTreeSet<Holding>,
     busy: &BTreeSet<u32>,
 ) -> anyhow::Result<Wanted> {
-    let rows = admission::rows(config);
-    let ledger = ledger.assign(
-        config.slices.iter().map(|slice| &slice.name.value),
-        rows,
-        busy,
-    );
+    let rows = admission::rows(owners);
     let facts = facts(reserved_ports, held)?;
+    let Fitted {
+        joined: Joined { config, left_out },
+        ledger,
+    } = fit(owners, made, ledger, busy, &facts)?;
+    let config = &config;
     let admitted = admit(config, &facts, &ledger)?;
     let plan = compile(&admitted);
     let slices = admitted
@@ -96,7 +103,13 @@ pub fn want(
             (slice.name.value.to_string(), SliceRecord { id: id.0, uid })
         })
         .collect();
-    let warnings = collisions(&plan, &slices, held)?;
+    let mut warnings = collisions(&plan, &slices, held)?;
+    warnings.extend(made.warnings().iter().cloned());
+    warnings.extend(left_out.iter().map(managed::sentence));
+    let made_by = |slice: &config::Slice| {
+        let controller = slice.controller.as_ref()?;
+        Some((slice.name.value.to_string(), controller.to_string()))
+    };
     let exclude = config
         .node
         .exclude
@@ -118,8 +131,64 @@ pub fn want(
         },
         policies: Policies::new(0, config),
         page: config.node.page,
+        controllers: config.slices.iter().filter_map(made_by).collect(),
+        left_out,
         warnings,
     })
+}
+
+/// A policy with the slices that were made as far as they fit, and the ids of all.
+struct Fitted {
+    joined: Joined,
+    ledger: Ledger,
+}
+
+/// Adds to the owner's policy the slices that slices made. Where the owner's fits and all together do
+/// not, controllers are left out with all theirs: none of them keeps the owner from anything, or
+/// another.
+fn fit(
+    owners: &Config,
+    made: &Made,
+    ledger: &Ledger,
+    busy: &BTreeSet<u32>,
+    facts: &Facts,
+) -> anyhow::Result<Fitted> {
+    let lent = made.lent();
+    let attempt = |without: &BTreeMap<SliceName, String>| {
+        let mut joined = join(owners, &lent, without);
+        joined.left_out.extend(made.known().iter().cloned());
+        // Who is left out keeps its id, and with it its files.
+        let absent = joined.left_out.iter().filter(|out| !out.displaced);
+        let names = joined.config.slices.iter().map(|slice| &slice.name.value);
+        let names = names.chain(absent.map(|out| &out.name));
+        let ledger = ledger.assign(names, admission::rows(owners), busy);
+        let result = admit(&joined.config, facts, &ledger).map(drop);
+        result.map(|()| Fitted { joined, ledger })
+    };
+    let errors = match attempt(&BTreeMap::new()) {
+        Ok(fitted) => return Ok(fitted),
+        Err(errors) if lent.is_empty() => return Err(errors.into()),
+        Err(errors) => errors,
+    };
+    let first = |errors: &Errors| {
+        let complaint = errors.complaints().first();
+        complaint.map_or_else(String::new, |complaint| complaint.message.clone())
+    };
+    let why = first(&errors);
+    let controllers = lent.iter().map(|one| (one.controller.clone(), why.clone()));
+    let mut without: BTreeMap<SliceName, String> = controllers.collect();
+    let mut fitted = attempt(&without)?;
+    for controller in without.clone().into_keys() {
+        let mut fewer = without.clone();
+        fewer.remove(&controller);
+        match attempt(&fewer) {
+            Ok(more) => (fitted, without) = (more, fewer),
+            Err(errors) => {
+                without.insert(controller, first(&errors));
+            }
+        }
+    }
+    Ok(fitted)
 }
 
 /// How the slices that have a context are started.
@@ -138,6 +207,7 @@ fn contexts(config: &Config) -> BTreeMap<String, Recipe> {
         raw,
         audit: grants.audit,
         status: grants.status,
+        control: grants.control,
     };
     let with = |slice: &config::Slice| {
         let context = slice.context.as_ref()?;
@@ -170,14 +240,14 @@ fn logins(config: &Config) -> BTreeMap<String, Login> {
 /// As `read` and `want`, but for ports that are held.
 pub fn examine<T>(directory: &Path, look: impl FnOnce(&Admitted<'_>) -> T) -> anyhow::Result<T> {
     let config = read(directory)?;
-    let names = config.slices.iter().map(|slice| &slice.name.value);
-    let ledger = ids::load()?.assign(names, admission::rows(&config), &BTreeSet::new());
+    let made = Made::load()?.without_displaced(&config);
     let reserved_ports = match Record::load()? {
         Some(record) => autobind::parse(&record.reserved_ports_before)?,
         None => autobind::read()?,
     };
     let facts = facts(reserved_ports, &BTreeSet::new())?;
-    Ok(look(&admit(&config, &facts, &ledger)?))
+    let Fitted { joined, ledger } = fit(&config, &made, &ids::load()?, &BTreeSet::new(), &facts)?;
+    Ok(look(&admit(&joined.config, &facts, &ledger)?))
 }
 
 fn facts(reserved_ports: PortSet, held: &BTreeSet<Holding>) -> anyhow::Result<Facts> {

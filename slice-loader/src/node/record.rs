@@ -16,6 +16,8 @@ use policy::ids::SliceId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::control::turn;
+use super::snapshot;
 use crate::cli::exit::{Exit, Failure};
 use crate::context::account::{self, Login};
 use crate::context::holder::Holder;
@@ -103,6 +105,12 @@ pub struct Record {
     pub contexts: BTreeMap<String, Recipe>,
     /// Who logs in to those that have an account.
     pub logins: BTreeMap<String, Login>,
+    /// The slices that slices made, with the names of these.
+    #[serde(default)]
+    pub controllers: BTreeMap<String, String>,
+    /// Of the owner's policy that is in force (`snapshot`).
+    #[serde(default)]
+    pub digest: u64,
 }
 
 impl Record {
@@ -151,7 +159,13 @@ impl Record {
     pub fn remove() -> anyhow::Result<()> {
         super::in_force::remove()?;
         // What a command that was killed while it wrote left beside it.
-        for path in [beside(Path::new(RECORD)), PathBuf::from(RECORD)] {
+        for path in [
+            beside(Path::new(RECORD)),
+            beside(Path::new(snapshot::PATH)),
+            PathBuf::from(snapshot::PATH),
+            PathBuf::from(turn::PATH),
+            PathBuf::from(RECORD),
+        ] {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 removed => removed.with_context(|| format!("remove {}", path.display()))?,
@@ -259,6 +273,11 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Opti
 
 /// Writes a file beside, then renames it into place.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    write_json_as(path, value, 0o644)
+}
+
+/// The same, with these permissions.
+pub(super) fn write_json_as(path: &Path, value: &impl Serialize, mode: u32) -> anyhow::Result<()> {
     let beside = beside(path);
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_string_pretty(value)?;
@@ -267,7 +286,7 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<
             .create(true)
             .truncate(true)
             .write(true)
-            .mode(0o644)
+            .mode(mode)
             .open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;

@@ -59,8 +59,11 @@ pub struct SliceSummary {
     pub name: String,
     /// The owner's line about it.
     pub description: Option<String>,
-    /// What it may beyond its own affairs: `audit`, `status`.
+    /// What it may beyond its own affairs: `audit`, `control`, `status`.
     pub grants: Vec<String>,
+    /// The slice that made it; absent where the node's owner did.
+    #[serde(default)]
+    pub controller: Option<String>,
     /// Whether it may have raw and packet sockets.
     pub raw: bool,
     /// The image of its context; absent where it has none.
@@ -113,16 +116,16 @@ impl Admission {
             node_ports: PortLists::from(&config.node.reserved),
             cpu_millicores: Given {
                 given: given.cpu.0,
-                promised: floors(|slice| slice.cpu.floor.value.0),
+                promised: floors(|slice| slice.promise().cpu().value),
             },
             memory: Given {
                 given: given.memory.0,
-                promised: floors(|slice| slice.memory.floor.value.0),
+                promised: floors(|slice| slice.promise().memory().value),
             },
             processes: given.processes,
             disk: Given {
                 given: given.disk.0,
-                promised: floors(|slice| limits(slice).bytes),
+                promised: floors(|slice| slice.promise().disk().value),
             },
             links: config
                 .node
@@ -130,7 +133,7 @@ impl Admission {
                 .iter()
                 .map(|link| {
                     let floors = config.slices.iter();
-                    let floors = floors.map(|slice| slice.links.on(&link.name.value).floor.value.0);
+                    let floors = floors.map(|slice| slice.promise().link(&link.name.value).value.0);
                     let given = Given {
                         given: link.rate.value.0,
                         promised: link.node.floor.value.0 + floors.sum::<u64>(),
@@ -161,12 +164,14 @@ impl From<&Slice> for SliceSummary {
             description: slice.description.clone(),
             grants: [
                 ("audit", slice.grants.audit),
+                ("control", slice.grants.control),
                 ("status", slice.grants.status),
             ]
             .into_iter()
             .filter(|(_, has)| *has)
             .map(|(grant, _)| grant.to_owned())
             .collect(),
+            controller: slice.controller.as_ref().map(ToString::to_string),
             raw: slice.raw != Raw::None,
             image: slice
                 .context

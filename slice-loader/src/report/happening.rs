@@ -36,6 +36,12 @@ pub enum What {
     Started,
     /// A slice's context ended.
     Stopped,
+    /// A slice was made by the one that controls it.
+    Created,
+    /// It was given other terms.
+    Changed,
+    /// It was destroyed.
+    Destroyed,
 }
 
 impl What {
@@ -47,6 +53,9 @@ impl What {
             Self::Adjusted => "Addresses, devices or queues changed or were put right.",
             Self::Started => "The slice's context started.",
             Self::Stopped => "The slice's context ended.",
+            Self::Created => "The slice was made by the slice that controls it.",
+            Self::Changed => "The slice was given other terms by the slice that controls it.",
+            Self::Destroyed => "The slice was destroyed by the slice that controls it.",
         }
     }
 }

@@ -339,6 +339,7 @@ fn reading(
         id,
         name: name.to_owned(),
         context,
+        controller: node.record().controllers.get(name).cloned(),
         entry: node.entry(id)?.unwrap_or_else(SliceEntry::new_zeroed),
         state: node.state(id)?,
         now_ns,

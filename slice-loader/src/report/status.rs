@@ -92,6 +92,9 @@ pub struct Row {
     pub state: RowState,
     /// Whether its context runs; absent where it has none.
     pub context: Option<Life>,
+    /// The slice that made it; absent where the node's owner did.
+    #[serde(default)]
+    pub controller: Option<String>,
     /// Addresses of its own, as text; empty where it uses the node's.
     pub addresses: Vec<String>,
     /// Whether it may bind ports that are nobody's.
@@ -238,6 +241,8 @@ pub struct Reading {
     pub denials: Denials,
     /// Whether its context runs.
     pub context: Option<Life>,
+    /// The slice that made it.
+    pub controller: Option<String>,
     /// Processes of its cgroup.
     pub processes: Option<Used>,
     /// Memory of its cgroup.
@@ -340,6 +345,7 @@ impl From<Reading> for Row {
                 RowState::Denied
             },
             context: reading.context,
+            controller: reading.controller,
             addresses: own_addresses(&entry),
             claim: kind != RowKind::Slice || entry.flags & CLAIM != 0,
             sockets: Used {

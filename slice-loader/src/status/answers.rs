@@ -198,7 +198,7 @@ pub fn answer(
             Ok(Ok(lists::drops(source, seen, wanted, part)?))
         }
         Ask::Policy { slice, part } => lists::policy(source, seen, slice.as_deref(), part),
-        Ask::Flows(_) => anyhow::bail!("flows are looked at beside other answers"),
+        Ask::Flows(_) | Ask::Control(_) => anyhow::bail!("it is answered beside this"),
         Ask::Events { after } => {
             let of = (sight == Sight::Own).then_some(viewer.id);
             let news = source.events(of, *after);

@@ -25,6 +25,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::answers;
 use super::answers::Source;
+use super::control;
+use super::control::orders::{self, Desk, Wanted};
 use super::front;
 use super::history::{self, History};
 use super::looking::{self, Asked};
@@ -138,7 +140,7 @@ async fn with_process(
         tell(&notices, come, Vec::new()).await?;
         tokio::select! {
             ended = follow(listeners, &notices, &watch, hub) => ended.context("follow the slices"),
-            ended = serve(read, write, reading, flows::database()) => ended.context("answer"),
+            ended = serve(read, write, reading, (flows::database(), Desk::of_node(hub.clone()))) => ended.context("answer"),
         }
     }
     .await;
@@ -262,27 +264,41 @@ fn send(notices: &OwnedFd, notice: &Notice, socket: Option<BorrowedFd<'_>>) -> a
     Ok(())
 }
 
-/// Answers one question after the other until the process ends; those about flows
-/// beside the others.
+/// Answers one question after the other until the process ends; those about flows, and what slices
+/// want done, beside the others.
 pub(super) async fn serve(
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     source: impl Source + Send + 'static,
-    database: PathBuf,
+    (database, desk): (PathBuf, Desk),
 ) -> anyhow::Result<()> {
     let to = Shared::new(to);
-    let (queue, waiting) = mpsc::channel(looking::QUEUE);
+    let (looks, to_look) = mpsc::channel(looking::QUEUE);
+    let (orders, to_do) = mpsc::channel(orders::AT_ONCE);
+    let beside = Beside {
+        looks,
+        orders,
+        desk: desk.clone(),
+    };
     tokio::select! {
-        ended = answer_all(from, &to, source, queue) => ended,
-        ended = looking::run(waiting, &to, database) => ended,
+        ended = answer_all(from, &to, source, beside) => ended,
+        ended = looking::run(to_look, &to, database) => ended,
+        ended = desk.run(to_do, &to) => ended,
     }
+}
+
+/// Who answers beside.
+struct Beside {
+    looks: mpsc::Sender<Asked>,
+    orders: mpsc::Sender<Wanted>,
+    desk: Desk,
 }
 
 async fn answer_all(
     mut from: OwnedReadHalf,
     to: &Shared<OwnedWriteHalf>,
     mut source: impl Source + Send + 'static,
-    queue: mpsc::Sender<Asked>,
+    beside: Beside,
 ) -> anyhow::Result<()> {
     loop {
         // Not while a question is half read: only before its first octet.
@@ -290,12 +306,13 @@ async fn answer_all(
             source.forget();
             from.readable().await?;
         }
-        let Some((question, _)) = wire::read::<Question>(&mut from, 0).await? else {
+        let Some((question, body)) = wire::read::<Question>(&mut from, control::BODY).await? else {
             return Ok(());
         };
         let number = question.number;
+        let desk = beside.desk.clone();
         let (back, reply) = spawn_blocking(move || {
-            let reply = reply(&mut source, question);
+            let reply = reply(&mut source, &desk, question, body);
             (source, reply)
         })
         .await?;
@@ -303,9 +320,13 @@ async fn answer_all(
         let (result, body) = match reply {
             Reply::Now(Ok((content, body))) => (Ok(content), body),
             Reply::Now(Err(refusal)) => (Err(refusal), Vec::new()),
-            Reply::Look(asked) => match queue.try_send(asked) {
+            Reply::Look(asked) => match beside.looks.try_send(asked) {
                 Ok(()) => continue,
                 Err(_) => (Err(Refusal::Busy), Vec::new()),
+            },
+            Reply::Do(wanted) => match beside.orders.try_send(wanted) {
+                Ok(()) => continue,
+                Err(_) => (Err(Refusal::Doing), Vec::new()),
             },
         };
         answers::write(to, &Answer { number, result }, &body).await?;
@@ -316,9 +337,10 @@ async fn answer_all(
 enum Reply {
     Now(Result<(Content, Vec<u8>), Refusal>),
     Look(Asked),
+    Do(Wanted),
 }
 
-fn reply(source: &mut impl Source, question: Question) -> Reply {
+fn reply(source: &mut impl Source, desk: &Desk, question: Question, body: Vec<u8>) -> Reply {
     let Question {
         number,
         viewer,
@@ -328,8 +350,8 @@ fn reply(source: &mut impl Source, question: Question) -> Reply {
         tracing::debug!(slice = viewer.name, "could not answer {what:?}: {error:#}");
         Reply::Now(Err(Refusal::Unreadable))
     };
-    if let Ask::Flows(flows) = ask {
-        return match source.whose(&viewer) {
+    match ask {
+        Ask::Flows(flows) => match source.whose(&viewer) {
             Ok(Some(whose)) => Reply::Look(Asked {
                 number,
                 at: Instant::now(),
@@ -338,11 +360,18 @@ fn reply(source: &mut impl Source, question: Question) -> Reply {
             }),
             Ok(None) => Reply::Now(Err(Refusal::Gone)),
             Err(error) => unreadable(&flows, &error),
-        };
-    }
-    match answers::answer(source, &viewer, &ask) {
-        Ok(told) => Reply::Now(told),
-        Err(error) => unreadable(&ask, &error),
+        },
+        Ask::Control(order) if order.changes() => Reply::Do(Wanted {
+            number,
+            viewer,
+            order,
+            body,
+        }),
+        Ask::Control(order) => Reply::Now(Ok(desk.answer(&viewer, &order, &[]))),
+        ask => match answers::answer(source, &viewer, &ask) {
+            Ok(told) => Reply::Now(told),
+            Err(error) => unreadable(&ask, &error),
+        },
     }
 }
 

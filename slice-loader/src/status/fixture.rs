@@ -11,10 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
 use super::answers::tests::Fake;
+use super::control::fixture::Lender;
+use super::control::orders::Desk;
 use super::daemon;
 use super::front::{self, Asker};
 use super::http::{self, Client};
 use super::wire::Viewer;
+use crate::daemon::Hub;
 
 /// A policy of these files.
 pub fn config(files: &[(&str, &str)]) -> Config {
@@ -59,12 +62,13 @@ impl Joined {
     pub fn new() -> Self {
         let fake = Fake::new();
         let database = fake.database();
+        let desk = Desk::new(Arc::new(Lender::default()), Hub::of_run(5, 10));
         let (asker, questions) = Asker::new();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let ((read, write), (from, to)) = (ours.into_split(), theirs.into_split());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let _ = daemon::serve(from, to, fake, database).await;
+            let _ = daemon::serve(from, to, fake, (database, desk)).await;
         });
         tasks.spawn(async move {
             let _ = front::write_questions(questions, write).await;

@@ -89,7 +89,7 @@ pub struct Asker {
     waiting: Arc<Mutex<Waiting>>,
     room: Room,
     streams: Arc<Semaphore>,
-    to_daemon: mpsc::Sender<Question>,
+    to_daemon: mpsc::Sender<(Question, Vec<u8>)>,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +106,7 @@ struct Place {
 }
 
 impl Asker {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Question>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<(Question, Vec<u8>)>) {
         let (to_daemon, questions) = mpsc::channel(QUEUE);
         let asker = Self {
             waiting: Arc::default(),
@@ -119,6 +119,17 @@ impl Asker {
 
     /// The daemon's answer, in the room of the slice; none where it gives none.
     pub async fn ask(&self, viewer: Viewer, ask: Ask, room: Room) -> Option<Reply> {
+        self.ask_with(viewer, ask, Vec::new(), room).await
+    }
+
+    /// The same to a question with a body.
+    pub async fn ask_with(
+        &self,
+        viewer: Viewer,
+        ask: Ask,
+        body: Vec<u8>,
+        room: Room,
+    ) -> Option<Reply> {
         let (reply, answer) = oneshot::channel();
         let number = self.with(|waiting| {
             waiting.last += 1;
@@ -135,7 +146,7 @@ impl Asker {
             viewer,
             ask,
         };
-        self.to_daemon.send(question).await.ok()?;
+        self.to_daemon.send((question, body)).await.ok()?;
         answer.await.ok()
     }
 
@@ -191,11 +202,11 @@ impl Drop for Forget<'_> {
 }
 
 pub(super) async fn write_questions(
-    mut questions: mpsc::Receiver<Question>,
+    mut questions: mpsc::Receiver<(Question, Vec<u8>)>,
     mut to: OwnedWriteHalf,
 ) -> anyhow::Result<()> {
-    while let Some(question) = questions.recv().await {
-        wire::write(&mut to, &question, &[]).await?;
+    while let Some((question, body)) = questions.recv().await {
+        wire::write(&mut to, &question, &body).await?;
     }
     Ok(())
 }

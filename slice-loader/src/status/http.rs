@@ -7,6 +7,7 @@ use std::time::Instant;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::control::front as control;
 use super::front::Asker;
 use super::host;
 use super::negotiate;
@@ -37,6 +39,9 @@ pub struct Client {
     streams: Arc<Semaphore>,
     /// Flows are asked for once at a time.
     looking: Semaphore,
+    changes: Mutex<Bucket>,
+    /// Slices are changed one after the other.
+    control: Semaphore,
 }
 
 impl Client {
@@ -49,25 +54,43 @@ impl Client {
             room: Room::of_one(),
             streams: Arc::new(Semaphore::new(quota::STREAMS.0)),
             looking: Semaphore::new(1),
+            changes: Mutex::new(Bucket::new(quota::CHANGED)),
+            control: Semaphore::new(1),
         }
     }
 
-    fn may_ask(&self) -> Result<(), Problem> {
-        let mut questions = self
-            .questions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        questions
-            .take(Instant::now())
-            .map_err(|wait| Problem::TooMany(wait.as_secs() + 1))
+    /// Does what is to be done, when it is the turn of this one.
+    async fn control(
+        &self,
+        call: control::Call,
+        body: Incoming,
+        asker: &Asker,
+    ) -> Result<Told, Problem> {
+        if call.changes() {
+            take(&self.changes)?;
+        }
+        let Ok(_turn) = self.control.acquire().await else {
+            return Err(Problem::Unavailable);
+        };
+        let of = (&self.viewer, &self.room);
+        control::respond(call, body, of, asker)
+            .await
+            .map(Told::Control)
     }
+}
+
+fn take(bucket: &Mutex<Bucket>) -> Result<(), Problem> {
+    let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+    bucket
+        .take(Instant::now())
+        .map_err(|wait| Problem::TooMany(wait.as_secs() + 1))
 }
 
 /// Serves a connection until it ends, or has lived long enough.
 pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, client: Arc<Client>, asker: Asker) {
     let service = service_fn(move |request| {
         let (client, asker) = (client.clone(), asker.clone());
-        async move { Ok::<_, Infallible>(respond(&request, &client, &asker).await) }
+        async move { Ok::<_, Infallible>(respond(request, &client, &asker).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -98,8 +121,9 @@ type Body = Either<Full<Bytes>, Pieces>;
 
 const PROBLEM: &str = "application/problem+json";
 
-async fn respond(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Response<Body> {
-    match ask(request, client, asker).await {
+async fn respond(request: Request<Incoming>, client: &Client, asker: &Asker) -> Response<Body> {
+    let (request, body) = request.into_parts();
+    match ask(&request, body, client, asker).await {
         Ok(Told::Events(pieces)) => {
             response(StatusCode::OK, "text/event-stream", Either::Right(pieces))
         }
@@ -108,21 +132,39 @@ async fn respond(request: &Request<Incoming>, client: &Client, asker: &Asker) ->
             response.headers_mut().extend(page::HEADERS);
             response
         }
-        Ok(Told::Whole(content, body)) => told(request, &content, body),
-        Err(problem) => refused(request, problem),
+        Ok(Told::Whole(content, body)) => told(&request, &content, body),
+        Ok(Told::Control(what)) => done(what),
+        Err(problem) => refused(&request, problem),
     }
 }
 
+/// What was done, or not; the tag is the slice's generation, on which the next change may depend.
+fn done(told: control::Told) -> Response<Body> {
+    let kind = if told.status.is_success() {
+        "application/json"
+    } else {
+        PROBLEM
+    };
+    let mut response = response(told.status, kind, whole(told.body));
+    let tag = told
+        .generation
+        .map(|generation| format!("\"{generation}\"").parse());
+    if let Some(Ok(tag)) = tag {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
 /// A document, or word that who asks has it.
-fn told(request: &Request<Incoming>, content: &Content, body: Bytes) -> Response<Body> {
+fn told(request: &Parts, content: &Content, body: Bytes) -> Response<Body> {
     let kind = match content {
         Content::Events { .. } => "text/event-stream",
-        Content::Json { .. } => "application/json",
+        Content::Json { .. } | Content::Control { .. } => "application/json",
         Content::Lines => "text/plain; charset=utf-8",
         Content::Metrics(exposition) => openmetrics::content_type(*exposition),
     };
     let tag = negotiate::tag(&body);
-    let mut response = if negotiate::has(request.headers(), &tag) {
+    let mut response = if negotiate::has(&request.headers, &tag) {
         let mut response = response(StatusCode::NOT_MODIFIED, kind, whole(Bytes::new()));
         response.headers_mut().remove(header::CONTENT_TYPE);
         response
@@ -138,7 +180,7 @@ fn told(request: &Request<Incoming>, content: &Content, body: Bytes) -> Response
         headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     }
     if let Content::Json { next: Some(next) } = content
-        && let Some(address) = parameters::next_page(request.uri(), next)
+        && let Some(address) = parameters::next_page(&request.uri, next)
         && let Ok(link) = HeaderValue::from_str(&format!("<{address}>; rel=\"next\""))
     {
         headers.insert(header::LINK, link);
@@ -146,7 +188,7 @@ fn told(request: &Request<Incoming>, content: &Content, body: Bytes) -> Response
     response
 }
 
-fn refused(request: &Request<Incoming>, problem: Problem) -> Response<Body> {
+fn refused(request: &Parts, problem: Problem) -> Response<Body> {
     let mut response = response(problem.status(), PROBLEM, whole(problem.document().into()));
     let headers = response.headers_mut();
     if let Some(seconds) = problem.again_after() {
@@ -154,8 +196,8 @@ fn refused(request: &Request<Incoming>, problem: Problem) -> Response<Body> {
         // Who goes on regardless has to connect first, which has a pace.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if problem == Problem::OnlyReading
-        && let Ok(allowed) = HeaderValue::from_str(&route::allowed(request.uri().path()))
+    if problem == Problem::OtherMethod
+        && let Ok(allowed) = HeaderValue::from_str(&route::allowed(request.uri.path()))
     {
         headers.insert(header::ALLOW, allowed);
     }
@@ -167,14 +209,20 @@ enum Told {
     Page,
     Whole(Content, Bytes),
     Events(Pieces),
+    Control(control::Told),
 }
 
-async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Result<Told, Problem> {
-    client.may_ask()?;
-    if !host::is_this(request.uri(), request.headers()) {
+async fn ask(
+    request: &Parts,
+    body: Incoming,
+    client: &Client,
+    asker: &Asker,
+) -> Result<Told, Problem> {
+    take(&client.questions)?;
+    if !host::is_this(&request.uri, &request.headers) {
         return Err(Problem::OtherHost);
     }
-    let (route, asked) = route::read(request.method(), request.uri(), request.headers())?;
+    let (route, asked) = route::read(&request.method, &request.uri, &request.headers)?;
     let ask = match route.by {
         By::Daemon(ask) => ask(&asked)?,
         By::Front(body) => {
@@ -182,6 +230,7 @@ async fn ask(request: &Request<Incoming>, client: &Client, asker: &Asker) -> Res
             return Ok(Told::Whole(content, Bytes::from_static(body)));
         }
         By::Page => return Ok(Told::Page),
+        By::Control(call) => return client.control(call(&asked)?, body, asker).await,
     };
     if let Ask::Events { after } = ask {
         let own = client.streams.clone().try_acquire_owned().ok();

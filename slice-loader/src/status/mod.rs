@@ -14,6 +14,7 @@
 
 pub mod answers; // what a slice is told
 pub mod confine; // giving up every right
+pub mod control; // slices that make slices
 pub mod daemon; // the daemon's side
 pub mod documents; // the documents of /v1
 pub mod front; // the process that parses

@@ -10,11 +10,12 @@ use super::answers::Attributes;
 use super::documents::{Drops, Flows, Links, Policy, Ports, Slices};
 use super::parameters::{LIMIT, Parameter, Takes};
 use super::problem;
-use super::route::{By, OPENAPI, ROUTES, Route};
+use super::route::{self, By, OPENAPI, Route};
 use crate::report::event::Item;
 use crate::report::{LinksPast, Row};
 
 mod attempts; // what a slice may try
+mod control; // slices that make slices
 mod fuzz; // requests of every kind
 mod schema; // whether a value fits
 
@@ -22,7 +23,10 @@ mod schema; // whether a value fits
 /// or 431 without a document.
 const PROBLEMS: &[(u16, &str)] = &[
     (400, "A parameter is wrong, unknown or there twice."),
-    (403, "The slice is not on this node any more."),
+    (
+        403,
+        "The slice is not on this node any more, or has no grant for this.",
+    ),
     (406, "The document has none of the forms that are accepted."),
     (414, "The path with its parameters is too long."),
     (421, "Another machine is named."),
@@ -32,8 +36,11 @@ const PROBLEMS: &[(u16, &str)] = &[
 ];
 
 /// What a document is; none where it is no JSON.
-fn answer(path: &str, generator: &mut SchemaGenerator) -> Option<schemars::Schema> {
-    Some(match path {
+fn answer(route: &Route, generator: &mut SchemaGenerator) -> Option<schemars::Schema> {
+    if control::is(route) {
+        return Some(control::answer(route, generator));
+    }
+    Some(match route.path {
         "/v1/node" => generator.subschema_for::<Attributes>(),
         "/v1/slices" => generator.subschema_for::<Slices>(),
         "/v1/slices/{name}" => generator.subschema_for::<Row>(),
@@ -135,11 +142,11 @@ fn is_stream(route: &Route) -> bool {
 
 /// Whether an answer has a tag by which it is asked for again.
 fn has_tag(route: &Route) -> bool {
-    !is_stream(route) && !matches!(route.by, By::Page)
+    !is_stream(route) && !matches!(route.by, By::Page | By::Control(_))
 }
 
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
-    let schema = answer(route.path, generator);
+    let schema = answer(route, generator);
     let mut content = Map::new();
     for kind in route.produces {
         let media = match (&schema, is_stream(route)) {
@@ -206,10 +213,14 @@ fn document() -> Value {
         });
     let mut generator = settings.into_generator();
     let mut paths = Map::new();
-    for route in ROUTES {
+    for route in route::all() {
         let method = route.method.as_str().to_lowercase();
         let there = paths.entry(route.path).or_insert_with(|| json!({}));
         let mut operation = operation(route, &mut generator);
+        operation["tags"] = json!(["status"]);
+        if control::is(route) {
+            control::describe(&mut operation, route, &mut generator);
+        }
         if route.method == Method::GET {
             let mut head = operation.clone();
             head["operationId"] = json!(format!(
@@ -225,7 +236,6 @@ fn document() -> Value {
             }
             there["head"] = head;
         }
-        operation["tags"] = json!(["status"]);
         there[method] = operation;
     }
     json!({
@@ -237,7 +247,7 @@ fn document() -> Value {
             "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
         "servers": [{"url": "http://slice", "description": "By --unix-socket /run/slice/status.sock; the host is any name without a domain, localhost or an address."}],
-        "tags": [{"name": "status", "description": "What the node says."}],
+        "tags": [{"name": "status", "description": "What the node says."}, {"name": "control", "description": "Slices that slices make: for those with the grant `control`."}],
         "paths": paths,
         "components": {"schemas": generator.take_definitions(true)},
     })
@@ -248,9 +258,14 @@ fn served() -> Value {
     serde_json::from_slice(OPENAPI).unwrap()
 }
 
-/// The schema that a route, a status and a type have.
-fn schema_of<'a>(document: &'a Value, path: &str, status: u16, kind: &str) -> Option<&'a Value> {
-    let response = &document["paths"][path]["get"]["responses"][status.to_string()];
+/// The schema that a method and path, a status and a type have.
+fn schema_of<'a>(
+    document: &'a Value,
+    (method, path): (&str, &str),
+    status: u16,
+    kind: &str,
+) -> Option<&'a Value> {
+    let response = &document["paths"][path][method]["responses"][status.to_string()];
     response["content"][kind].get("schema")
 }
 
@@ -278,7 +293,7 @@ fn every_route_is_in_the_document_and_nothing_else_is() {
         }
     }
     let mut expected = Vec::new();
-    for route in ROUTES {
+    for route in route::all() {
         expected.push((route.path.to_owned(), route.method.to_string()));
         if route.method == Method::GET {
             expected.push((route.path.to_owned(), "HEAD".to_owned()));
@@ -340,14 +355,14 @@ async fn every_answer_fits_its_schema() {
     let document = served();
     let node = super::fixture::Joined::new();
     for slice in ["alpha", "watch"] {
-        for route in ROUTES {
+        for route in route::all().filter(|route| !control::is(route)) {
             let path = route.path.replace("{name}", slice);
             let got = node.get(slice, &path).await;
             assert_eq!(got.status, 200, "{path}: {got:?}");
             let kind = got.header("content-type").unwrap();
             assert!(route.produces.contains(&kind), "{path}: {kind}");
             if kind == "application/json" {
-                let schema = schema_of(&document, route.path, 200, kind).unwrap();
+                let schema = schema_of(&document, ("get", route.path), 200, kind).unwrap();
                 schema::check(&document, schema, &got.json())
                     .unwrap_or_else(|why| panic!("{path}: {why}"));
             }

@@ -1,6 +1,7 @@
 //! Why a request has no answer, as a problem (RFC 9457).
 
 use hyper::StatusCode;
+use policy::config::Objection;
 use serde::{Deserialize, Serialize};
 
 use super::wire::Refusal;
@@ -12,8 +13,12 @@ pub enum Problem {
     NoSuchDocument,
     /// No slice of that name is there for the asker.
     NoSuchSlice,
-    /// Something else than reading was asked for.
-    OnlyReading,
+    /// The document has no such method.
+    OtherMethod,
+    /// A page of a browser asks for a change.
+    Browser,
+    /// Something is being done for the slice, or for too many.
+    Doing,
     /// Another machine is named.
     OtherHost,
     /// A parameter that the document does not have.
@@ -61,6 +66,53 @@ pub struct Document {
     pub status: u16,
     /// What is wrong, as a sentence.
     pub detail: String,
+    /// Everything that is wrong with a slice that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Fault>,
+}
+
+/// Something that is wrong with a slice that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Fault {
+    /// The key, as `memory.floor`; empty where it is about the slice as a whole.
+    pub field: String,
+    /// Why not, and by how much.
+    pub message: String,
+}
+
+impl Document {
+    /// With this status and sentence.
+    #[must_use]
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            r#type: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Of a slice that is asked for and cannot be.
+    #[must_use]
+    pub fn of(errors: Vec<Objection>) -> Self {
+        let detail = "The slice cannot be as you ask; nothing was changed.";
+        let errors = errors
+            .into_iter()
+            .map(|Objection { field, message }| Fault { field, message });
+        Self {
+            errors: errors.collect(),
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+        }
+    }
+
+    /// As it is written, `application/problem+json`.
+    #[must_use]
+    pub fn written(&self) -> Vec<u8> {
+        // Strings and numbers: this cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 }
 
 impl From<Refusal> for Problem {
@@ -69,6 +121,7 @@ impl From<Refusal> for Problem {
             Refusal::NoSuchSlice => Self::NoSuchSlice,
             Refusal::Gone => Self::Gone,
             Refusal::Busy => Self::Busy,
+            Refusal::Doing => Self::Doing,
             Refusal::NoPolicy => Self::NoPolicy,
             Refusal::Unreadable => Self::Unreadable,
         }
@@ -81,7 +134,7 @@ impl Problem {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NoSuchDocument | Self::NoSuchSlice => StatusCode::NOT_FOUND,
-            Self::OnlyReading => StatusCode::METHOD_NOT_ALLOWED,
+            Self::OtherMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::OtherHost => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownParameter | Self::ParameterTwice | Self::BadParameter(_) => {
                 StatusCode::BAD_REQUEST
@@ -89,12 +142,13 @@ impl Problem {
             Self::LongAddress => StatusCode::URI_TOO_LONG,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::TooMany(_) | Self::Looking => StatusCode::TOO_MANY_REQUESTS,
-            Self::Gone => StatusCode::FORBIDDEN,
+            Self::Gone | Self::Browser => StatusCode::FORBIDDEN,
             Self::Connections
             | Self::Streams
             | Self::NoRoom
             | Self::Unavailable
             | Self::Busy
+            | Self::Doing
             | Self::NoPolicy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -110,7 +164,8 @@ impl Problem {
             | Self::Streams
             | Self::NoRoom
             | Self::Unavailable
-            | Self::Busy => Some(1),
+            | Self::Busy
+            | Self::Doing => Some(1),
             _ => None,
         }
     }
@@ -121,7 +176,9 @@ impl Problem {
                 "/ is a page for browsers; /v1/openapi.json says what there is."
             }
             Self::NoSuchSlice => "There is no slice of that name, or you may not see it.",
-            Self::OnlyReading => "This can be read, with GET or HEAD.",
+            Self::OtherMethod => "The header Allow has the methods that there are.",
+            Self::Browser => "Web pages change nothing here: the request has an Origin.",
+            Self::Doing => "Something is being done for you, or for too many others, already.",
             Self::OtherHost => {
                 "Another machine is named: say localhost, an address, or a name without a domain."
             }
@@ -150,15 +207,7 @@ impl Problem {
     /// The document that tells it, `application/problem+json`.
     #[must_use]
     pub fn document(self) -> Vec<u8> {
-        let status = self.status();
-        let document = Document {
-            r#type: "about:blank".to_owned(),
-            title: status.canonical_reason().unwrap_or_default().to_owned(),
-            status: status.as_u16(),
-            detail: self.detail().to_owned(),
-        };
-        // Strings and a number: this cannot fail.
-        serde_json::to_vec(&document).unwrap_or_default()
+        Document::new(self.status(), self.detail()).written()
     }
 }
 

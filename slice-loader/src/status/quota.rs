@@ -15,6 +15,8 @@ pub const BACKLOG: i32 = 16;
 pub const ACCEPTED: (u32, u32) = (40, 20);
 /// Questions that are answered, likewise.
 pub const ANSWERED: (u32, u32) = (30, 10);
+/// Changes of slices that are taken, likewise.
+pub const CHANGED: (u32, u32) = (20, 1);
 
 /// How long a connection may take for a request's head.
 pub const HEAD: Duration = Duration::from_secs(5);

@@ -4,6 +4,8 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Method, Uri};
 use jiff::Timestamp;
 
+use super::control::front::Call;
+use super::control::routes;
 use super::negotiate;
 use super::openmetrics;
 use super::page;
@@ -39,6 +41,8 @@ pub enum By {
     Front(&'static [u8]),
     /// The same process, with the page.
     Page,
+    /// The daemon, where the asker may have it done.
+    Control(fn(&Asked<'_>) -> Result<Call, Problem>),
 }
 
 /// What a request says.
@@ -86,7 +90,12 @@ const fn get(
 }
 
 /// All there is.
-pub static ROUTES: &[Route] = &[
+pub fn all() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(routes::ROUTES)
+}
+
+/// What is told to every slice.
+static ROUTES: &[Route] = &[
     Route {
         method: Method::GET,
         path: page::PATH,
@@ -280,7 +289,7 @@ pub fn read<'a>(
     }
     let (route, name) = there
         .find(|(route, _)| route.method == *method)
-        .ok_or(Problem::OnlyReading)?;
+        .ok_or(Problem::OtherMethod)?;
     if !name.is_empty() && !is_name(name) {
         return Err(Problem::NoSuchSlice);
     }
@@ -311,9 +320,7 @@ pub fn allowed(path: &str) -> String {
 
 /// The routes of a path, with the name in it.
 fn at(path: &str) -> impl Iterator<Item = (&'static Route, &str)> {
-    ROUTES
-        .iter()
-        .filter_map(move |route| Some((route, name_in(route.path, path)?)))
+    all().filter_map(move |route| Some((route, name_in(route.path, path)?)))
 }
 
 /// The name in a path of this form, or nothing where the form has none; no form that

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::control::Order;
 use crate::flows::Position;
 use crate::report::event::Cursor;
 use crate::report::ports::{PortKind, Protocol};
@@ -111,6 +112,8 @@ pub enum Ask {
     },
     /// The rows.
     Rows(Form),
+    /// Something to be done.
+    Control(Order),
 }
 
 /// Which page of a list.
@@ -258,6 +261,13 @@ pub enum Content {
         /// Whether there are more.
         more: bool,
     },
+    /// What came of an order: a JSON document, or a problem.
+    Control {
+        /// The status of HTTP.
+        status: u16,
+        /// The generation of the slice.
+        generation: Option<u64>,
+    },
 }
 
 /// Why there is no answer.
@@ -273,6 +283,8 @@ pub enum Refusal {
     NoPolicy,
     /// The node could not be read.
     Unreadable,
+    /// The asker, or too many others, have something done already.
+    Doing,
 }
 
 /// What is told of listeners; a listener comes along as a descriptor.

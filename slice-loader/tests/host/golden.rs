@@ -45,6 +45,7 @@ fn reading(id: SliceId, name: &str) -> Reading {
         },
         state: SliceState::new_zeroed(),
         now_ns: CLOCK.monotonic_ns,
+        controller: None,
         traffic: Traffic::new_zeroed(),
         denials: Denials::new_zeroed(),
         context: None,

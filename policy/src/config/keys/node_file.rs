@@ -16,11 +16,11 @@ const UID_UNUSED: u32 = 1_879_048_192;
 const UID_LOWEST: u32 = 65_536;
 pub(super) const SECOND: u64 = 1_000_000_000;
 const DAY: u64 = 86_400 * SECOND;
-pub(super) const MIB: u64 = 1 << 20;
+pub(in crate::config) const MIB: u64 = 1 << 20;
 /// The kernel takes no CPU bandwidth quota below 1 ms; our period is 100 ms.
-pub(super) const CPU_LOWEST_CAP: u64 = 10;
+pub(in crate::config) const CPU_LOWEST_CAP: u64 = 10;
 /// More cores than any kernel has (`NR_CPUS` is 8192 at most).
-pub(super) const CPU_MOST: u64 = 8192 * 1000;
+pub(in crate::config) const CPU_MOST: u64 = 8192 * 1000;
 
 /// `node.toml`.
 pub static NODE_FILE: TableDef = TableDef {
@@ -262,9 +262,9 @@ static STATUS: TableDef = TableDef {
 /// At less, a packet takes longer than rates are divided anew for.
 const LINK_LOWEST: u64 = 100_000;
 /// The largest rate that is computed with, in bits per second.
-pub(super) const RATE_MOST: u64 = RATE_MAX * 8;
+pub(in crate::config) const RATE_MOST: u64 = RATE_MAX * 8;
 /// At less, a packet takes longer than anything may wait.
-pub(super) const RATE_LOWEST_CAP: u64 = 10_000;
+pub(in crate::config) const RATE_LOWEST_CAP: u64 = 10_000;
 
 /// `[links.NAME]`.
 static LINK: TableDef = TableDef {

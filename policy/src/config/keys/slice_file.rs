@@ -1,7 +1,7 @@
 //! The keys of `slices/NAME.toml`.
 
 use super::node_file::{
-    CPU_LOWEST_CAP, CPU_MOST, MIB, PID_MAX, RATE_LOWEST_CAP, RATE_MOST, REFUSE, SECOND,
+    CPU_LOWEST_CAP, CPU_MOST, MAX_SLICES, MIB, PID_MAX, RATE_LOWEST_CAP, RATE_MOST, REFUSE, SECOND,
 };
 use super::{TableDef, Takes, key};
 use crate::config::capability;
@@ -166,12 +166,19 @@ pub static SLICE_FILE: TableDef = TableDef {
         key(
             "grants",
             Takes::Words {
-                words: &["audit", "status"],
-                later: &[("control", "control of slices by slices")],
+                words: &["audit", "control", "status"],
+                later: &[],
             },
             "none",
             "[\"audit\"]",
-            "What a management slice may see of the node. `audit`: every packet of every slice, with whose it is (raw.md), and who sent what to whom, of all (flows.md); `status`: rows, ports, links, drops, events and policy of all owners (status.md). The slice has a context.",
+            "What a management slice may see of the node, and do. `audit`: every packet of every slice, with whose it is (raw.md), and who sent what to whom, of all (flows.md); `control`: make slices out of what [control] lends (control.md); `status`: rows, ports, links, drops, events and policy of all owners (status.md). The slice has a context.",
+        ),
+        key(
+            "control",
+            Takes::Table(&CONTROL),
+            "it makes no slices",
+            "",
+            "What a management slice with the grant `control` may lend to slices that it makes. All of it is set aside for them, lent or not.",
         ),
     ],
 };
@@ -406,7 +413,7 @@ static IO: TableDef = TableDef {
 const QUOTA_LOWEST: u64 = 1_000_000;
 /// So that the largest packet is never paid for longer than [`crate::decide::police`] lets
 /// it be.
-const RECEIVE_LOWEST: u64 = 500_000;
+pub(in crate::config) const RECEIVE_LOWEST: u64 = 500_000;
 const DAY: u64 = 86_400 * SECOND;
 
 const LINK_FLOOR: Takes = Takes::Rate {
@@ -426,9 +433,11 @@ const LINK_CAP: Takes = Takes::Rate {
     default: None,
     required: false,
 };
+/// More than any device sends.
+pub(in crate::config) const PACKETS_MOST: u32 = 100_000_000;
 const LINK_PACKETS: Takes = Takes::Count {
     low: PACKETS_LEAST,
-    high: 100_000_000,
+    high: PACKETS_MOST,
     default: 0,
 };
 const LINK_RECEIVE: Takes = Takes::Rate {
@@ -640,6 +649,137 @@ static LOGIN: TableDef = TableDef {
             "none",
             "[\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzqWUlYvfNjmQfQBJz3yBqc0dXZNoTZZHd2CTr1VN0L ca@lab\"]",
             "Certificate authorities: whoever has a certificate of theirs for the slice's name logs in.",
+        ),
+    ],
+};
+
+/// `[control]`.
+static CONTROL: TableDef = TableDef {
+    path: "control",
+    keys: &[
+        key(
+            "slices",
+            Takes::Count {
+                low: 1,
+                high: MAX_SLICES,
+                default: 1,
+            },
+            "",
+            "20",
+            "Most slices that it makes, at once. They count against `max_slices` of the node, made or not.",
+        ),
+        key(
+            "prefix",
+            Takes::Name,
+            "must be there",
+            "\"exp_\"",
+            "How the names of these slices begin.",
+        ),
+        key(
+            "images",
+            Takes::Names,
+            "the slice's own image",
+            "[\"debian\"]",
+            "Images that they may begin with.",
+        ),
+        key(
+            "tcp",
+            Takes::Ports,
+            "none",
+            "[\"20000-20999\"]",
+            "TCP ports to lend. Those that are not lent are reserved for this slice.",
+        ),
+        key(
+            "udp",
+            Takes::Ports,
+            "none",
+            "[\"20000-20999\"]",
+            "The same for UDP.",
+        ),
+        key(
+            "cpu",
+            Takes::Cpu {
+                low: 0,
+                high: CPU_MOST,
+                default: Some(0),
+            },
+            "",
+            "2",
+            "Floors of CPU time to lend, in sum.",
+        ),
+        key(
+            "cpu_cap",
+            Takes::Cpu {
+                low: CPU_LOWEST_CAP,
+                high: CPU_MOST,
+                default: None,
+            },
+            "what the node gives",
+            "4",
+            "Caps of CPU time, in sum: with it each slice has a cap.",
+        ),
+        key(
+            "memory",
+            Takes::Size {
+                low: 0,
+                default: Some(0),
+            },
+            "",
+            "\"1 GiB\"",
+            "Floors of memory to lend, in sum.",
+        ),
+        key(
+            "memory_cap",
+            Takes::Size {
+                low: MIB,
+                default: None,
+            },
+            "what the node gives",
+            "\"4 GiB\"",
+            "Caps of memory, in sum: with it each slice has a cap.",
+        ),
+        key(
+            "disk",
+            Takes::Size {
+                low: MIB,
+                default: None,
+            },
+            "no caps are lent",
+            "\"20 GiB\"",
+            "Caps of the disk to lend, in sum: with it each slice has a cap.",
+        ),
+        key(
+            "link",
+            Takes::Rate {
+                low: 0,
+                high: RATE_MOST,
+                default: Some(0),
+                required: false,
+            },
+            "",
+            "\"10 Mbit/s\"",
+            "Floors on every link to lend, in sum.",
+        ),
+        key(
+            "link_cap",
+            LINK_CAP,
+            "the rate of the link",
+            "\"50 Mbit/s\"",
+            "Caps on every link, in sum: with it each slice has a cap.",
+        ),
+        key(
+            "link_packets",
+            LINK_PACKETS,
+            "no bound",
+            "20000",
+            "Most packets in a second on every link, in sum: with it each slice has a bound.",
+        ),
+        key(
+            "link_receive",
+            LINK_RECEIVE,
+            "no bound",
+            "\"100 Mbit/s\"",
+            "What arrives for them by every link, in sum: with it each slice has a bound.",
         ),
     ],
 };

@@ -247,6 +247,7 @@ pub(crate) fn reading(id: u32, name: &str) -> Reading {
         entry,
         state: SliceState::new_zeroed(),
         now_ns: 0,
+        controller: None,
         traffic,
         denials,
         context: None,

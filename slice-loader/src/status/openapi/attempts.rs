@@ -234,6 +234,31 @@ const BY_NAME: &[(&str, &str, &[u16])] = &[
         &[405],
     ),
     (
+        "another's terms",
+        "PUT /v1/slices/{} HTTP/1.1~Host: slice~Content-Length: 4~~{}",
+        &[403],
+    ),
+    (
+        "its end",
+        "DELETE /v1/slices/{} HTTP/1.1~Host: slice~~",
+        &[403],
+    ),
+    (
+        "its processes' end",
+        "POST /v1/slices/{}/stop HTTP/1.1~Host: slice~~",
+        &[403],
+    ),
+    (
+        "the slices that it made",
+        "GET /v1/control/{} HTTP/1.1~Host: slice~~",
+        &[403],
+    ),
+    (
+        "one like it, under its name",
+        "POST /v1/slices HTTP/1.1~Host: slice~Content-Length: 15~~{\"name\":\"{}\"}",
+        &[403],
+    ),
+    (
         "the table made for another",
         "GET /slicestat?{} HTTP/1.1~Host: slice~max-age: 600~~",
         &[400],

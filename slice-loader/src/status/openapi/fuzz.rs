@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 
 use super::super::fixture::Joined;
-use super::{schema, served};
+use super::{control, schema, served};
 
 /// Values that are none, of whatever a parameter takes.
 const NONSENSE: &[&str] = &[
@@ -74,6 +74,9 @@ const HEADERS: &[&str] = &[
     "Content-Type: application/json",
     "Transfer-Encoding: chunked",
     "X: \u{e9}\u{7}",
+    "If-Match: *",
+    "If-Match: \"1\"",
+    "Origin: http://x.example",
 ];
 
 /// Values of a parameter: those of its schema, those just beside them, and nonsense.
@@ -107,7 +110,12 @@ fn path(form: &str, operation: &Value) -> BoxedStrategy<String> {
             .filter(|parameter| parameter["in"] == place);
         parameters.cloned().collect::<Vec<_>>()
     };
-    let mut name = vec!["alpha".to_owned(), "beta".to_owned()];
+    // As many good ones as others.
+    let mut name = ["alpha", "beta", "exp_a", "exp_b"]
+        .repeat(NONSENSE.len() / 4)
+        .into_iter()
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
     for parameter in named("path") {
         name.extend(values(&parameter["schema"]));
     }
@@ -121,9 +129,10 @@ fn path(form: &str, operation: &Value) -> BoxedStrategy<String> {
     }
     let form = form.to_owned();
     let beside = select(vec!["", "", "", "", "", "/", "//", ";x", "%2f", "#x", "%"]);
+    let most = if named("query").is_empty() { 2 } else { 4 };
     (
         select(name),
-        proptest::collection::vec(select(pairs), 0..4),
+        proptest::collection::vec(select(pairs), 0..most),
         beside,
     )
         .prop_map(move |(name, pairs, beside)| {
@@ -140,29 +149,34 @@ fn path(form: &str, operation: &Value) -> BoxedStrategy<String> {
 }
 
 fn requests(document: &Value) -> impl Strategy<Value = (String, String)> + use<> {
-    let paths = document["paths"].as_object().unwrap();
-    let paths: Vec<_> = paths
-        .iter()
-        .map(|(form, methods)| {
-            path(form, &methods["get"]).prop_map({
-                let form = form.clone();
-                move |path| (form.clone(), path)
+    let paths: Vec<_> = control::operations(document)
+        .into_iter()
+        .map(|(form, own, operation)| {
+            // Its own method as often as all others.
+            let method = proptest::option::of(select(METHODS));
+            (path(&form, &operation), method).prop_map(move |(path, method)| {
+                let method = method.map_or_else(|| own.to_uppercase(), str::to_owned);
+                (form.clone(), path, method)
             })
         })
         .collect();
     let path = proptest::strategy::Union::new(paths);
-    let method = select(METHODS);
+    let body = proptest::option::of(select(control::bodies()));
     let version = select(vec![
         "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "",
     ]);
     let headers = proptest::collection::vec(select(HEADERS), 0..4);
     let absolute = proptest::bool::weighted(0.1);
-    (path, method, version, headers, absolute).prop_map(
-        |((form, path), method, version, headers, absolute)| {
+    (path, body, version, headers, absolute).prop_map(
+        |((form, path, method), body, version, headers, absolute)| {
             let host = if absolute { "http://beta" } else { "" };
             let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+            let length = body.as_ref().map_or_else(String::new, |body| {
+                format!("Content-Length: {}\r\n", body.len())
+            });
+            let body = body.unwrap_or_default();
             let text = format!(
-                "{method} {host}{path} {version}\r\nHost: slice\r\nConnection: close\r\n{headers}\r\n"
+                "{method} {host}{path} {version}\r\nHost: slice\r\nConnection: close\r\n{headers}{length}\r\n{body}"
             );
             (form, text)
         },
@@ -179,7 +193,18 @@ fn judge(
     text: &str,
     got: &super::super::fixture::Got,
 ) -> Result<(), String> {
-    let responses = &document["paths"][form]["get"]["responses"];
+    let method = text.split(' ').next().unwrap_or_default().to_lowercase();
+    let own = &document["paths"][form][&method];
+    // One that hyper does not take for its own is refused as the others are.
+    let operation = if own.is_null() {
+        let methods = document["paths"][form].as_object();
+        methods
+            .and_then(|methods| methods.values().next())
+            .unwrap_or(own)
+    } else {
+        own
+    };
+    let responses = &operation["responses"];
     if got.status >= 500 {
         return Err("it is an error of the node's".to_owned());
     }
@@ -205,7 +230,7 @@ fn judge(
         let same = body["status"] == got.status;
         return same.then_some(()).ok_or("another status".to_owned());
     }
-    let schema = &responses["200"]["content"][kind]["schema"];
+    let schema = &responses[got.status.to_string()]["content"][kind]["schema"];
     match kind {
         "application/json" => schema::check(document, schema, &got.json()),
         _ => schema.is_object().then_some(()).ok_or(format!("no {kind}")),
@@ -240,17 +265,26 @@ fn every_answer_to_any_request_is_one_of_the_document() {
         }
         Ok::<(), String>(())
     };
-    // One that chance may leave out.
-    let known =
-        "GET /v1/node HTTP/1.1\r\nHost: slice\r\nConnection: close\r\nIf-None-Match: *\r\n\r\n";
-    ask("/v1/node", known).unwrap();
+    // Some that chance may leave out.
+    for (form, line, body) in [
+        ("/v1/node", "GET /v1/node", ""),
+        ("/v1/slices/{name}", "PUT /v1/slices/exp_z", control::A),
+        ("/v1/slices/{name}", "PUT /v1/slices/exp_z", "{}"),
+    ] {
+        let length = body.len();
+        let text = format!(
+            "{line} HTTP/1.1\r\nHost: slice\r\nConnection: close\r\nIf-None-Match: *\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        ask(form, &text).unwrap();
+        ask(form, &text).unwrap();
+    }
     let result = runner.run(&requests(&document), |(form, text)| {
         ask(&form, &text).map_err(TestCaseError::fail)
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
     // Else it tried little.
     let seen = seen.into_inner();
-    for status in [200, 304, 400, 404, 405, 406] {
+    for status in [200, 201, 304, 400, 403, 404, 405, 406, 412, 422] {
         assert!(seen.contains_key(&status), "{seen:?}");
     }
 }

@@ -33,6 +33,7 @@ use crate::report::{
     Clock, Link, LinkRow, LinksPast, Names, Owner, Port, Ports, Row, Status, Used,
 };
 use crate::status::answers::{Attributes, Sight, Source, lists};
+use crate::status::control::orders::Desk;
 use crate::status::history::{Average, Counters};
 use crate::status::hour::{Hour, Moved, Step};
 use crate::status::wire::{Notice, Viewer};
@@ -463,9 +464,10 @@ impl Served {
                 let (read, write) = UnixStream::from_std(daemon).unwrap().into_split();
                 front.set_nonblocking(true).unwrap();
                 hand_over(&ours, viewer, listener);
+                let desk = Desk::of_node(fixture.hub.clone());
                 tokio::select! {
                     ended = front::serve(theirs, front) => panic!("the front ended: {ended:?}"),
-                    ended = daemon::serve(read, write, fixture, PathBuf::new()) => panic!("the daemon ended: {ended:?}"),
+                    ended = daemon::serve(read, write, fixture, (PathBuf::new(), desk)) => panic!("the daemon ended: {ended:?}"),
                     _ = stopped => {}
                 }
             });
