@@ -12,6 +12,7 @@ use policy::admission::{Divider, Io as Fact, Unbounded};
 use super::disk::SLICES;
 use super::holder::{CGROUPFS, Holder};
 use crate::report::status::{Io, Transfer};
+use crate::sys::short_file;
 
 /// What admission asks for.
 #[must_use]
@@ -125,7 +126,7 @@ pub fn shown() -> Option<String> {
 #[must_use]
 pub fn used(cgroup: &Path, device: &str) -> Option<Io> {
     let line = |file: &str| -> Option<String> {
-        let text = fs::read_to_string(cgroup.join(file)).ok()?;
+        let text = short_file::read(&cgroup.join(file)).ok()?;
         let line = text
             .lines()
             .find(|line| line.split(' ').next() == Some(device));

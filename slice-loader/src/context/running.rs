@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 
 use super::shown::{self, Shown};
+use crate::sys::short_file;
 
 /// Where all contexts are.
 const DIRECTORY: &str = "/run/slice/contexts";
@@ -168,7 +169,7 @@ impl Running {
     #[must_use]
     pub fn life(&self, cgroup: &Path) -> Life {
         let says = |file: &str, word: &str| {
-            fs::read_to_string(cgroup.join(file))
+            short_file::read(&cgroup.join(file))
                 .is_ok_and(|text| text.lines().any(|line| line == word))
         };
         if !self.started_file().exists() || !says("payload/cgroup.events", "populated 1") {

@@ -48,6 +48,7 @@ pub struct Options {
 /// Another daemon runs; the node can neither be adopted nor started; the
 /// socket cannot be made.
 pub fn run(options: Options) -> anyhow::Result<()> {
+    crate::sys::heap::give_back();
     let gate = gate::Gate::take()?;
     let node = adopt(&options)?;
     // Everything waits most of the time: one thread, and others only for

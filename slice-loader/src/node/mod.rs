@@ -196,6 +196,15 @@ impl Node {
             .filter(|entry| entry.id == id))
     }
 
+    /// The same for every row, whosever it is.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn all_entries(&self) -> anyhow::Result<Vec<SliceEntry>> {
+        let all = self.maps.slices.all()?;
+        Ok(all.into_iter().map(|(_, entry)| entry).collect())
+    }
+
     /// What an owner sent and received, on all CPUs.
     ///
     /// # Errors

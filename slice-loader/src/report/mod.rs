@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod admission;
 pub mod clock;
+mod counted;
 pub mod event;
 pub mod flows;
 pub mod happening;

@@ -2,7 +2,6 @@
 //! and cgroups; works with the daemon dead.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use policy::SliceId;
 use policy::abi::{Bucket, SliceEntry};
 use zerocopy::FromZeros;
 
+use super::counted::Counted;
 use super::flows::{Flows, Gathered, Wanted};
 use super::links::{Link, LinkReading, LinkRow};
 use super::links_past::{LinksPast, Wanted as WantedPast};
@@ -27,6 +27,7 @@ use crate::node::{Node, OnLink};
 use crate::status::history::{Counters, History, Sample};
 use crate::status::hour::Moved;
 use crate::sys::clock::boottime_ns;
+use crate::sys::short_file;
 
 /// The names of the owners there are now.
 #[must_use]
@@ -43,11 +44,16 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
     let host = nix::sys::utsname::uname().context("ask the kernel for its name")?;
     let fixed = [("", SliceId::NODE), ("", SliceId::UNATTRIBUTED)];
     let device = io::shown();
-    let readings = fixed
+    let mut counted = Counted::of_all(node)?;
+    let readings: Vec<Reading> = fixed
         .into_iter()
         .chain(node.slices())
-        .map(|(name, id)| reading(node, name, id, clock.monotonic_ns, device.as_deref()))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+        .map(|(name, id)| {
+            let counted = counted.remove(&id.index()).unwrap_or_default();
+            let row = (name, id, counted);
+            reading(node, row, clock.monotonic_ns, device.as_deref())
+        })
+        .collect();
     let settings = node.settings()?;
     let record = node.record();
     let slices = readings.len() - fixed.len();
@@ -227,19 +233,17 @@ pub fn links_past(
 /// Where a map cannot be read.
 pub fn sample(node: &Node) -> anyhow::Result<Sample> {
     let at_ns = Clock::now().context("read the clock")?.monotonic_ns;
+    let traffic = node.all_traffic()?;
     let counters = |(name, id): (&str, SliceId)| {
-        let traffic = node.traffic(id)?;
+        let traffic = traffic.get(id.index() as usize);
         let counters = Counters {
-            sent: traffic.sent_bytes,
-            received: traffic.received_bytes,
-            cpu_us: cpu(&node.cgroup(name)).map_or(0, |cpu| cpu.used_us),
+            sent: traffic.map_or(0, |traffic| traffic.sent_bytes),
+            received: traffic.map_or(0, |traffic| traffic.received_bytes),
+            cpu_us: cpu_us(&node.cgroup(name)).unwrap_or(0),
         };
-        Ok((id.0, counters))
+        (id.0, counters)
     };
-    let mut of = node
-        .slices()
-        .map(counters)
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut of: Vec<_> = node.slices().map(counters).collect();
     of.sort_unstable_by_key(|(id, _)| *id);
     Ok(Sample { at_ns, of })
 }
@@ -251,7 +255,8 @@ pub fn sample(node: &Node) -> anyhow::Result<Sample> {
 pub fn row(node: &Node, name: &str, id: SliceId) -> anyhow::Result<Row> {
     let clock = Clock::now().context("read the clock")?;
     let device = io::shown();
-    let reading = reading(node, name, id, clock.monotonic_ns, device.as_deref())?;
+    let row = (name, id, Counted::of(node, id)?);
+    let reading = reading(node, row, clock.monotonic_ns, device.as_deref());
     Ok(Row::from(reading))
 }
 
@@ -313,11 +318,10 @@ pub fn flows(node: Option<&Node>, wanted: &Wanted, most: usize) -> anyhow::Resul
 
 fn reading(
     node: &Node,
-    name: &str,
-    id: SliceId,
+    (name, id, counted): (&str, SliceId, Counted),
     now_ns: u64,
     device: Option<&str>,
-) -> anyhow::Result<Reading> {
+) -> Reading {
     let cgroup = id.is_slice().then(|| node.cgroup(name));
     let used = |usage, limit| {
         let cgroup = cgroup.as_deref()?;
@@ -335,16 +339,19 @@ fn reading(
         .as_deref()
         .filter(|_| node.record().contexts.contains_key(name))
         .map(|cgroup| Running::of(name).life(cgroup));
-    Ok(Reading {
+    Reading {
         id,
         name: name.to_owned(),
         context,
         controller: node.record().controllers.get(name).cloned(),
-        entry: node.entry(id)?.unwrap_or_else(SliceEntry::new_zeroed),
-        state: node.state(id)?,
+        // One that is another's by now says nothing of this.
+        entry: Some(counted.entry)
+            .filter(|entry| entry.id == id)
+            .unwrap_or_else(SliceEntry::new_zeroed),
+        state: counted.state,
         now_ns,
-        traffic: node.traffic(id)?,
-        denials: node.denials(id)?,
+        traffic: counted.traffic,
+        denials: counted.denials,
         processes: used("pids.current", "pids.max"),
         memory: used("memory.current", "memory.max"),
         swap: cgroup
@@ -356,25 +363,31 @@ fn reading(
         io: cgroup
             .as_deref()
             .and_then(|cgroup| io::used(cgroup, device?)),
-    })
+    }
 }
 
 /// A file with one number; `None` where it says `max` or is not there, as for
 /// a controller that this node does not have.
 fn number(cgroup: &Path, file: &str) -> Option<u64> {
-    fs::read_to_string(cgroup.join(file))
+    short_file::read(&cgroup.join(file))
         .ok()?
         .trim()
         .parse()
         .ok()
 }
 
-fn cpu(cgroup: &Path) -> Option<Cpu> {
-    let stat = fs::read_to_string(cgroup.join("cpu.stat")).ok()?;
+/// The time that a cgroup has used.
+fn cpu_us(cgroup: &Path) -> Option<u64> {
+    let stat = short_file::read(&cgroup.join("cpu.stat")).ok()?;
     let used = stat
         .lines()
         .find_map(|line| line.strip_prefix("usage_usec "))?;
-    let cap = fs::read_to_string(cgroup.join("cpu.max"))
+    used.parse().ok()
+}
+
+fn cpu(cgroup: &Path) -> Option<Cpu> {
+    let used_us = cpu_us(cgroup)?;
+    let cap = short_file::read(&cgroup.join("cpu.max"))
         .ok()
         .and_then(|text| {
             let (quota, period) = text.trim().split_once(' ')?;
@@ -382,7 +395,7 @@ fn cpu(cgroup: &Path) -> Option<Cpu> {
             quota.checked_mul(1000)?.checked_div(period)
         });
     Some(Cpu {
-        used_us: used.parse().ok()?,
+        used_us,
         cap_millicores: cap,
     })
 }
