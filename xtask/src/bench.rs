@@ -2,6 +2,7 @@
 //! as lines of JSON.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use clap::ValueEnum;
 use crate::kernel::Kernel;
 use crate::machine::Terminal;
 use crate::measure::Measure;
+use crate::plot;
 use crate::root::Root;
 use crate::session::{Deadline, Session};
 use crate::step::say;
@@ -37,6 +39,9 @@ pub struct Options {
     /// The kernel of the part that runs in the VM
     #[arg(long, value_enum, default_value = "6.12")]
     kernel: Kernel,
+    /// Also draw what was measured, as SVG files in this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
     /// Only what is measured on this machine, without a VM
     #[arg(long)]
     native: bool,
@@ -66,6 +71,11 @@ pub fn run(options: &Options, mirror: Option<&str>) -> Result<u8> {
             }
         }
         Format::Table => write!(out, "{}", table(&measures))?,
+    }
+    if let Some(directory) = &options.plots {
+        for name in plot::write(directory, &measures)? {
+            say(&format!("drew {}", directory.join(name).display()));
+        }
     }
     let missed = measures.iter().any(|measure| measure.met == Some(false));
     Ok(u8::from(missed))

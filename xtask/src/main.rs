@@ -17,6 +17,7 @@ mod measure;
 mod package;
 mod packages;
 mod place;
+mod plot;
 mod root;
 mod self_check;
 mod session;

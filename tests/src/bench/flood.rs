@@ -26,6 +26,8 @@ const REST: Duration = Duration::from_millis(1);
 
 /// What a sender that was late makes up for.
 const LATE: Duration = Duration::from_millis(100);
+/// What arrives within it is told as one number.
+pub const BIN: Duration = Duration::from_millis(5);
 /// Bytes that wait for the meter: it is to lose nothing.
 const BUFFER: usize = 8 << 20;
 
@@ -75,10 +77,23 @@ pub enum Options {
 /// What arrived.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Arrived {
-    /// Millions of bits of payload a second, port by port.
-    pub rates: Vec<f64>,
+    /// Bytes in each [`BIN`], port by port.
+    pub bins: Vec<Vec<f64>>,
     /// Microseconds that datagrams with a time in them were on their way, sorted.
     pub delays_us: Vec<f64>,
+}
+
+impl Arrived {
+    /// Millions of bits a second, port by port.
+    pub fn rates(&self) -> Vec<f64> {
+        self.bins.iter().map(|bins| rate(bins)).collect()
+    }
+}
+
+/// Millions of bits a second of what these bins have.
+pub fn rate(bins: &[f64]) -> f64 {
+    let seconds = BIN.as_secs_f64() * bins.len() as f64;
+    bins.iter().sum::<f64>() * 8.0 / seconds / 1e6
 }
 
 /// Sends or measures.
@@ -153,16 +168,21 @@ struct Meter {
     start: OnceLock<Instant>,
     /// From when to when after it.
     window: [Duration; 2],
-    bytes: Vec<AtomicU64>,
+    bins: Vec<Vec<AtomicU64>>,
     delays_us: Mutex<Vec<f64>>,
 }
 
 impl Meter {
     fn new(first: u16, count: u16, window: [Duration; 2]) -> Result<Arc<Self>> {
+        let bins = (window[1] - window[0])
+            .as_millis()
+            .div_ceil(BIN.as_millis());
         let meter = Arc::new(Self {
             start: OnceLock::new(),
             window,
-            bytes: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            bins: (0..count)
+                .map(|_| (0..bins).map(|_| AtomicU64::new(0)).collect())
+                .collect(),
             delays_us: Mutex::default(),
         });
         for port in 0..count {
@@ -206,11 +226,14 @@ impl Meter {
     /// Whether it is measured.
     fn came(&self, number: usize, length: usize) -> bool {
         let since = self.start.get_or_init(Instant::now).elapsed();
-        let measured = since >= self.window[0] && since < self.window[1];
-        if measured {
-            self.bytes[number].fetch_add(length as u64, Ordering::Relaxed);
+        let bin = since
+            .checked_sub(self.window[0])
+            .and_then(|since| usize::try_from(since.as_millis() / BIN.as_millis()).ok())
+            .and_then(|bin| self.bins[number].get(bin));
+        if let Some(bin) = bin {
+            bin.fetch_add(length as u64, Ordering::Relaxed);
         }
-        measured
+        bin.is_some()
     }
 
     fn wait(&self) -> Result<Arrived> {
@@ -221,10 +244,9 @@ impl Meter {
         {
             thread::sleep(Duration::from_millis(20));
         }
-        let seconds = (self.window[1] - self.window[0]).as_secs_f64();
-        let rates = self.bytes.iter().map(|bytes| {
-            let bits = bytes.load(Ordering::Relaxed) as f64 * 8.0;
-            bits / seconds / 1e6
+        let bins = self.bins.iter().map(|bins| {
+            let bytes = |bin: &AtomicU64| bin.load(Ordering::Relaxed) as f64;
+            bins.iter().map(bytes).collect()
         });
         let mut delays_us = self
             .delays_us
@@ -233,7 +255,7 @@ impl Meter {
             .clone();
         delays_us.sort_by(f64::total_cmp);
         Ok(Arrived {
-            rates: rates.collect(),
+            bins: bins.collect(),
             delays_us,
         })
     }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use super::flood::{Arrived, Kind};
 use super::sample::{Goal, Sample, measure, unmeasured};
-use super::shaped::{PARTS, RATES, Sender, Shaped, Shaper};
-use super::{Measure, paced, ports};
+use super::shaped::{MIXED, PARTS, RATES, Sender, Shaped, Shaper};
+use super::{Measure, classes, mixed, paced, ports, redivided};
 
 /// The name of the bench.
 pub const NAME: &str = "link";
@@ -75,7 +75,7 @@ const OF_DELAYS: &[(Told, &str, &str, Goal)] = &[
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (kind, name) in [(Kind::Tcp, "TCP"), (Kind::Udp, "UDP")] {
-        for rate in RATES {
+        for rate in RATES.into_iter().filter(|rate| *rate != MIXED) {
             cases.push(Case {
                 name: format!("{rate} Mbit/s, {name} of one slice"),
                 rate,
@@ -117,22 +117,31 @@ pub fn native() -> Result<Vec<Measure>> {
 /// # Errors
 /// None: what cannot be measured is said in a line.
 pub fn in_vm() -> Result<Vec<Measure>> {
-    Ok(measures().unwrap_or_else(|error| {
-        let why = format!("{error:#}");
-        vec![unmeasured(NAME, "the rate of a link, divided", "", why)]
-    }))
+    let or_why = |what: &str, lines: Result<Vec<Measure>>| {
+        lines.unwrap_or_else(|error| vec![unmeasured(NAME, what, "", format!("{error:#}"))])
+    };
+    let mut lines = Vec::new();
+    match Shaped::new() {
+        Err(error) => lines.extend(or_why("the rate of a link, divided", Err(error))),
+        Ok(shaped) => {
+            lines.extend(or_why("the rate of a link, divided", measures(&shaped)));
+            let redivided = redivided::measures(NAME, &shaped, PEER);
+            lines.extend(or_why("a slice joins and leaves", redivided));
+            let mixed = mixed::measures(NAME, &shaped, PEER);
+            lines.extend(or_why("policies by chance", mixed));
+        }
+    }
+    let classes = classes::measures(NAME, PEER);
+    lines.extend(or_why("a packet of many slices", classes));
+    Ok(lines)
 }
 
-fn measures() -> Result<Vec<Measure>> {
-    let shaped = Shaped::new()?;
+fn measures(shaped: &Shaped) -> Result<Vec<Measure>> {
     let mut lines = Vec::new();
     for case in cases() {
         let mut samples = vec![<[Sample; 2]>::default(); case.told.len()];
         for repeat in 0..REPEATS {
-            let mut shapers = [Shaper::Slice, Shaper::Htb];
-            // Which comes first changes, so that a drift favours neither.
-            shapers.rotate_left(repeat % 2);
-            for shaper in shapers {
+            for shaper in Shaper::by_turns(repeat) {
                 let arrived = shaped
                     .carry(shaper, case.rate, &case.senders, case.during)
                     .with_context(|| format!("{} under {shaper:?}", case.name))?;
@@ -152,7 +161,8 @@ fn measures() -> Result<Vec<Measure>> {
 
 impl Told {
     fn of(self, arrived: &Arrived, rate: u32) -> Result<f64> {
-        let sum: f64 = arrived.rates.iter().sum();
+        let rates = arrived.rates();
+        let sum: f64 = rates.iter().sum();
         let above = (sum / f64::from(rate) - 1.0) * 100.0;
         let delay = |hundredths| {
             let at = arrived.delays_us.len() * hundredths / 100;
@@ -162,8 +172,7 @@ impl Told {
         Ok(match self {
             Told::Rate => above.abs(),
             Told::Excess => above,
-            Told::Part => arrived
-                .rates
+            Told::Part => rates
                 .iter()
                 .zip(PARTS)
                 .map(|(rate, part)| ((rate / sum) / part - 1.0).abs() * 100.0)

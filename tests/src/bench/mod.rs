@@ -3,15 +3,19 @@
 mod bare; // clone3 and an overlay, and nothing else
 mod bpf; // calls of bpf(2) that aya lacks
 mod cgroups; // a cgroup for each slice
+mod classes; // what a packet costs where many slices send on a link
 mod context; // the bench of contexts and logins
 pub mod flood; // senders that want more than there is, and who measures
 mod frame; // packets as a test run takes them
+mod htb; // the peer that divides rates
 mod idle; // what a slice costs that does nothing
 mod judges; // the same traffic under nobody, ours, nftables
 mod link; // the bench of links
 mod lives; // made, started, stopped, removed
 mod loaded; // the programs, with maps as a node would have them
+mod many; // a thousand slices, and a socket of each
 mod measure; // the line that every bench prints
+mod mixed; // policies by chance, and what each slice should have
 mod nftables; // the peer that knows cgroups too
 mod paced; // what the program at a link costs
 mod packets; // what the packet programs cost
@@ -21,9 +25,12 @@ pub mod probe; // what a program does that measures a network
 mod probes; // the same in a slice and outside
 mod product; // a node that is up against one that is not
 mod raw; // the bench of raw and packet sockets
+mod redivided; // until a link is divided anew
+mod running; // commands that run meanwhile
 mod sample; // repeats, medians, goals
 mod shaped; // devices of a rate, ours and HTB's
 mod socket; // a tagged socket for a test run
+mod status; // the bench of status hooks
 pub mod traffic; // what is sent, and how fast it was
 mod visits; // one command in a slice, by its owner and by ssh
 mod wire; // devices into another network namespace
@@ -64,6 +71,11 @@ const BENCHES: &[Bench] = &[
         name: link::NAME,
         native: link::native,
         in_vm: link::in_vm,
+    },
+    Bench {
+        name: status::NAME,
+        native: status::native,
+        in_vm: status::in_vm,
     },
 ];
 

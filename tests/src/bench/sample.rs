@@ -36,6 +36,8 @@ impl Sample {
 pub enum Goal {
     /// Our value is at most this.
     AtMost(f64),
+    /// Our value is at least this.
+    AtLeast(f64),
     /// Ours divided by the peer's is at most this.
     RatioAtMost(f64),
     /// Ours divided by the peer's is less than this.
@@ -65,6 +67,10 @@ pub fn measure(
         Goal::AtMost(most) => (
             Some(format!("at most {most}")),
             mine.map(|value| value <= most),
+        ),
+        Goal::AtLeast(least) => (
+            Some(format!("at least {least}")),
+            mine.map(|value| value >= least),
         ),
         Goal::RatioAtMost(most) => (
             Some(format!("ratio at most {most}")),

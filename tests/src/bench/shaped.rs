@@ -1,26 +1,34 @@
 //! Devices of a rate, two of each: one that is a link of the node, and one with the
 //! equivalent tree of HTB.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::flood::{Arrived, Kind};
+use super::htb::{self, By, Class};
 use super::policy;
+use super::running::Running;
 use super::wire::run;
 
 /// Millions of bits a second.
-pub const RATES: [u32; 5] = [1, 10, 50, 100, 300];
+pub const RATES: [u32; 6] = [1, 10, MIXED, 50, 100, 300];
+/// The device that each slice may have terms of its own on.
+pub const MIXED: u32 = 40;
 /// Ports that slices send to: the first slice to the first.
 const FIRST: u16 = 9200;
 /// The slices, with what a link's tables say of them.
-pub const SLICES: [(&str, &str); 2] = [("wide", "[link]\nshare = 3\n"), ("narrow", "")];
-/// What they get of a link when both want it.
+pub const SLICES: [(&str, &str); 6] = [
+    ("wide", "[link]\nshare = 3\n"),
+    ("narrow", ""),
+    ("third", ""),
+    ("fourth", ""),
+    ("fifth", ""),
+    ("sixth", ""),
+];
+/// What the first two get of a link when both want it.
 pub const PARTS: [f64; 2] = [0.75, 0.25];
-/// Until it is measured.
-const AFTER_MS: u64 = 1500;
+const SHARES: [u32; 2] = [3, 1];
 /// A datagram and a segment on the wire, of what their payload is.
 const OF_UDP: f64 = 1442.0 / 1400.0;
 const OF_TCP: f64 = 1514.0 / 1448.0;
@@ -35,7 +43,15 @@ pub enum Shaper {
 }
 
 impl Shaper {
-    fn device(self, rate: u32) -> String {
+    /// Ours first, or the other: by turns, so that a drift favours neither.
+    pub fn by_turns(repeat: usize) -> [Shaper; 2] {
+        let mut shapers = [Shaper::Slice, Shaper::Htb];
+        shapers.rotate_left(repeat % 2);
+        shapers
+    }
+
+    /// The device of this rate.
+    pub fn device(self, rate: u32) -> String {
         let letter = match self {
             Shaper::Slice => 's',
             Shaper::Htb => 'h',
@@ -59,6 +75,24 @@ impl Shaper {
 /// Who sends: the number of a slice, what, and in how many flows.
 pub type Sender = (usize, Kind, usize);
 
+/// When it is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// From the first byte on.
+    pub after: Duration,
+    pub during: Duration,
+}
+
+impl Window {
+    /// Once all have begun.
+    pub fn of(during: Duration) -> Window {
+        Window {
+            after: Duration::from_millis(1500),
+            during,
+        }
+    }
+}
+
 /// The devices, and the node that is up on them. Gone when dropped.
 pub struct Shaped(());
 
@@ -75,7 +109,14 @@ impl Shaped {
             for shaper in [Shaper::Slice, Shaper::Htb] {
                 pair(shaper, rate)?;
             }
-            tree(&Shaper::Htb.device(rate), rate)?;
+            let bits = f64::from(rate) * 1e6;
+            let class = |(part, share): (f64, u32)| Class {
+                rate: bits * part,
+                ceiling: bits,
+                share,
+            };
+            let classes: Vec<Class> = PARTS.into_iter().zip(SHARES).map(class).collect();
+            Self::htb(rate, &classes)?;
         }
         policy::write(&SLICES)?;
         let links: String = RATES
@@ -90,7 +131,68 @@ impl Shaped {
         Ok(shaped)
     }
 
-    /// What arrives in a time while these send; rates as the wire has them.
+    /// Gives HTB's device of this rate these classes.
+    ///
+    /// # Errors
+    /// tc refuses them.
+    pub fn htb(rate: u32, classes: &[Class]) -> Result<()> {
+        let device = Shaper::Htb.device(rate);
+        // A tree is not replaced by another in place.
+        let _ = run(&format!("tc qdisc del dev {device} root"));
+        htb::tree(&device, f64::from(rate) * 1e6, classes, By::Port(FIRST))
+    }
+
+    /// Starts who measures.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn meter(&self, window: Window) -> Result<Running> {
+        let mut meter = Running::new(&format!(
+            "ip netns exec slice-bench {} flood meter {FIRST} {} --after {} --during {}",
+            program()?,
+            SLICES.len(),
+            window.after.as_millis(),
+            window.during.as_millis()
+        ))?;
+        meter.line().context("start the meter")?;
+        Ok(meter)
+    }
+
+    /// Starts a sender.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn send(&self, shaper: Shaper, rate: u32, sender: Sender) -> Result<Running> {
+        let (slice, kind, flows) = sender;
+        let address = shaper.peer(rate).map(|part| part.to_string()).join(".");
+        let port = usize::from(FIRST) + slice;
+        let kind_name = format!("{kind:?}").to_lowercase();
+        let wanted = f64::from(rate) * WANTED;
+        Running::new(&format!(
+            "slice run {} -- {} flood send {kind_name} {address}:{port} --flows {flows} --rate {wanted}",
+            SLICES[slice].0,
+            program()?
+        ))
+    }
+
+    /// What a meter says that has ended; as the wire has it, when these sent.
+    ///
+    /// # Errors
+    /// It says nothing that is understood.
+    pub fn arrived(&self, meter: &mut Running, senders: &[Sender]) -> Result<Arrived> {
+        let line = meter.line().context("hear from the meter")?;
+        let mut arrived: Arrived =
+            serde_json::from_str(&line).with_context(|| format!("the meter says {line}"))?;
+        for &(slice, kind, _) in senders.iter().filter(|sender| sender.1 != Kind::Sparse) {
+            let on_wire = if kind == Kind::Tcp { OF_TCP } else { OF_UDP };
+            for bytes in &mut arrived.bins[slice] {
+                *bytes *= on_wire;
+            }
+        }
+        Ok(arrived)
+    }
+
+    /// What arrives in a time while these send.
     ///
     /// # Errors
     /// One of them does not run.
@@ -101,39 +203,18 @@ impl Shaped {
         senders: &[Sender],
         during: Duration,
     ) -> Result<Arrived> {
-        let program = std::env::current_exe()?;
-        let program = program.to_str().context("a path in UTF-8")?;
-        let mut meter = Running::new(&format!(
-            "ip netns exec slice-bench {program} flood meter {FIRST} {} --after {AFTER_MS} --during {}",
-            SLICES.len(),
-            during.as_millis()
-        ))?;
-        meter.line().context("start the meter")?;
-        let address = shaper.peer(rate).map(|part| part.to_string()).join(".");
+        let mut meter = self.meter(Window::of(during))?;
         let running = senders
             .iter()
-            .map(|&(slice, kind, flows)| {
-                let port = usize::from(FIRST) + slice;
-                let kind_name = format!("{kind:?}").to_lowercase();
-                let wanted = f64::from(rate) * WANTED;
-                Running::new(&format!(
-                    "slice run {} -- {program} flood send {kind_name} {address}:{port} --flows {flows} --rate {wanted}",
-                    SLICES[slice].0
-                ))
-            })
+            .map(|&sender| self.send(shaper, rate, sender))
             .collect::<Result<Vec<_>>>()?;
-        let line = meter.line().context("hear from the meter")?;
+        let arrived = self.arrived(&mut meter, senders);
         for sender in running {
             sender.finish()?;
         }
-        let mut arrived: Arrived =
-            serde_json::from_str(&line).with_context(|| format!("the meter says {line}"))?;
-        for &(slice, kind, _) in senders.iter().filter(|sender| sender.1 != Kind::Sparse) {
-            arrived.rates[slice] *= if kind == Kind::Tcp { OF_TCP } else { OF_UDP };
-        }
         // The next finds nothing of this one in a queue.
         std::thread::sleep(Duration::from_millis(300));
-        Ok(arrived)
+        arrived
     }
 }
 
@@ -147,6 +228,11 @@ impl Drop for Shaped {
         }
         let _ = run("ip netns del slice-bench");
     }
+}
+
+fn program() -> Result<String> {
+    let program = std::env::current_exe()?;
+    Ok(program.to_str().context("a path in UTF-8")?.to_owned())
 }
 
 fn pair(shaper: Shaper, rate: u32) -> Result<()> {
@@ -164,71 +250,4 @@ fn pair(shaper: Shaper, rate: u32) -> Result<()> {
         run(&command)?;
     }
     Ok(())
-}
-
-/// The best that HTB can be given: a class for each slice with its part and all of
-/// the link as a ceiling, and leaves that keep flows apart.
-fn tree(device: &str, rate: u32) -> Result<()> {
-    run(&format!(
-        "tc qdisc add dev {device} root handle 1: htb default 10"
-    ))?;
-    run(&format!(
-        "tc class add dev {device} parent 1: classid 1:1 htb rate {rate}mbit ceil {rate}mbit"
-    ))?;
-    for (slice, part) in PARTS.iter().enumerate() {
-        let class = 10 + slice;
-        let part = f64::from(rate * 1_000_000) * part;
-        for command in [
-            format!(
-                "tc class add dev {device} parent 1:1 classid 1:{class} htb rate {part}bit ceil {rate}mbit quantum 1514"
-            ),
-            format!("tc qdisc add dev {device} parent 1:{class} fq_codel"),
-        ] {
-            run(&command)?;
-        }
-        for protocol in ["tcp", "udp"] {
-            run(&format!(
-                "tc filter add dev {device} parent 1: protocol ip flower ip_proto {protocol} dst_port {} classid 1:{class}",
-                usize::from(FIRST) + slice
-            ))?;
-        }
-    }
-    Ok(())
-}
-
-/// A command whose words have no spaces, with a pipe at either end. Ended when its
-/// input ends.
-struct Running {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Running {
-    fn new(command: &str) -> Result<Running> {
-        let mut words = command.split(' ');
-        let mut child = Command::new(words.next().context("an empty command")?)
-            .args(words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {command}"))?;
-        let output = child.stdout.take().context("a pipe")?;
-        Ok(Running {
-            child,
-            output: BufReader::new(output),
-        })
-    }
-
-    /// The next line that it writes.
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line)
-    }
-
-    fn finish(mut self) -> Result<()> {
-        drop(self.child.stdin.take());
-        self.child.wait().context("wait for a sender")?;
-        Ok(())
-    }
 }
