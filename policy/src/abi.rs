@@ -458,8 +458,8 @@ layouts! {
         pub dropped_packets @ 40: u64,
         /// 0: it is not divided for; 1: it woke since the last division; 2: it is.
         pub state @ 48: u64,
-        /// Last departure that was given.
-        pub last_ns @ 56: u64,
+        /// Packets that were marked (ECN) as those before them waited long (counter).
+        pub marks @ 56: u64,
         /// As `next_ns`, for what goes ahead of the queue.
         pub ahead_ns @ 64: u64,
         /// `bytes` at the last division.
@@ -474,8 +474,8 @@ layouts! {
         pub stands @ 104: u64,
         /// As `next_ns`, at the most packets in a second that it may send.
         pub packets_next_ns @ 112: u64,
-        /// Zero.
-        pub reserved @ 120: u64,
+        /// When what TCP sends is marked; see [`crate::decide::mark`].
+        pub marking @ 120: u64,
     }
 
     /// A flow of a slice on a link: those whose hash has the same last bits are one.

@@ -4,16 +4,17 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_loop};
+use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_loop, bpf_skb_ecn_set_ce};
 use core::ptr::read_volatile;
 use policy::SliceId;
 use policy::abi::{
     Bucket, FlowTurn, LinkKnobs, LinkState, TURNS as FLOWS, classes, exempt_class, link_index,
     waiting_words,
 };
+use policy::decide::mark;
 use policy::decide::pace::{
-    self, Demand, Division, EPOCH_NS, HORIZON_NS, Knobs, PASSES, Sums, goes_ahead, may_wait,
-    packets_take_ns, takes_ns,
+    self, Demand, Division, EPOCH_NS, HORIZON_NS, Knobs, PASSES, Sums, goes_ahead, is_long,
+    may_wait, packets_take_ns, takes_ns,
 };
 
 use crate::atomic::{
@@ -99,7 +100,12 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
         let by_packets = packets_take_ns(segments(skb), most_packets(index));
         let takes = takes_ns(bytes, load(&raw const (*bucket).rate));
         let next = load(&raw const (*bucket).next_ns);
-        let packets_next = load(&raw const (*bucket).packets_next_ns);
+        // Of a bound that was lifted nothing is left.
+        let packets_next = if by_packets != 0 {
+            load(&raw const (*bucket).packets_next_ns)
+        } else {
+            0
+        };
         let ends = next.max(packets_next);
         let longer = takes.max(by_packets);
         let wait = ends.saturating_sub(now);
@@ -118,6 +124,13 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
             fetch_add(&raw mut (*bucket).dropped_bytes, bytes as u64);
             fetch_add(&raw mut (*bucket).dropped_packets, segments(skb));
             return Departure::Never;
+        }
+        if ahead.is_none() {
+            if is_long(wait, longer, sender.held_back, fresh) {
+                tell(skb, index, now, sender.held_back);
+            } else if sender.held_back && load(&raw const (*bucket).marking) != 0 {
+                store(&raw mut (*bucket).marking, 0);
+            }
         }
         let mut at = now;
         if next >= from || compare_exchange(&raw mut (*bucket).next_ns, next, from + takes) != next
@@ -150,6 +163,37 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
             Departure::At(at)
         } else {
             Departure::Now
+        }
+    }
+}
+
+/// Marks a packet behind too many, if its flow can be told so.
+#[inline(never)]
+fn tell(skb: *mut __sk_buff, index: u32, now: u64, held_back: bool) {
+    let Some(bucket) = BUCKETS.get_ptr_mut(index) else {
+        return;
+    };
+    // SAFETY: rows of arrays stay; the context is the kernel's.
+    unsafe {
+        let clock = &raw mut (*bucket).marking;
+        let word = load(clock);
+        if held_back {
+            if word == 0 {
+                compare_exchange(clock, 0, mark::first(now));
+                return;
+            }
+            // Of several CPUs one goes on.
+            if !mark::is_due(word, now)
+                || compare_exchange(clock, word, mark::next(word, now)) != word
+            {
+                return;
+            }
+        }
+        if bpf_skb_ecn_set_ce(skb) != 0 {
+            fetch_add(&raw mut (*bucket).marks, segments(skb));
+        } else if held_back {
+            // Another flow's turn.
+            compare_exchange(clock, mark::next(word, now), word);
         }
     }
 }
@@ -423,7 +467,11 @@ unsafe fn demand(state: *mut LinkState, pass: &Pass, class: u32) {
             exchange(&raw mut (*bucket).waited, 0) != 0,
             pace::ahead(
                 load(&raw const (*bucket).next_ns),
-                load(&raw const (*bucket).packets_next_ns),
+                if knobs.packets != 0 {
+                    load(&raw const (*bucket).packets_next_ns)
+                } else {
+                    0
+                },
                 pass.now,
             ),
             load(&raw const (*bucket).rate),

@@ -11,6 +11,7 @@ use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
 
 mod exempt;
+mod marks;
 mod packets;
 mod quota;
 mod receive;
@@ -30,6 +31,11 @@ pub const TESTS: &[Test] = &[
     test(
         "a_slice_receives_no_more_by_a_link_than_it_may",
         receive::no_more_than_it_may,
+    )
+    .within(120),
+    test(
+        "tcp_and_datagrams_that_can_be_told_are_marked_before_anything_is_dropped",
+        marks::come_before_drops,
     )
     .within(120),
     test("a_queue_that_another_put_in_place_is_repaired", repaired),

@@ -11,6 +11,7 @@ pub mod destination;
 pub mod exempt;
 pub mod kernel;
 pub mod loopback;
+pub mod mark;
 pub mod option;
 pub mod pace;
 pub mod police;

@@ -127,12 +127,35 @@ pub fn stretched(ns: u64, old: u64, new: u64) -> u64 {
 /// slice woke, so that its rate may be too high, and stamps cannot be recalled.
 #[inline(always)]
 pub fn may_wait(wait_ns: u64, takes_ns: u64, held_back: bool, fresh: bool) -> bool {
-    let most = match (held_back, fresh) {
-        (true, _) => HORIZON_NS,
-        (false, true) => EPOCH_NS.max(takes_ns.wrapping_mul(2)),
-        (false, false) => WAIT_NS.max(takes_ns.wrapping_mul(2)),
+    let most = if held_back {
+        HORIZON_NS
+    } else {
+        // Also where one that is many takes longer.
+        stands_ns(fresh)
+            .max(takes_ns.wrapping_mul(2))
+            .min(HORIZON_NS)
     };
     wait_ns <= most
+}
+
+/// Longest time that datagrams wait, where two of them do not take longer.
+#[inline(always)]
+fn stands_ns(fresh: bool) -> u64 {
+    if fresh { EPOCH_NS } else { WAIT_NS }
+}
+
+/// Whether what waits is so much that flows are to be told: of datagrams half of what one
+/// may wait behind, or, as on a slow link, a packet; of TCP all that datagrams may wait.
+/// Arguments as of [`may_wait`].
+#[inline(always)]
+pub fn is_long(wait_ns: u64, takes_ns: u64, held_back: bool, fresh: bool) -> bool {
+    if held_back {
+        // A connection keeps two packets here by itself (TCP small queues); with less it
+        // would wait for acknowledgements that its peer holds back.
+        wait_ns > WAIT_NS.max(takes_ns.wrapping_mul(2))
+    } else {
+        wait_ns > (stands_ns(fresh) / 2).max(takes_ns)
+    }
 }
 
 /// The time from which a packet of a slice is counted at the earliest. Who had no queue

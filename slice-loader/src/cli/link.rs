@@ -69,6 +69,7 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
         Column::right("SENT", 3),
         Column::right("DROPPED", 4),
         Column::right("DROPS/S", 4),
+        Column::right("MARKS", 4),
     ]);
     for row in &link.rows {
         let rate = |rate: Option<u64>| rate.map_or_else(|| "-".to_owned(), quantity::bit_rate);
@@ -86,6 +87,7 @@ fn write_one(out: &mut impl Write, link: &Link, width: Option<usize>) -> io::Res
             quantity::bytes(row.sent_bytes).into(),
             quantity::count(row.dropped_packets).into(),
             quantity::count(row.drops).into(),
+            quantity::count(row.marks).into(),
         ]);
     }
     table.write(out, width)?;

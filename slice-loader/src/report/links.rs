@@ -54,6 +54,9 @@ pub struct LinkRow {
     pub dropped_bytes: u64,
     /// Packets dropped (counter).
     pub dropped_packets: u64,
+    /// Packets marked (ECN) since much waited before them (counter).
+    #[serde(default)]
+    pub marks: u64,
     /// What it may send in a period, where that is bounded.
     pub quota: Option<Quota>,
     /// What it sends to exempt networks, where the link has some; not in the others.
@@ -104,6 +107,9 @@ pub struct Exempt {
     pub dropped_bytes: u64,
     /// As in [`LinkRow`].
     pub dropped_packets: u64,
+    /// As in [`LinkRow`].
+    #[serde(default)]
+    pub marks: u64,
 }
 
 /// What an owner may send in a period, and has sent.
@@ -158,6 +164,7 @@ impl LinkRow {
             sent_packets: after.packets,
             dropped_bytes: after.dropped_bytes,
             dropped_packets: after.dropped_packets,
+            marks: after.marks,
             quota: (knobs.quota != 0).then(|| Quota::new(reading)),
             exempt: exempt.map(Exempt::new),
             receive: (knobs.receive != 0).then(|| Receive::new(reading)),
@@ -177,6 +184,7 @@ impl Exempt {
             sent_packets: after.packets,
             dropped_bytes: after.dropped_bytes,
             dropped_packets: after.dropped_packets,
+            marks: after.marks,
         }
     }
 }
@@ -223,8 +231,13 @@ impl LinkReading {
     }
 
     fn waits_us(&self) -> u64 {
-        let bucket = &self.after.bucket;
-        let leaves_ns = bucket.next_ns.max(bucket.packets_next_ns);
+        let (bucket, knobs) = (&self.after.bucket, &self.after.knobs);
+        let by_packets = if knobs.packets == 0 {
+            0
+        } else {
+            bucket.packets_next_ns
+        };
+        let leaves_ns = bucket.next_ns.max(by_packets);
         leaves_ns.saturating_sub(self.now_ns) / 1000
     }
 }

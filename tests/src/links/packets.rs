@@ -1,15 +1,63 @@
 //! As many packets in a second as a slice may send.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Wire;
-use crate::beyond::Beyond;
+use crate::beyond::{Beyond, PEER};
 use crate::node::Node;
 use crate::site::Site;
 
 /// In a second, and octets of a full one of UDP and of TCP on the wire.
 const MOST: f64 = 200.0;
 const OCTETS: [f64; 2] = [1442.0, 1514.0];
+
+/// Sends datagrams of 120 packets each: MANY ADDRESS
+const MANY: &str = "\
+import socket, sys
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.setsockopt(socket.IPPROTO_UDP, 103, 100)
+for _ in range(4):
+    try:
+        own.sendto(b'x' * 12000, (sys.argv[1], 9))
+    except OSError:
+        pass
+";
+
+/// Sends now and then a datagram, more than go ahead of what waits: FEW ADDRESS
+const FEW: &str = "\
+import socket, sys, time
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(6):
+    own.sendto(b'x' * 1400, (sys.argv[1], 9))
+    time.sleep(0.02)
+";
+
+/// Who may send more waits no longer for what it sent when it might not.
+fn lifted(site: &Site) -> Result<()> {
+    site.write("slices/u.toml", "[link]\npackets = 100\n")?;
+    site.must(&["reload"])?;
+    // They take 1.2 s each: of the third, nothing is stamped.
+    let output = site.run_in("u", &["python3", "-c", MANY, PEER[0]])?;
+    ensure!(output.status == 0, "{}", output.stderr);
+    let row = || -> Result<[u64; 2]> {
+        let rows = site.json(&["link"])?[0]["rows"].take();
+        let mut rows = rows.as_array().into_iter().flatten();
+        let row = rows.find(|row| row["owner"]["name"] == "u");
+        let row = row.context("u is not there")?;
+        let number = |name: &str| row[name].as_u64().with_context(|| format!("{row}"));
+        Ok([number("waits_us")?, number("dropped_packets")?])
+    };
+    let [waits, _] = row()?;
+    ensure!(waits > 0 && waits < 2_400_000, "{waits} us wait of 2.4 s");
+    site.write("slices/u.toml", "")?;
+    site.must(&["reload"])?;
+    let [_, before] = row()?;
+    let output = site.run_in("u", &["python3", "-c", FEW, PEER[0]])?;
+    ensure!(output.status == 0, "{}", output.stderr);
+    let [_, after] = row()?;
+    ensure!(after == before, "{} dropped", after - before);
+    Ok(())
+}
 
 pub fn are_capped(node: &mut Node) -> Result<()> {
     let beyond = Beyond::open(node)?;
@@ -27,6 +75,9 @@ pub fn are_capped(node: &mut Node) -> Result<()> {
         site: &site,
         beyond: &beyond,
     };
+    lifted(&site)?;
+    site.write("slices/u.toml", &capped)?;
+    site.must(&["reload"])?;
     let [udp, tcp] = OCTETS.map(|octets| MOST * octets * 8.0 / 1e6);
     // At twice the packets that it may, and no more: a machine that is emulated has
     // better to do.

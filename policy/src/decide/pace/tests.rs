@@ -310,6 +310,39 @@ fn who_sends_as_many_packets_as_it_may_takes_of_the_link_what_they_carry() {
 }
 
 #[test]
+fn nothing_is_stamped_beyond_the_horizon() {
+    // As many as the kernel makes of one datagram, at the fewest packets in a second.
+    let takes = packets_take_ns(128, u64::from(PACKETS_LEAST));
+    for held_back in [false, true] {
+        for fresh in [false, true] {
+            assert!(may_wait(takes, takes, held_back, fresh));
+            assert!(may_wait(HORIZON_NS, HORIZON_NS, held_back, fresh));
+            assert!(!may_wait(HORIZON_NS + 1, takes, held_back, fresh));
+            assert!(!may_wait(HORIZON_NS + 1, u64::MAX / 2, held_back, fresh));
+        }
+    }
+}
+
+#[test]
+fn what_can_be_told_is_told_before_it_is_dropped() {
+    for takes in [1, 1_000_000, 3_000_000, 12_000_000, 500_000_000] {
+        for fresh in [false, true] {
+            let first = |is: &dyn Fn(u64) -> bool| (0..1 << 31).step_by(100_000).find(|w| is(*w));
+            let told = first(&|wait| is_long(wait, takes, false, fresh)).unwrap();
+            let dropped = first(&|wait| !may_wait(wait, takes, false, fresh)).unwrap();
+            assert!(
+                told >= takes && told <= dropped / 2 + 100_000,
+                "{told} {dropped}"
+            );
+            // Of TCP two packets that are on their way are no queue.
+            let told = first(&|wait| is_long(wait, takes, true, fresh)).unwrap();
+            let most = (2 * takes).max(WAIT_NS);
+            assert!(told > most && told <= most + 100_000, "{told}");
+        }
+    }
+}
+
+#[test]
 fn packets_that_are_one_for_the_kernel_take_as_long_as_all() {
     assert_eq!(packets_take_ns(1, 5_000), 200_000);
     assert_eq!(packets_take_ns(44, 5_000), 44 * 200_000);

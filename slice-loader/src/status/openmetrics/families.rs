@@ -359,6 +359,16 @@ pub(super) const OF_LINKS: &[Family<LinkRow>] = &[
         |row, to| to.number(&[], row.dropped_packets),
     ),
     family(
+        "slice_link_marked_packets",
+        Counter,
+        "",
+        "Packets marked (ECN) since much waited before them, to exempt networks included.",
+        |row, to| {
+            let exempt = row.exempt.as_ref().map_or(0, |of| of.marks);
+            to.number(&[], row.marks + exempt);
+        },
+    ),
+    family(
         "slice_link_allowed_bytes_per_second",
         Gauge,
         "",

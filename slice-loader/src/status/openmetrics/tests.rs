@@ -72,6 +72,7 @@ fn links() -> Vec<Link> {
         sent_packets: 102,
         dropped_bytes: 103,
         dropped_packets: 104,
+        marks: 113,
         exempt: quota.is_some().then_some(Exempt {
             cap: None,
             sends: 0,
@@ -81,6 +82,7 @@ fn links() -> Vec<Link> {
             sent_packets: 106,
             dropped_bytes: 107,
             dropped_packets: 108,
+            marks: 114,
         }),
         receive: quota.is_some().then_some(Receive {
             cap: 24_000,

@@ -278,6 +278,7 @@ impl Fixture {
                 sent_packets: 0,
                 dropped_bytes: 0,
                 dropped_packets: 0,
+                marks: 0,
                 drops: 0,
                 packets_cap: None,
                 quota,
