@@ -209,7 +209,12 @@ fn a_slice_is_told_of_itself_alone(node: &mut Node) -> Result<()> {
         ("GET", "", 400),
     ];
     let requests = attempts.map(|(line, headers, _)| request(line, headers));
-    let told = ask(&site, SLICE, &requests)?;
+    // Fewer at once than a slice may ask.
+    let mut told = Vec::new();
+    for some in requests.chunks(20) {
+        told.extend(ask(&site, SLICE, some)?);
+        sleep(Duration::from_secs(1));
+    }
     let mut others = names(&site)?;
     others.remove(SLICE);
     ensure!(
