@@ -189,37 +189,42 @@ fn an_up_that_cannot_write_its_record_at_the_end_puts_everything_back(
     node: &mut Node,
 ) -> Result<()> {
     let site = Site::new(node, POLICY)?;
-    // One page: the record's first version fits; what is written at the end, the policy
-    // in force and the record's second version, does not.
-    fs::create_dir_all("/run/slice")?;
-    mount(
-        Some("tmpfs"),
-        "/run/slice",
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("size=4k"),
-    )?;
-    let result = (|| {
-        let before = Inventory::take(node)?;
-        let output = site.slice(&["up"])?;
-        ensure!(
-            output.status == 1,
-            "up ended with {}: {}",
-            output.status,
-            output.stderr
-        );
-        for words in ["write /run/slice/policy.json", "No space left on device"] {
+    // A page has room for the owner's texts, two for the record's first version, too;
+    // then come the policy in force and the record's second version.
+    for (size, file) in [("4k", "node.json"), ("8k", "policy.json")] {
+        fs::create_dir_all("/run/slice")?;
+        mount(
+            Some("tmpfs"),
+            "/run/slice",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(format!("size={size}").as_str()),
+        )?;
+        let result = (|| {
+            let before = Inventory::take(node)?;
+            let output = site.slice(&["up"])?;
             ensure!(
-                output.stderr.contains(words),
-                "it does not say {words:?}: {}",
+                output.status == 1,
+                "up ended with {}: {}",
+                output.status,
                 output.stderr
             );
-        }
-        site.must(&["down"])?;
-        before.again(node)
-    })();
-    nix::mount::umount("/run/slice")?;
-    result?;
+            for words in [
+                &format!("write /run/slice/{file}"),
+                "No space left on device",
+            ] {
+                ensure!(
+                    output.stderr.contains(words),
+                    "it does not say {words:?}: {}",
+                    output.stderr
+                );
+            }
+            site.must(&["down"])?;
+            before.again(node)
+        })();
+        nix::mount::umount("/run/slice")?;
+        result.with_context(|| format!("with {size} of room"))?;
+    }
     site.must(&["up"])?;
     Ok(())
 }
