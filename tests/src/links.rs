@@ -37,7 +37,8 @@ pub const TESTS: &[Test] = &[
         "tcp_and_datagrams_that_can_be_told_are_marked_before_anything_is_dropped",
         marks::come_before_drops,
     )
-    .within(120),
+    .within(120)
+    .long(),
     test("a_queue_that_another_put_in_place_is_repaired", repaired),
     test(
         "a_quota_leaves_a_slice_its_floor_and_nothing_that_begins_anew_gives_it_back",
