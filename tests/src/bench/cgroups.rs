@@ -30,14 +30,9 @@ impl Cgroups {
     /// # Errors
     /// The kernel's.
     pub fn new(slices: u32) -> Result<Cgroups> {
-        let own = fs::read_to_string("/proc/self/cgroup")?;
-        let own = own
-            .lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .context("find our own cgroup")?;
         let cgroups = Cgroups {
             slices,
-            home: Path::new(ROOT).join(own),
+            home: own()?,
         };
         for slice in 1..=slices {
             let path = path(slice);
@@ -65,7 +60,21 @@ impl Cgroups {
     }
 }
 
-fn join(cgroup: &Path) -> Result<()> {
+/// The cgroup that this process is in.
+///
+/// # Errors
+/// The kernel's.
+pub fn own() -> Result<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    Ok(Path::new(ROOT).join(own.context("find our own cgroup")?))
+}
+
+/// Puts this process into a cgroup.
+///
+/// # Errors
+/// The kernel's.
+pub fn join(cgroup: &Path) -> Result<()> {
     let file = cgroup.join("cgroup.procs");
     fs::write(&file, "0").with_context(|| format!("write {}", file.display()))
 }

@@ -3,10 +3,10 @@
 //! share, and leaves that keep flows apart.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+
+use super::wire::feed;
 
 /// Bytes that a class of share 1 takes at once of what is left over.
 const QUANTUM: u32 = 1514;
@@ -71,29 +71,5 @@ pub fn tree(device: &str, rate: f64, classes: &[Class], by: By) -> Result<()> {
             }
         }
     }
-    tc(&text)
-}
-
-/// Has tc do what these lines say.
-///
-/// # Errors
-/// It refuses one of them.
-pub fn tc(lines: &str) -> Result<()> {
-    let mut tc = Command::new("tc")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start tc")?;
-    let mut input = tc.stdin.take().context("a pipe")?;
-    input.write_all(lines.as_bytes())?;
-    drop(input);
-    let output = tc.wait_with_output()?;
-    ensure!(
-        output.status.success(),
-        "tc ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    feed("tc", &["-batch", "-"], &text)
 }

@@ -1,7 +1,6 @@
 //! A node with a thousand slices, and a socket of each in one program.
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use super::cgroups::{self, join};
 use super::htb;
 use super::policy;
 use super::wire::run;
@@ -17,7 +17,6 @@ use super::wire::run;
 pub const SLICES: usize = 1_000;
 /// Bytes of a datagram.
 const DATAGRAM: [u8; 64] = [0; 64];
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The slices. Gone when dropped.
 pub struct Many {
@@ -42,12 +41,10 @@ impl Many {
     /// # Errors
     /// The node does not come up, or a slice is given no socket.
     pub fn new(devices: &[&str], prepare: impl FnOnce() -> Result<()>, node: &str) -> Result<Many> {
-        let own = fs::read_to_string("/proc/self/cgroup")?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
         let mut many = Many {
             sockets: Vec::new(),
             cgroups: Vec::new(),
-            home: Path::new(CGROUPS).join(own.context("find our own cgroup")?),
+            home: cgroups::own()?,
             devices: devices.iter().map(|&device| device.to_owned()).collect(),
         };
         run("ip netns add slice-bench")?;
@@ -57,13 +54,7 @@ impl Many {
         prepare()?;
         let names: Vec<String> = (0..SLICES).map(|number| format!("s{number}")).collect();
         let slices: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
-        // Another bench had slices of its own.
-        let _ = fs::remove_dir_all(policy::DIRECTORY);
-        policy::write(&slices)?;
-        fs::write(
-            Path::new(policy::DIRECTORY).join("node.toml"),
-            format!("[node]\nmax_slices = {SLICES}\n{node}"),
-        )?;
+        policy::write(node, &slices)?;
         run(&format!("slice --policy {} up", policy::DIRECTORY))?;
         let limit = Some(4 * SLICES as u64);
         setrlimit(
@@ -77,7 +68,7 @@ impl Many {
         let inside = inside.trim().strip_prefix("0::/").context("a cgroup")?;
         for (at, name) in names.iter().enumerate() {
             let payload = inside.replacen("/s0/", &format!("/{name}/"), 1);
-            let payload = Path::new(CGROUPS).join(payload);
+            let payload = Path::new(cgroups::ROOT).join(payload);
             let socket =
                 born_in(&payload, at).with_context(|| format!("make a socket of {name}"))?;
             many.sockets.push(socket);
@@ -107,8 +98,6 @@ impl Drop for Many {
             let _ = run(&format!("ip link del {device}"));
         }
         let _ = run("ip netns del slice-bench");
-        // Nor is the next to have these.
-        let _ = fs::remove_dir_all(policy::DIRECTORY);
     }
 }
 
@@ -138,13 +127,6 @@ fn born_in(cgroup: &Path, at: usize) -> Result<UdpSocket> {
     };
     ensure!(done == 0, "{}", std::io::Error::last_os_error());
     Ok(socket)
-}
-
-fn join(cgroup: &Path) -> Result<()> {
-    let file = cgroup.join("cgroup.procs");
-    let open = File::options().write(true).open(&file);
-    let written = open.and_then(|mut procs| procs.write_all(b"0"));
-    written.with_context(|| format!("write {}", file.display()))
 }
 
 /// A device whose far end takes what comes and does nothing with it.

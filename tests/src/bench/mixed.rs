@@ -65,16 +65,9 @@ pub fn measures(bench: &str, shaped: &Shaped, peer: &str) -> Result<Vec<Measure>
         let what = format!("{POLICIES} policies by chance, {MIXED} Mbit/s, TCP: {what}");
         measure(bench, what, "%", ours, Some((peer, htb)), goal)
     };
-    let most = off.each_ref().map(|sample| {
-        let mut most = Sample::default();
-        most.add(sample.spread().map_or(f64::NAN, |(_, most)| most));
-        most
-    });
-    let least = used.each_ref().map(|sample| {
-        let mut least = Sample::default();
-        least.add(sample.spread().map_or(f64::NAN, |(least, _)| least));
-        least
-    });
+    let ends = |sample: &Sample| sample.spread().unwrap_or((f64::NAN, f64::NAN));
+    let most = off.each_ref().map(|sample| Sample::of(ends(sample).1));
+    let least = used.each_ref().map(|sample| Sample::of(ends(sample).0));
     Ok(vec![
         line("the slice that is most off its rate", &off, Goal::None),
         line("the same, of all policies", &most, Goal::AtMost(GOAL_OFF)),

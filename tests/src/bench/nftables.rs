@@ -4,10 +4,7 @@
 //! own chain; there the source address and a refused port are checked and the
 //! packet is counted.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::loaded::Direction;
 use super::wire;
@@ -104,22 +101,5 @@ impl Drop for Rules {
 }
 
 fn nft(text: &str) -> Result<()> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start nft")?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(text.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said: String = said.chars().take(400).collect();
-    ensure!(
-        output.status.success(),
-        "nft ended with {}: {said}",
-        output.status
-    );
-    Ok(())
+    wire::feed("nft", &["-f", "-"], text)
 }

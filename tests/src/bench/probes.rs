@@ -85,7 +85,7 @@ pub fn measures(bench: &str) -> Result<Vec<Measure>> {
         "raw = \"safe\"\nports.udp = [{}]\n[context]\nimage = \"debian\"\nautostart = false\nstop_after = \"0 s\"\n",
         PORTS[0]
     );
-    policy::write(&[(SLICE, &slice)])?;
+    policy::write("", &[(SLICE, &slice)])?;
     image::debian(&node)?;
     let _wire = Wire::new()?;
     let stations = [NEAR_STATION, FAR_STATION]

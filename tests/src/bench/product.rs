@@ -55,7 +55,10 @@ const CASES: &[Case] = &[
 /// # Errors
 /// The node does not come up, or traffic is refused.
 pub fn measures(bench: &str) -> Result<Vec<Measure>> {
-    policy::write(&[("one", "ports.tcp = [80]\n"), ("two", "ports.tcp = [81]\n")])?;
+    policy::write(
+        "",
+        &[("one", "ports.tcp = [80]\n"), ("two", "ports.tcp = [81]\n")],
+    )?;
     let _wire = Wire::new()?;
     let mut bare = vec![Sample::default(); CASES.len()];
     let mut ours = vec![Sample::default(); CASES.len()];

@@ -7,6 +7,11 @@ use super::Measure;
 pub struct Sample(Vec<f64>);
 
 impl Sample {
+    /// One value, which is all of them.
+    pub fn of(value: f64) -> Sample {
+        Sample(vec![value])
+    }
+
     /// Adds a repeat.
     pub fn add(&mut self, value: f64) {
         self.0.push(value);

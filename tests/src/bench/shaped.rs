@@ -118,7 +118,6 @@ impl Shaped {
             let classes: Vec<Class> = PARTS.into_iter().zip(SHARES).map(class).collect();
             Self::htb(rate, &classes)?;
         }
-        policy::write(&SLICES)?;
         let links: String = RATES
             .iter()
             .map(|rate| {
@@ -126,7 +125,7 @@ impl Shaped {
                 format!("[links.{device}]\nrate = \"{rate} Mbit/s\"\n")
             })
             .collect();
-        policy::add_to_node(&links)?;
+        policy::write(&links, &SLICES)?;
         run(&format!("slice --policy {} up", policy::DIRECTORY))?;
         Ok(shaped)
     }

@@ -79,13 +79,11 @@ fn measures() -> Result<Vec<Measure>> {
     }
     lines.extend(sent_meanwhile(&many)?);
     lines.extend(flows(&many)?);
-    let mut memory = Sample::default();
-    memory.add(daemon.memory()?);
     lines.push(measure(
         NAME,
         format!("memory of the daemon and of who parses for it, {SLICES} slices"),
         "MiB",
-        &memory,
+        &Sample::of(daemon.memory()?),
         None,
         Goal::AtMost(GOAL_MEMORY),
     ));

@@ -1,7 +1,7 @@
 //! A pair of devices into another network namespace: traffic that leaves the
 //! node and costs nothing else.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
@@ -80,4 +80,31 @@ pub fn run(command: &str) -> Result<String> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Has a program do what these lines of its standard input say.
+///
+/// # Errors
+/// It refuses one of them.
+pub fn feed(program: &str, arguments: &[&str], lines: &str) -> Result<()> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {program}"))?;
+    // One that refuses a line need not read the others, and says why.
+    let written = child
+        .stdin
+        .take()
+        .map_or(Ok(()), |mut input| input.write_all(lines.as_bytes()));
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: String = said.chars().take(400).collect();
+    ensure!(
+        output.status.success(),
+        "{program} ended with {}: {said}",
+        output.status
+    );
+    written.with_context(|| format!("tell {program} what to do"))
 }

@@ -284,9 +284,8 @@ fn flat(bench: &str, costs: &[Cost]) -> Vec<Measure> {
     };
     let ratio = |&(case, name): &(Case, &str), &(little, much, what): &(Size, Size, &str)| {
         let least = |size| {
-            let mut sample = Sample::default();
-            sample.add(of(case, size)?.net.spread()?.0);
-            Some(sample)
+            let (least, _) = of(case, size)?.net.spread()?;
+            Some(Sample::of(least))
         };
         let (much, little) = (least(much)?, least(little)?);
         let peer = Some(("the little one", &little));
