@@ -1,7 +1,5 @@
 //! What the programs in the kernel count of an owner.
 
-use std::collections::BTreeMap;
-
 use policy::SliceId;
 use policy::abi::{Denials, SliceEntry, SliceState, Traffic};
 use zerocopy::FromZeros;
@@ -46,11 +44,11 @@ impl Counted {
         })
     }
 
-    /// Of all rows, by number: a call of the kernel for many of them.
+    /// Of all rows, whosever they are, in their order: a call of the kernel for many of them.
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn of_all(node: &Node) -> anyhow::Result<BTreeMap<u32, Self>> {
+    pub fn of_all(node: &Node) -> anyhow::Result<Vec<Self>> {
         let rows = node
             .all_entries()?
             .into_iter()
@@ -63,6 +61,6 @@ impl Counted {
                 traffic,
                 denials,
             });
-        Ok((0..).zip(rows).collect())
+        Ok(rows.collect())
     }
 }

@@ -44,13 +44,13 @@ pub fn status(node: &Node) -> anyhow::Result<Status> {
     let host = nix::sys::utsname::uname().context("ask the kernel for its name")?;
     let fixed = [("", SliceId::NODE), ("", SliceId::UNATTRIBUTED)];
     let device = io::shown();
-    let mut counted = Counted::of_all(node)?;
+    let counted = Counted::of_all(node)?;
     let readings: Vec<Reading> = fixed
         .into_iter()
         .chain(node.slices())
         .map(|(name, id)| {
-            let counted = counted.remove(&id.index()).unwrap_or_default();
-            let row = (name, id, counted);
+            let counted = counted.get(id.index() as usize).copied();
+            let row = (name, id, counted.unwrap_or_default());
             reading(node, row, clock.monotonic_ns, device.as_deref())
         })
         .collect();
