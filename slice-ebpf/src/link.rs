@@ -14,7 +14,7 @@ use policy::abi::{
 use policy::decide::mark;
 use policy::decide::pace::{
     self, Demand, Division, EPOCH_NS, HORIZON_NS, Knobs, PASSES, Sums, goes_ahead, is_long,
-    may_wait, packets_take_ns, takes_ns,
+    may_wait, packets_leave_ns, packets_take_ns, takes_ns,
 };
 
 use crate::atomic::{
@@ -97,15 +97,11 @@ pub fn departure(skb: *mut __sk_buff, link: u32, rows: u32, sender: &Sender) -> 
             wake(link, class, rows);
         }
         let bytes = read_volatile(&raw const (*skb).wire_len);
-        let by_packets = packets_take_ns(segments(skb), most_packets(index));
+        let most = most_packets(index);
+        let by_packets = packets_take_ns(segments(skb), most);
         let takes = takes_ns(bytes, load(&raw const (*bucket).rate));
         let next = load(&raw const (*bucket).next_ns);
-        // Of a bound that was lifted nothing is left.
-        let packets_next = if by_packets != 0 {
-            load(&raw const (*bucket).packets_next_ns)
-        } else {
-            0
-        };
+        let packets_next = packets_leave_ns(most, load(&raw const (*bucket).packets_next_ns));
         let ends = next.max(packets_next);
         let longer = takes.max(by_packets);
         let wait = ends.saturating_sub(now);
@@ -467,11 +463,7 @@ unsafe fn demand(state: *mut LinkState, pass: &Pass, class: u32) {
             exchange(&raw mut (*bucket).waited, 0) != 0,
             pace::ahead(
                 load(&raw const (*bucket).next_ns),
-                if knobs.packets != 0 {
-                    load(&raw const (*bucket).packets_next_ns)
-                } else {
-                    0
-                },
+                packets_leave_ns(knobs.packets, load(&raw const (*bucket).packets_next_ns)),
                 pass.now,
             ),
             load(&raw const (*bucket).rate),

@@ -169,6 +169,14 @@ pub fn counted_from(now_ns: u64, stands: bool) -> u64 {
     }
 }
 
+/// When all that was sent has left at the most packets in a second that there may be: of a
+/// bound that was lifted (0) nothing is left.
+#[inline(always)]
+#[must_use]
+pub const fn packets_leave_ns(most: u64, packets_next_ns: u64) -> u64 {
+    if most == 0 { 0 } else { packets_next_ns }
+}
+
 /// How long from now all bytes of a slice have left, for [`demand`]; negative where that
 /// is past. Who waits since it may send no more packets does not wait for bytes, and has
 /// none of them to make up for.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use policy::SliceId;
-use policy::decide::pace::RATE_MAX;
+use policy::decide::pace::{RATE_MAX, packets_leave_ns};
 use policy::decide::quota::Period;
 use serde::{Deserialize, Serialize};
 
@@ -232,11 +232,7 @@ impl LinkReading {
 
     fn waits_us(&self) -> u64 {
         let (bucket, knobs) = (&self.after.bucket, &self.after.knobs);
-        let by_packets = if knobs.packets == 0 {
-            0
-        } else {
-            bucket.packets_next_ns
-        };
+        let by_packets = packets_leave_ns(knobs.packets, bucket.packets_next_ns);
         let leaves_ns = bucket.next_ns.max(by_packets);
         leaves_ns.saturating_sub(self.now_ns) / 1000
     }
