@@ -96,9 +96,7 @@ impl Denial {
     /// the reason's errno. The value is what the hook returns to the kernel.
     #[inline(always)]
     pub fn refuse(&self) -> i32 {
-        // SAFETY: the helper takes nothing.
-        let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-        self.tell(pid, bpf_get_current_comm().unwrap_or([0; 16]));
+        self.tell(task());
         // SAFETY: the value is an error number, as the helper wants.
         unsafe { bpf_set_retval(-self.reason.errno()) };
         0
@@ -107,28 +105,53 @@ impl Denial {
     /// Counts it and tells of it where a packet is dropped.
     #[inline(always)]
     pub fn drop(&self) -> i32 {
-        self.tell(0, [0; 16]);
+        self.tell(NO_TASK);
         0
     }
 
     #[inline(always)]
-    fn tell(&self, pid: u32, command: [u8; 16]) {
-        let mut event = Event {
-            time_ns: 0,
-            id: self.who,
-            pid,
-            reason: self.reason as u8,
-            moment: self.moment as u8,
-            protocol: self.protocol,
-            family: self.family,
-            local_port: self.local_port,
-            peer_port: self.peer_port,
-            local: self.local,
-            peer: self.peer,
-            command,
-            suppressed: 0,
-        };
+    fn tell(&self, by: Task) {
+        let mut event = event(self.who, self.reason as u8, self.moment, by);
+        event.family = self.family;
+        event.protocol = self.protocol;
+        event.local_port = self.local_port;
+        event.peer_port = self.peer_port;
+        event.local = self.local;
+        event.peer = self.peer;
         event_tell(&raw mut event);
+    }
+}
+
+/// Whose process made a call, and its command.
+type Task = (u32, [u8; 16]);
+
+/// No process did, or the kernel does not know which.
+const NO_TASK: Task = (0, [0; 16]);
+
+#[inline(always)]
+fn task() -> Task {
+    // SAFETY: the helper takes nothing.
+    let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    (pid, bpf_get_current_comm().unwrap_or([0; 16]))
+}
+
+/// An event of which only this is known; its time comes when it is told.
+#[inline(always)]
+fn event(id: SliceId, reason: u8, moment: Moment, (pid, command): Task) -> Event {
+    Event {
+        time_ns: 0,
+        id,
+        pid,
+        reason,
+        moment: moment as u8,
+        protocol: 0,
+        family: 0,
+        local_port: 0,
+        peer_port: 0,
+        local: [0; 16],
+        peer: [0; 16],
+        command,
+        suppressed: 0,
     }
 }
 
@@ -155,28 +178,10 @@ pub fn let_through(
     if traced_until(who) == 0 {
         return;
     }
-    let (pid, command) = if by_task {
-        // SAFETY: the helper takes nothing.
-        let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-        (pid, bpf_get_current_comm().unwrap_or([0; 16]))
-    } else {
-        (0, [0; 16])
-    };
-    let mut event = Event {
-        time_ns: 0,
-        id: who,
-        pid,
-        reason: LET_THROUGH,
-        moment: moment as u8,
-        protocol,
-        family,
-        local_port: 0,
-        peer_port: 0,
-        local: [0; 16],
-        peer: [0; 16],
-        command,
-        suppressed: 0,
-    };
+    let by = if by_task { task() } else { NO_TASK };
+    let mut event = event(who, LET_THROUGH, moment, by);
+    event.family = family;
+    event.protocol = protocol;
     fill(&mut event);
     event_tell(&raw mut event);
 }
