@@ -108,7 +108,13 @@ fn refused(address: &str) -> SocketAddr {
 }
 
 fn forger() -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind("[::1]:0")?;
+    let socket = loop {
+        match UdpSocket::bind("[::1]:0") {
+            // The kernel picked a port that another owner has at another address.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => break bound?,
+        }
+    };
     socket.connect((PEER[1], 9))?;
     Ok(socket)
 }
