@@ -11,8 +11,8 @@ use crate::node::OnLink;
 
 /// A device with a rate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Link {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Link"))]
+pub struct Link<Rows = Vec<LinkRow>> {
     /// The device's name.
     pub name: String,
     /// Its rate, bit/s.
@@ -20,7 +20,7 @@ pub struct Link {
     /// Whether the device is there.
     pub there: bool,
     /// The owners, the node first.
-    pub rows: Vec<LinkRow>,
+    pub rows: Rows,
 }
 
 /// An owner on a link.

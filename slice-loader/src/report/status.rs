@@ -1,5 +1,6 @@
 //! `slice status`: what each owner uses, sends, receives and was denied.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -203,7 +204,7 @@ pub struct Denied {
     /// All of them.
     pub total: u64,
     /// By the slug of the reason, every reason listed.
-    pub by_reason: BTreeMap<String, u64>,
+    pub by_reason: BTreeMap<Cow<'static, str>, u64>,
 }
 
 /// Sums over all rows.
@@ -387,7 +388,7 @@ impl From<&Denials> for Denied {
                 .fold(0, |sum, count| sum.saturating_add(*count)),
             by_reason: Reason::ALL
                 .iter()
-                .map(|reason| (reason.slug().to_owned(), denials.counts[*reason as usize]))
+                .map(|reason| (reason.slug().into(), denials.counts[*reason as usize]))
                 .collect(),
         }
     }

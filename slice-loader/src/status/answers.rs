@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -66,7 +67,15 @@ pub trait Source {
     ///
     /// # Errors
     /// As above.
-    fn row(&mut self, name: &str, id: u32) -> anyhow::Result<(Timestamp, Row)>;
+    fn row(&mut self, name: &str, id: u32) -> anyhow::Result<(Timestamp, Arc<Row>)> {
+        let mut rows = self.rows(&[(name, id)])?;
+        rows.pop().context("its row was read")
+    }
+    /// The rows of these owners, in this order, and when each was read.
+    ///
+    /// # Errors
+    /// As above.
+    fn rows(&mut self, owners: &[(&str, u32)]) -> anyhow::Result<Vec<(Timestamp, Arc<Row>)>>;
     /// The sum of all rows.
     ///
     /// # Errors
@@ -222,7 +231,7 @@ pub fn answer(
                 }
             };
             match id {
-                Some(id) => Ok(Ok(json(&source.row(name, id)?.1)?)),
+                Some(id) => Ok(Ok(json(&*source.row(name, id)?.1)?)),
                 None => Ok(Err(Refusal::NoSuchSlice)),
             }
         }
@@ -236,7 +245,12 @@ pub fn answer(
                 }
                 Sight::Own => {
                     let (_, row) = source.row(&viewer.name, viewer.id)?;
-                    openmetrics::render(*exposition, node.as_ref(), &[row], &links)
+                    openmetrics::render(
+                        *exposition,
+                        node.as_ref(),
+                        std::slice::from_ref(&*row),
+                        &links,
+                    )
                 }
             };
             Ok(Ok((Content::Metrics(*exposition), text.into_bytes())))
@@ -331,7 +345,7 @@ fn slicestat(
     let rows = if all {
         source.all()?.rows.clone()
     } else {
-        vec![source.row(&viewer.name, viewer.id)?.1]
+        vec![Row::clone(&*source.row(&viewer.name, viewer.id)?.1)]
     };
     let table = slicestat::table(&machine, &rows, |row| {
         let counters = history::Counters {

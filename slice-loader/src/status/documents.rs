@@ -3,19 +3,20 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::pages::Written;
 use crate::report::flows::{Flow, Other};
 use crate::report::policies::{Refused, SlicePolicy};
 use crate::report::status::{Row, Total};
-use crate::report::{Link, Owner, Port};
+use crate::report::{Link, LinkRow, Owner, Port};
 
 /// `/v1/slices`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Slices {
     /// When the oldest of the rows was read.
     pub time: Timestamp,
     /// As in `slice status -o json`.
-    pub rows: Vec<Row>,
+    pub rows: Written<Row>,
     /// The sum of all rows, those on other pages included; for those who see all.
     pub total: Option<Total>,
     /// The next page: the parameter `after`; absent on the last.
@@ -23,37 +24,37 @@ pub struct Slices {
 }
 
 /// `/v1/ports`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Ports {
     /// When the maps were read.
     pub time: Timestamp,
     /// As in `slice ports -o json`.
-    pub ports: Vec<Port>,
+    pub ports: Written<Port>,
     /// The next page: the parameter `after`; absent on the last.
     pub next: Option<String>,
 }
 
 /// `/v1/links`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Links {
     /// When they were read.
     pub time: Timestamp,
     /// As in `slice link -o json`, with the rows of this page.
-    pub links: Vec<Link>,
+    pub links: Vec<Link<Written<LinkRow>>>,
     /// The next page: the parameter `after`; absent on the last.
     pub next: Option<String>,
 }
 
 /// `/v1/drops`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Drops {
     /// When the maps were read.
     pub time: Timestamp,
     /// By owner and reason; what never happened is absent.
-    pub drops: Vec<Drop>,
+    pub drops: Written<Drop>,
     /// The next page: the parameter `after`; absent on the last.
     pub next: Option<String>,
 }
@@ -86,13 +87,13 @@ pub struct Flows {
 }
 
 /// `/v1/policy`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Policy {
     /// Destinations refused to all slices.
     pub refuse: Vec<Refused>,
     /// What holds for slices, by name.
-    pub slices: Vec<SlicePolicy>,
+    pub slices: Written<SlicePolicy>,
     /// The next page: the parameter `after`; absent on the last.
     pub next: Option<String>,
 }

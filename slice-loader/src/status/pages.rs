@@ -1,6 +1,10 @@
 //! A page of a list: as many rows as were asked for, and as fit.
 
-use serde::Serialize;
+use std::borrow::Borrow;
+use std::marker::PhantomData;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::answers::Sight;
 use super::parameters;
@@ -22,21 +26,104 @@ pub fn most(part: &Part) -> usize {
     usize::from(part.most.clamp(1, parameters::MOST))
 }
 
+/// Rows of a page as they are told: how long each is decides where the page ends, so it is
+/// written before the page is, and never again.
+#[derive(Debug)]
+pub struct Written<T> {
+    rows: Vec<Box<RawValue>>,
+    of: PhantomData<T>,
+}
+
+impl<T> Default for Written<T> {
+    fn default() -> Self {
+        Self {
+            rows: Vec::new(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<T> Written<T> {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, row: RowText<T>) {
+        self.rows.push(row.text);
+    }
+}
+
+impl<T> Serialize for Written<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.rows.serialize(serializer)
+    }
+}
+
+/// What they are is described as if they were not written yet.
+#[cfg(test)]
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Written<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        Vec::<T>::schema_name()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Vec::<T>::json_schema(generator)
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct RowText<T> {
+    text: Box<RawValue>,
+    of: PhantomData<T>,
+}
+
+impl<T: Serialize> RowText<T> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(row: &T) -> anyhow::Result<Self> {
+        Ok(Self {
+            text: to_raw_value(row)?,
+            of: PhantomData,
+        })
+    }
+
+    /// How long it is on a page, with the comma.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        self.text.get().len() + 1
+    }
+}
+
 /// The rows of a page, and where the next one begins. A row that alone is longer than
 /// a page is one.
 ///
 /// # Errors
 /// A row cannot be written.
 pub fn cut<T: Serialize>(
-    rows: impl IntoIterator<Item = (Place, T)>,
+    rows: impl IntoIterator<Item = (Place, impl Borrow<T>)>,
     most: usize,
     octets: usize,
-) -> anyhow::Result<(Vec<T>, Option<Place>)> {
-    let mut page = Vec::new();
+) -> anyhow::Result<(Written<T>, Option<Place>)> {
+    let mut page = Written::default();
     let (mut last, mut length) = (None, 0);
     for (place, row) in rows {
-        length += serde_json::to_vec(&row)?.len() + 1;
-        if page.len() >= most || (length > octets && !page.is_empty()) {
+        // One more is no page's.
+        if page.rows.len() >= most {
+            return Ok((page, last));
+        }
+        let row = RowText::write(row.borrow())?;
+        length += row.octets();
+        if length > octets && !page.is_empty() {
             return Ok((page, last));
         }
         page.push(row);
@@ -56,8 +143,8 @@ mod tests {
     #[test]
     fn a_page_ends_where_enough_was_told_and_never_before_its_first_row() {
         let cut = |most, octets| {
-            let (page, next) = cut(places(), most, octets).unwrap();
-            (page.len(), next.map(|place| place.numbers[0]))
+            let (page, next) = cut::<u32>(places(), most, octets).unwrap();
+            (page.rows.len(), next.map(|place| place.numbers[0]))
         };
         assert_eq!(cut(100, 1000), (10, None));
         assert_eq!(cut(10, 1000), (10, None));

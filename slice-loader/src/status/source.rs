@@ -45,7 +45,7 @@ pub struct Reading {
     node: Option<Aged<Node>>,
     all: Option<Aged<Status>>,
     ports: Option<Aged<Ports>>,
-    rows: BTreeMap<u32, Aged<(Timestamp, Row)>>,
+    rows: BTreeMap<u32, Aged<(Timestamp, Arc<Row>)>>,
     total: Option<Aged<Total>>,
     denials: Option<Aged<OfOwners<Denials>>>,
     policies: Option<Policies>,
@@ -158,14 +158,24 @@ impl Source for Reading {
         Ok(owners(self.node()?))
     }
 
-    fn row(&mut self, name: &str, id: u32) -> anyhow::Result<(Timestamp, Row)> {
-        if let Some(row) = self.rows.get(&id).filter(|row| row.fresh()) {
-            return Ok(row.value.clone());
+    fn rows(&mut self, owners: &[(&str, u32)]) -> anyhow::Result<Vec<(Timestamp, Arc<Row>)>> {
+        let is_stale = |id: &u32| !self.rows.get(id).is_some_and(Aged::fresh);
+        let stale = owners.iter().filter(|(_, id)| is_stale(id));
+        let stale: Vec<_> = stale.map(|(name, id)| (*name, SliceId(*id))).collect();
+        if !stale.is_empty() {
+            // They are as old as the first of what is read of them.
+            let (since, time) = (Instant::now(), Timestamp::now());
+            let read = read::rows(self.node()?, &stale)?;
+            for ((_, id), row) in stale.into_iter().zip(read) {
+                let value = (time, Arc::new(row));
+                self.rows.insert(id.0, Aged { since, value });
+            }
         }
-        let row = read::row(self.node()?, name, SliceId(id))?;
-        let row = (Timestamp::now(), row);
-        self.rows.insert(id, Aged::now(row.clone()));
-        Ok(row)
+        let of = |(_, id): &(&str, u32)| self.rows.get(id).map(|row| row.value.clone());
+        owners
+            .iter()
+            .map(|owner| of(owner).context("it was read"))
+            .collect()
     }
 
     fn total(&mut self) -> anyhow::Result<Total> {

@@ -10,7 +10,7 @@ use super::{Sight, Source, Told, paged};
 use crate::report::ports::Protocol;
 use crate::report::{Link, LinkRow, NODE, Owner, Port, RowKind, UNATTRIBUTED};
 use crate::status::documents::{Drop, Drops, Links, Policy, Ports, Slices};
-use crate::status::pages::{cut, most, octets};
+use crate::status::pages::{RowText, Written, cut, most, octets};
 use crate::status::wire::{Part, Place, Refusal, Viewer};
 
 /// Who asks, and what it may see.
@@ -61,12 +61,12 @@ pub(super) fn slices(
         .filter(|(_, id)| kind.is_none_or(|kind| RowKind::of(SliceId(*id)) == kind))
         .filter(|(name, _)| after.is_none_or(|after| order(name) > after))
         .take(most(part) + 1);
-    let (mut rows, mut time) = (Vec::new(), None::<Timestamp>);
-    for (name, id) in picked {
-        let (at, row) = source.row(name, *id)?;
-        time = Some(time.map_or(at, |time| time.min(at)));
-        rows.push((Place::new(name, 0, 0), row));
-    }
+    let picked: Vec<(&str, u32)> = picked.map(|(name, id)| (name.as_str(), *id)).collect();
+    let read = source.rows(&picked)?;
+    let time = read.iter().map(|(time, _)| *time).min();
+    let rows = read
+        .into_iter()
+        .map(|(_, row)| (Place::new(&row.name, 0, 0), row));
     let total = match seen.sight {
         Sight::Own => None,
         Sight::All => Some(source.total()?),
@@ -107,7 +107,7 @@ pub(super) fn ports(
     picked.sort_by_key(|port| key(port));
     let rows = picked.into_iter().map(|port| {
         let place = Place::new(port.protocol.slug(), port.low.into(), port.owner.id);
-        (place, port.clone())
+        (place, port)
     });
     let (ports, next) = cut(rows, most(part), octets(seen.sight))?;
     let document = Ports {
@@ -129,7 +129,7 @@ pub(super) fn links(
     let key = |id: u32| (SliceId(id).index(), id);
     let after = part.after.as_ref();
     let first = after.and_then(|place| all.iter().position(|link| link.name == place.name));
-    let mut links: Vec<Link> = Vec::new();
+    let mut links = Vec::new();
     let (mut room, mut length, mut next) = (most(part), octets(seen.sight), None);
     for (number, there) in all.iter().enumerate() {
         // The link that the page before ended in, or one that went meanwhile.
@@ -147,14 +147,16 @@ pub(super) fn links(
             .filter(|row| after.is_none_or(|after| key(row.owner.id) > after))
             .collect();
         rows.sort_by_key(|row| key(row.owner.id));
-        // Picked before it is copied: there may be thousands of others.
         let mut told = Link {
             name: there.name.clone(),
-            rows: Vec::new(),
-            ..*there
+            rate: there.rate,
+            there: there.there,
+            rows: Written::default(),
         };
         for row in rows {
-            let octets = serde_json::to_vec(row)?.len() + 1;
+            let id = row.owner.id;
+            let row = RowText::write(row)?;
+            let octets = row.octets();
             if room == 0 || (octets > length && next.is_some()) {
                 if !told.rows.is_empty() {
                     links.push(told);
@@ -163,8 +165,8 @@ pub(super) fn links(
             }
             room -= 1;
             length = length.saturating_sub(octets);
-            told.rows.push(row.clone());
-            next = Some(Place::new(&there.name, 0, row.owner.id));
+            told.rows.push(row);
+            next = Some(Place::new(&there.name, 0, id));
         }
         if within.is_none() || !told.rows.is_empty() {
             links.push(told);
@@ -173,7 +175,11 @@ pub(super) fn links(
     links_document(*time, links, None)
 }
 
-fn links_document(time: Timestamp, links: Vec<Link>, next: Option<Place>) -> anyhow::Result<Told> {
+fn links_document(
+    time: Timestamp,
+    links: Vec<Link<Written<LinkRow>>>,
+    next: Option<Place>,
+) -> anyhow::Result<Told> {
     let document = Links {
         time,
         links,
@@ -251,7 +257,7 @@ pub(super) fn policy(
         .filter(|policy| seen.sight == Sight::All || policy.name == seen.viewer.name)
         .filter(|policy| slice.is_none_or(|name| policy.name == name))
         .filter(|policy| after.is_none_or(|after| policy.name.as_str() > after))
-        .map(|policy| (Place::new(&policy.name, 0, 0), policy.clone()));
+        .map(|policy| (Place::new(&policy.name, 0, 0), policy));
     let (slices, next) = cut(rows, most(part), octets(seen.sight))?;
     let document = Policy {
         refuse: policies.refuse.clone(),

@@ -303,13 +303,16 @@ impl Source for Fake {
         Ok(rows.map(|row| (row.name.clone(), row.id)).collect())
     }
 
-    fn row(&mut self, name: &str, id: u32) -> anyhow::Result<(Timestamp, Row)> {
-        let rows = &self.status.rows;
-        let row = rows.iter().find(|row| row.id == id && row.name == name);
-        if name != "alpha" {
+    fn rows(&mut self, owners: &[(&str, u32)]) -> anyhow::Result<Vec<(Timestamp, Arc<Row>)>> {
+        if owners.iter().any(|(name, _)| *name != "alpha") {
             self.read.push("row");
         }
-        Ok((Timestamp::UNIX_EPOCH, row.unwrap().clone()))
+        let row = |(name, id): &(&str, u32)| {
+            let mut rows = self.status.rows.iter();
+            let row = rows.find(|row| row.id == *id && row.name == *name);
+            (Timestamp::UNIX_EPOCH, Arc::new(row.unwrap().clone()))
+        };
+        Ok(owners.iter().map(row).collect())
     }
 
     fn total(&mut self) -> anyhow::Result<Total> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -342,8 +343,9 @@ impl Source for Fixture {
         Ok(ids.map(|id| (self.owner(id).label(), id)).collect())
     }
 
-    fn row(&mut self, _: &str, id: u32) -> anyhow::Result<(Timestamp, Row)> {
-        Ok((Timestamp::now(), self.row_of(id)))
+    fn rows(&mut self, owners: &[(&str, u32)]) -> anyhow::Result<Vec<(Timestamp, Arc<Row>)>> {
+        let row = |(_, id): &(&str, u32)| (Timestamp::now(), Arc::new(self.row_of(*id)));
+        Ok(owners.iter().map(row).collect())
     }
 
     fn total(&mut self) -> anyhow::Result<Total> {
