@@ -15,8 +15,8 @@ const HTML: &str = include_str!("page/page.html");
 /// their hashes (a test computes them), and ask whoever served the page. No text becomes
 /// an element: `trusted-types 'none'`.
 const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-fDAOrehTiTR5Qy/KMMFcJyltO0y5DFMLtKsCq4PqmUA='; \
-     style-src 'sha256-x+SlIGbNvoEJh7tDnFnkGaVaPECX5xUP51DFiWcX57U='; \
+     script-src 'sha256-kihU5Xu1LxE0qJ0BQxoy0RVRe9ONkG9FNQYWTnLKKbY='; \
+     style-src 'sha256-yPG6HtWhLyi4heR3jS9AOQO/9FhN4SfcDRhnZavIkFE='; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 

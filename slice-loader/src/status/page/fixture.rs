@@ -25,7 +25,7 @@ use crate::daemon::{Hub, News};
 use crate::flows::Whose;
 use crate::report::event::Cursor;
 use crate::report::happening::What;
-use crate::report::links::Quota;
+use crate::report::links::{Exempt, Quota, Receive};
 use crate::report::links_past::Wanted;
 use crate::report::policies::Policies;
 use crate::report::ports::{PortKind, Protocol};
@@ -267,6 +267,27 @@ impl Fixture {
                 ends: Timestamp::now() + SignedDuration::from_hours(9 * 24),
                 cap: (n * 23 % 97 > 90).then_some(2_000_000),
             });
+            // The first link has exempt networks.
+            let exempt = (number == 0).then(|| Exempt {
+                cap: (id == 5).then_some(50_000_000),
+                sends: if id % 3 == 2 { 3_000_000 * n } else { 0 },
+                may_send: None,
+                waits_us: 0,
+                sent_bytes: if id % 3 == 2 { (n << 30) + 9 } else { 0 },
+                sent_packets: 0,
+                dropped_bytes: 0,
+                dropped_packets: 0,
+                marks: 0,
+            });
+            let receive = (number == 0 && id % 4 == 2).then(|| Receive {
+                cap: 20_000_000,
+                receives: 20_000_000_u64.saturating_sub(900_000 * n),
+                drops: if id == 2 { 17 } else { 0 },
+                received_bytes: n << 31,
+                received_packets: n << 20,
+                policed_bytes: n << 20,
+                policed_packets: 1234 * (n - 2),
+            });
             LinkRow {
                 owner: self.owner(id),
                 floor: if id == 2 { rate / 10 } else { 0 },
@@ -283,8 +304,8 @@ impl Fixture {
                 drops: 0,
                 packets_cap: None,
                 quota,
-                exempt: None,
-                receive: None,
+                exempt,
+                receive,
             }
         };
         Link {

@@ -207,6 +207,11 @@ fn a_browser_shows_what_the_node_tells() {
                 "share 5",
                 "floor 100 Mbit/s",
                 "cap 20.0 Mbit/s",
+                // Of the table: what goes to exempt networks, and what arrives.
+                "9.00 Mbit/s",
+                "18.0 Mbit/s / 50.0 Mbit/s",
+                "3.00 GiB",
+                "17.3 Mbit/s / 20.0 Mbit/s",
             ],
         ),
     ] {
@@ -215,6 +220,28 @@ fn a_browser_shows_what_the_node_tells() {
             assert!(told.contains(word), "{word} in {of}: {told}");
         }
     }
+    let of = |column: usize| {
+        let row = "[...tables.links.body.rows].find((row) => row.innerText.startsWith('codeen') && row.innerText.includes('eth0'))";
+        format!("{row}.cells[{column}].textContent.replaceAll('\u{a0}', ' ')")
+    };
+    for (column, text) in [
+        (5, "9.00 Mbit/s"),
+        (6, "3.00 GiB"),
+        (7, "17.3 Mbit/s / 20.0 Mbit/s"),
+        (8, "1,234 (17/s)"),
+    ] {
+        assert_eq!(browser.value(&of(column)), text);
+    }
+    // Six who send most, as in the plots, and more where they are asked for.
+    assert_eq!(browser.value("tables.links.body.rows.length"), 6);
+    browser.value("tables.links.button.click()");
+    assert_eq!(browser.value("tables.links.body.rows.length"), 12);
+    // What nobody has is no column.
+    let shown = "tables.links.take(tables.links.rows.map((row) => ({ ...row, receive: null }))); tables.links.heads.map((head) => head.checkVisibility())";
+    assert_eq!(
+        browser.value(shown),
+        serde_json::json!([true, true, true, true, true, true, true, false, false])
+    );
     // Bands are drawn, one for each of six senders and one for the others, and have a height.
     // The hour before is the daemon's.
     browser.until("links.get('eth0').samples.length > 360");
