@@ -4,6 +4,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use serde::Serialize;
+use serde_json::Value;
+
 use super::exit::Exit;
 use super::screen::Screen;
 use super::table::{Column, Table, printable};
@@ -16,6 +19,14 @@ pub(super) fn have_done(screen: &Screen) -> anyhow::Result<ExitCode> {
     daemon::start_log(screen);
     process::run()?;
     Ok(Exit::Ok.into())
+}
+
+/// As it stands in the log.
+fn word(of: impl Serialize) -> String {
+    match serde_json::to_value(of) {
+        Ok(Value::String(word)) => word,
+        _ => String::new(),
+    }
 }
 
 /// Writes the last lines of the log.
@@ -41,9 +52,9 @@ pub(super) fn run(limit: usize, screen: &Screen) -> anyhow::Result<ExitCode> {
         table.row([
             entry.time.to_string().into(),
             entry.controller.0.into(),
-            entry.act.word().into(),
+            word(entry.act).into(),
             entry.slice.into(),
-            entry.stage.word().into(),
+            word(entry.stage).into(),
             printable(&why).into(),
         ]);
     }
