@@ -52,6 +52,7 @@ pub const TESTS: &[Test] = &[
     flows::TEST,
     page::TEST,
     control::TEST,
+    control::killed::TEST,
     test(
         "a_slice_is_told_of_averages_as_it_may_see_and_as_old_as_it_likes",
         a_slice_is_told_of_averages,

@@ -4,16 +4,20 @@
 //!
 //! The order makes a change that was interrupted one that was made or one that was not: it is written
 //! down (`control_log`), then it is the file of the slice that decides (`managed`), then the node is
-//! brought to it. Killed between the last two, [`settle`] does the rest when the daemon starts.
+//! brought to it. Killed in between, [`settle`] does the rest, and writes down how it ended: at once where
+//! the daemon lives, and else when it starts.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
+use nix::fcntl::{Flock, FlockArg};
 use policy::config::{Objection, SliceName, Terms};
 use policy::lending::Room;
 use serde::Serialize;
 
-use super::control_log::{Act, Change};
+use super::control_log::{self, Act, Change, Entry};
 use super::lifecycle::apply;
 use super::managed::{self, Made, Managed};
 use super::record::Record;
@@ -222,25 +226,14 @@ fn objections(
         .map_err(|wrong| Refused::Objections(wrong).into())
 }
 
-/// Ends a slice that the asker made and removes all that it has.
+/// Ends a slice that the asker made and removes all that it has. Before anything of it ends its file
+/// says that it goes: interrupted from there on, it is destroyed when that is settled.
 ///
 /// # Errors
 /// As [`put`]; one that was interrupted goes on when it is asked for again.
 pub fn destroy(who: &Controller, name: &SliceName, when: When) -> anyhow::Result<Done> {
     let text = name.as_str();
-    {
-        let node = Node::open()?;
-        granted(node.record(), who)?;
-        let made = Made::load()?;
-        let there = own(&made, who, text).ok_or(Refused::NoSuchSlice)?;
-        when.holds(Some(there.generation))?;
-    }
-    // What runs in it has its time to end, without the lock. What cannot be asked is ended below.
-    let names = [text.to_owned()];
-    if let Err(error) = contexts::stop_if(&names, |node| mine(node, who, text).map(drop)) {
-        tracing::debug!("could not ask {text} to end: {error:#}");
-    }
-    let id = {
+    let (former, log, id) = {
         let (_turn, record) = begin()?;
         granted(&record, who)?;
         let made = Made::load()?;
@@ -257,16 +250,27 @@ pub fn destroy(who: &Controller, name: &SliceName, when: When) -> anyhow::Result
             text,
             (Some(&former.terms), None),
         );
-        let config = snapshot::load(&record)?;
-        let id = record.slices.get(text).map(|slice| slice.id);
-        let all = made.with(text, Some(gone.clone()));
-        let applied = apply(&record, &config, &all, None, |_| {
-            log.begin()?;
-            managed::write(text, Some(&gone))
-        });
-        log.end(applied, || undo(&record, text, Some(&former)))?;
-        id
+        log.begin()?;
+        if let Err(error) = managed::write(text, Some(&gone)) {
+            return log.end(Err(error), || Ok(()));
+        }
+        (former, log, record.slices.get(text).map(|slice| slice.id))
     };
+    // What runs in it has its time to end, without the lock. What cannot be asked is ended below.
+    let names = [text.to_owned()];
+    if let Err(error) = contexts::stop_if(&names, |node| mine(node, who, text).map(drop)) {
+        tracing::debug!("could not ask {text} to end: {error:#}");
+    }
+    {
+        // Without a turn it is as if it were interrupted.
+        let (_turn, record) = begin()?;
+        let forward = || {
+            let (made, config) = (Made::load()?, snapshot::load(&record)?);
+            let made = made.without_displaced(&config);
+            apply(&record, &config, &made, None, |_| Ok(()))
+        };
+        log.end(forward(), || undo(&record, text, Some(&former)))?;
+    }
     bury(text)?;
     Ok(Done {
         created: false,
@@ -305,6 +309,8 @@ pub fn act(who: &Controller, name: &SliceName, act: Act) -> anyhow::Result<Done>
     let still = |node: &Node| mine(node, who, text).map(drop);
     still(&Node::open()?)?;
     let log = Change::of((&who.name, who.id), act, text, (None, None));
+    // It has no turn: by this is known that somebody is left to write how it ended.
+    let _acting = acting(FlockArg::LockShared)?;
     log.begin()?;
     let did = || -> anyhow::Result<bool> {
         let one = |states: contexts::States| -> anyhow::Result<bool> {
@@ -347,10 +353,51 @@ fn mine(node: &Node, who: &Controller, name: &str) -> anyhow::Result<Managed> {
     Ok(one.clone())
 }
 
-/// Whether nothing can be left of a change: nothing was ever made.
+/// A lock that those have who start and stop slices.
+fn acting(how: FlockArg) -> anyhow::Result<Flock<File>> {
+    let open = || File::open(managed::DIRECTORY);
+    let lock = |file| Flock::lock(file, how).map_err(|(_, errno)| errno.into());
+    open()
+        .and_then(lock)
+        .with_context(|| format!("lock {}", managed::DIRECTORY))
+}
+
+/// Whether nothing can be left of a change: none was ever begun.
 #[must_use]
 pub fn is_settled() -> bool {
-    !Path::new(managed::DIRECTORY).exists()
+    let paths = [managed::DIRECTORY, control_log::PATH];
+    paths.iter().all(|path| !Path::new(path).exists())
+}
+
+/// The changes of which nobody is left to write how they ended. Those that have turns are over: the
+/// turn is the caller's.
+fn left() -> anyhow::Result<Vec<Entry>> {
+    let alone = acting(FlockArg::LockExclusiveNonblock);
+    let mut left = control_log::open()?;
+    let is_act = |act| matches!(act, Act::Start | Act::Stop | Act::Restart);
+    left.retain(|entry| alone.is_ok() || !is_act(entry.act));
+    Ok(left)
+}
+
+/// Writes how a change ended that was interrupted, once the node is as the files say.
+fn end(entry: Entry, made: &Made, record: &Record) {
+    let (who, name) = (&entry.controller.0, entry.slice.as_str());
+    let there = made.by_name().get(name);
+    let there = there.filter(|one| one.controller == *who && !one.leaving);
+    let done = match entry.act {
+        Act::Create | Act::Change => there.is_some_and(|one| {
+            record.controllers.contains_key(name) && Some(&one.terms) == entry.after.as_ref()
+        }),
+        Act::Destroy => there.is_none(),
+        Act::Start | Act::Stop | Act::Restart => false,
+    };
+    let ended = if done {
+        Ok(())
+    } else {
+        Err(anyhow::anyhow!("it was interrupted"))
+    };
+    // What it says of a failure is that of the entry.
+    let _ = Change::left(entry).end(ended, || Ok(()));
 }
 
 /// Does what was left when the daemon, or the machine, ended in the middle of a change.
@@ -364,7 +411,12 @@ pub fn settle() -> anyhow::Result<()> {
     let leaving: Vec<String> = {
         let (_turn, record) = begin()?;
         let made = Made::load()?;
-        if made.by_name().is_empty() && record.controllers.is_empty() {
+        // A log that cannot be read is no reason to leave the node as it is.
+        let left = left().unwrap_or_else(|error| {
+            tracing::warn!("{error:#}");
+            Vec::new()
+        });
+        if made.by_name().is_empty() && record.controllers.is_empty() && left.is_empty() {
             return Ok(());
         }
         let config = snapshot::load(&record)?;
@@ -375,6 +427,16 @@ pub fn settle() -> anyhow::Result<()> {
             None,
             |_| Ok(()),
         )?;
+        let record = Record::load()?.ok_or(NotUp)?;
+        // In force, but not started yet: to `apply` they are nothing new.
+        let created = left.iter().filter(|entry| entry.act == Act::Create);
+        let created: Vec<_> = created.map(|entry| entry.slice.clone()).collect();
+        for warning in contexts::autostart(&record, &created) {
+            tracing::warn!("{warning}");
+        }
+        for entry in left {
+            end(entry, &made, &record);
+        }
         let all = made.by_name().iter().filter(|(_, one)| one.leaving);
         all.map(|(name, _)| name.clone()).collect()
     };

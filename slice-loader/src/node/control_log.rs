@@ -1,8 +1,9 @@
 //! Who changed which slice that it made, when, and from what to what: a line of JSON for each, for
 //! root alone. A change whose first line cannot be written is not made.
 //!
-//! A change has two lines: `begin` before anything is touched, then `done` or `failed`. What is refused
-//! is no change and has none, so that nobody pushes lines out by asking in vain.
+//! A change has two lines: `begin` before anything is touched, then `done` or `failed`; of one that was
+//! interrupted whoever settles it writes the second. What is refused is no change and has none, so that
+//! nobody pushes lines out by asking in vain.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -77,33 +78,6 @@ pub enum Stage {
     Failed,
 }
 
-impl Act {
-    /// As people read it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Change => "change",
-            Self::Destroy => "destroy",
-            Self::Start => "start",
-            Self::Stop => "stop",
-            Self::Restart => "restart",
-        }
-    }
-}
-
-impl Stage {
-    /// As people read it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Begin => "begin",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 /// Adds a line, on the disk when this returns.
 ///
 /// # Errors
@@ -162,8 +136,46 @@ pub fn last(count: usize) -> anyhow::Result<Vec<Entry>> {
 }
 
 fn last_of(path: &Path, count: usize) -> io::Result<Vec<Entry>> {
-    let files = (1..=OLDER).rev().map(|number| older(path, number));
     let mut entries = std::collections::VecDeque::new();
+    each(path, OLDER, |entry| {
+        entries.push_back(entry);
+        if entries.len() > count {
+            entries.pop_front();
+        }
+    })?;
+    Ok(entries.into())
+}
+
+/// The changes that begin in the log and do not end there, the earliest first.
+///
+/// # Errors
+/// As [`last`].
+pub fn open() -> anyhow::Result<Vec<Entry>> {
+    open_in(Path::new(PATH)).with_context(|| format!("read {PATH}"))
+}
+
+fn open_in(path: &Path) -> io::Result<Vec<Entry>> {
+    let mut open: Vec<Entry> = Vec::new();
+    // Whoever settles ends all that are open: none lies further back than one older file.
+    each(path, 1, |entry| {
+        let what = |entry: &Entry| (entry.controller.clone(), entry.act, entry.slice.clone());
+        match entry.stage {
+            Stage::Begin => open.push(entry),
+            Stage::Done | Stage::Failed => {
+                // The latest: of two that began alike the one before was interrupted.
+                let its = open.iter().rposition(|begun| what(begun) == what(&entry));
+                if let Some(its) = its {
+                    open.remove(its);
+                }
+            }
+        }
+    })?;
+    Ok(open)
+}
+
+/// The lines of so many older files and the last, the oldest first; one that is broken is passed over.
+fn each(path: &Path, files: u32, mut take: impl FnMut(Entry)) -> io::Result<()> {
+    let files = (1..=files).rev().map(|number| older(path, number));
     for path in files.chain([path.to_owned()]) {
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -171,14 +183,11 @@ fn last_of(path: &Path, count: usize) -> io::Result<Vec<Entry>> {
         };
         for line in BufReader::new(file).lines() {
             if let Ok(entry) = serde_json::from_str(&line?) {
-                entries.push_back(entry);
-                if entries.len() > count {
-                    entries.pop_front();
-                }
+                take(entry);
             }
         }
     }
-    Ok(entries.into())
+    Ok(())
 }
 
 /// The lines of one change.
@@ -209,6 +218,15 @@ impl Change {
                 after: after.cloned(),
             },
             begun: Cell::new(false),
+        }
+    }
+
+    /// One that began, of which nobody is left to write how it ended.
+    #[must_use]
+    pub fn left(entry: Entry) -> Self {
+        Self {
+            entry,
+            begun: Cell::new(true),
         }
     }
 
@@ -311,6 +329,55 @@ mod tests {
         file.write_all(b"{\"time\":").unwrap();
         write_to(&path, &entry(100), u64::MAX).unwrap();
         assert_eq!(numbers(2), [99, 100]);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_change_is_open_until_its_end_is_written() {
+        let directory = std::env::temp_dir().join(format!("slice-open-{}", std::process::id()));
+        let path = directory.join("control.log");
+        assert_eq!(open_in(&path).unwrap(), []);
+        let line = |(act, slice, stage): (Act, &str, Stage)| Entry {
+            time: Timestamp::UNIX_EPOCH,
+            controller: ("ctl".into(), 7),
+            act,
+            slice: slice.into(),
+            stage,
+            why: None,
+            before: None,
+            after: None,
+        };
+        let write = |lines: &[(Act, &str, Stage)]| {
+            for one in lines {
+                write_to(&path, &line(*one), u64::MAX).unwrap();
+            }
+            let open = open_in(&path).unwrap().into_iter();
+            open.map(|entry| (entry.act, entry.slice))
+                .collect::<Vec<_>>()
+        };
+        use Stage::{Begin, Done, Failed};
+        let open = |act, slice: &str| (act, slice.to_owned());
+        let told = write(&[
+            (Act::Create, "exp_a", Begin),
+            (Act::Create, "exp_b", Begin),
+            (Act::Create, "exp_a", Done),
+            (Act::Start, "exp_a", Begin),
+        ]);
+        assert_eq!(
+            told,
+            [open(Act::Create, "exp_b"), open(Act::Start, "exp_a")]
+        );
+        // Begun once more and ended, it was interrupted before.
+        let told = write(&[
+            (Act::Create, "exp_b", Begin),
+            (Act::Create, "exp_b", Failed),
+            (Act::Start, "exp_a", Failed),
+        ]);
+        assert_eq!(told, [open(Act::Create, "exp_b")]);
+        // Also in the file that was put aside since.
+        fs::rename(&path, older(&path, 1)).unwrap();
+        assert_eq!(write(&[(Act::Stop, "exp_b", Begin)]).len(), 2);
+        assert_eq!(write(&[(Act::Create, "exp_b", Failed)]).len(), 1);
         fs::remove_dir_all(directory).unwrap();
     }
 }

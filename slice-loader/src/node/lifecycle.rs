@@ -329,7 +329,14 @@ pub(super) fn apply(
     ids::save(&wanted.ledger)?;
     // Before the rows of slices that go are another's.
     quotas::save(&maps, record)?;
-    place.destroy_strays(&record.slices)?;
+    let (old, changes) = if place.destroy_strays(&record.slices)? {
+        // One that is made anew has none of the bounds that were read of the one before.
+        let old = place.read(&wanted.plan)?;
+        let changes = old.changes(&wanted.plan);
+        (old, changes)
+    } else {
+        (old, changes)
+    };
     if !added.is_empty() {
         // Likewise: a row that is given away is emptied.
         drain_flows(&store, record);

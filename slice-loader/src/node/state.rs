@@ -239,11 +239,11 @@ impl Place<'_> {
     }
 
     /// Ends slices that have a cgroup and are not among `known`: what a reload
-    /// that was killed, or met a process that did not end, left behind.
+    /// that was killed, or met a process that did not end, left behind. Whether there were any.
     ///
     /// # Errors
     /// As [`Place::destroy`].
-    pub fn destroy_strays(&self, known: &Slices) -> anyhow::Result<()> {
+    pub fn destroy_strays(&self, known: &Slices) -> anyhow::Result<bool> {
         let parent = self.holder.slices();
         let mut strays = Vec::new();
         for entry in std::fs::read_dir(&parent)
@@ -255,7 +255,8 @@ impl Place<'_> {
                 strays.push(name);
             }
         }
-        self.end(strays.iter().map(String::as_str))
+        self.end(strays.iter().map(String::as_str))?;
+        Ok(!strays.is_empty())
     }
 
     /// Ends the processes in these slices' cgroups and removes those; one that

@@ -15,6 +15,11 @@ use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Running, SLICES, Site, until};
 
+pub mod killed; // who makes a change, at each step
+
+/// Where changes are written down.
+const LOG: &str = "/var/lib/slice/control.log";
+
 pub const TEST: Test = test(
     "a_management_slice_makes_slices_out_of_what_it_may_lend_and_takes_them_back",
     a_management_slice_makes_slices,
@@ -60,7 +65,10 @@ fn must(site: &Site<'_>, asked: &[(&str, Value, u64)]) -> Result<Vec<Value>> {
 
 /// Whose a TCP port is; of nobody with a name while a slice is made.
 fn owner(site: &Site<'_>, port: u16) -> Result<String> {
-    let ports = site.json(&["ports", "--protocol", "tcp"])?;
+    owner_in(&site.json(&["ports", "--protocol", "tcp"])?, port)
+}
+
+fn owner_in(ports: &Value, port: u16) -> Result<String> {
     let all = ports["ports"].as_array().context("no ports")?;
     let within = |row: &&Value| {
         let end = |key: &str| row[key].as_u64().unwrap_or(0);
@@ -109,7 +117,7 @@ fn a_management_slice_makes_slices(node: &mut Node) -> Result<()> {
     for slice in ["exp_a", "exp_b", "ctl"] {
         site.slice(&["destroy", "--yes", slice])?;
     }
-    let _ = fs::remove_file("/var/lib/slice/control.log");
+    let _ = fs::remove_file(LOG);
     told
 }
 
@@ -118,7 +126,10 @@ fn is_a_controller(site: &Site<'_>) -> Result<()> {
     served(site, "ctl")?;
     is_made_and_changed(site).with_context(|| daemon.output())?;
     is_refused(site)?;
-    let _daemon = is_made_or_not(site, daemon)?;
+    // With the daemon, which does the rest when it comes again, and without: then at once.
+    let daemon = is_made_or_not(site, daemon, false)?;
+    must(site, &[("DELETE /v1/slices/exp_b", Value::Null, 200)])?;
+    let _daemon = is_made_or_not(site, daemon, true)?;
     leaves_nothing(site)?;
     is_the_owners(site)?;
     is_written_down()
@@ -198,8 +209,8 @@ fn end_who_makes_it() -> Result<()> {
     Ok(())
 }
 
-/// Killed while a slice is made, the daemon makes it when it comes again, or it never was.
-fn is_made_or_not(site: &Site<'_>, daemon: Running) -> Result<Running> {
+/// Where who makes a slice is killed, alone or with the daemon, the daemon makes it, or it never was.
+fn is_made_or_not(site: &Site<'_>, daemon: Running, with_daemon: bool) -> Result<Running> {
     let name = Path::new("/var/lib/slice/managed/exp_b.json");
     let body = terms("8 MiB", 20005).to_string();
     let length = format!("Content-Length: {}\r\n", body.len());
@@ -215,10 +226,14 @@ fn is_made_or_not(site: &Site<'_>, daemon: Running) -> Result<Running> {
         sleep(Duration::from_millis(5));
     }
     end_who_makes_it()?;
-    daemon.kill()?;
-    drop(making);
-    ensure!(name.exists(), "it was not reached");
-    let daemon = site.daemon()?;
+    let daemon = if with_daemon {
+        daemon.kill()?;
+        drop(making);
+        ensure!(name.exists(), "it was not reached");
+        site.daemon()?
+    } else {
+        daemon
+    };
     served(site, "ctl")?;
     until("it is made", || Ok(owner(site, 20005)? == "exp_b"))?;
     Ok(daemon)
@@ -262,7 +277,7 @@ fn is_the_owners(site: &Site<'_>) -> Result<()> {
 
 /// Who, what, and from what to what, before and after each change; nothing of what was refused.
 fn is_written_down() -> Result<()> {
-    let log = fs::read_to_string("/var/lib/slice/control.log")?;
+    let log = fs::read_to_string(LOG)?;
     let lines: Vec<Value> = log
         .lines()
         .map(serde_json::from_str)

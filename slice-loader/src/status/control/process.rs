@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::orders::{self, OfNode, Outcome};
@@ -45,7 +45,14 @@ pub fn have_done(viewer: &Viewer, order: &Order, body: &[u8]) -> anyhow::Result<
         order: order.clone(),
         body: body.to_vec(),
     };
-    hand_over(&task)?.context("it ended before it answered")
+    if let Some(outcome) = hand_over(&task)? {
+        return Ok(outcome);
+    }
+    // It was killed, for want of memory perhaps: what it left is not left until the daemon starts.
+    if let Err(error) = have_settled() {
+        tracing::warn!("could not finish what a slice had done to others: {error:#}");
+    }
+    bail!("it ended before it answered")
 }
 
 /// Has done what was left, if anything may be.
