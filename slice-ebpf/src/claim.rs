@@ -9,13 +9,14 @@ use policy::abi::{
     CLAIM_NAMED, CLAIM_RAW, Claim, FlowKey, Settings, TAG_ADOPTED, TAG_FLOW, TAG_LEARNED, TAG_OPEN,
     TAG_RAW_PORT, TAG_RUNNING, TCP, Tag, port_index,
 };
+use policy::decide::address::Place;
 use policy::decide::claim::debt;
 use policy::decide::create::one_more;
 use policy::{Reason, SliceId, Verdict};
 
 use crate::atomic;
-use crate::maps::{CLAIMS, FLOWS};
-use crate::{connection, loopback, owner};
+use crate::maps::{CLAIMS, FLOWS, SLICES};
+use crate::{connection, loopback, owner, place};
 
 /// `BPF_NOEXIST`.
 const ONLY_NEW: u64 = 1;
@@ -360,9 +361,20 @@ pub fn forget_flow(tag: *mut Tag) {
     }
 }
 
-/// Whose a packet without a socket is, by its exact flow, else by its port.
+/// Whose a packet without a socket is: by its address where that is one slice's,
+/// as claims are of the ports that all share; else by its exact flow, else by
+/// its port.
 #[inline(always)]
 pub fn owner_of(key: &FlowKey) -> SliceId {
+    match place::of(&key.local) {
+        Place::Own(owner) => return owner,
+        Place::Private(row) => {
+            return SLICES
+                .get(row)
+                .map_or(SliceId::UNATTRIBUTED, |entry| entry.id);
+        }
+        _ => {}
+    }
     // SAFETY: the value is one word and copied at once.
     if let Some(id) = unsafe { FLOWS.get(key) } {
         return *id;

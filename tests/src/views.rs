@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::puppet::{Kind, Opening, Puppet};
 use crate::runner::{Test, test};
 use crate::site::until;
-use crate::stage::{NODE, POLICY, Stage, at};
+use crate::stage::{GAMMA, NODE, POLICY, Stage, at};
 
 pub const TESTS: &[Test] = &[
     test(
@@ -110,8 +110,10 @@ const FILES: [(&str, Kind); 4] = [
     ("udp6", Kind::Udp6),
 ];
 
+/// Of sockets: connections of a test before may be in TIME_WAIT still.
 fn ports(lines: &[Line]) -> BTreeSet<u16> {
-    lines.iter().map(Line::port).collect()
+    let sockets = lines.iter().filter(|line| line.state != "06");
+    sockets.map(Line::port).collect()
 }
 
 fn views(node: &mut Node) -> Result<()> {
@@ -203,9 +205,10 @@ fn remains(node: &mut Node) -> Result<()> {
     let stage = Stage::open(node)?;
     let mounted = Mounted::new()?;
     let (alpha, beta, root) = (stage.slice("alpha")?, stage.slice("beta")?, stage.node()?);
-    let outside = stage.outside()?;
-    for (at_node, (file, kind)) in NODE
+    let (gamma, outside) = (stage.slice("gamma")?, stage.outside()?);
+    for ((at_node, own), (file, kind)) in NODE
         .into_iter()
+        .zip(GAMMA)
         .zip([("tcp", Kind::Tcp4), ("tcp6", Kind::Tcp6)])
     {
         let (port, slow) = if file == "tcp" {
@@ -238,6 +241,27 @@ fn remains(node: &mut Node) -> Result<()> {
         );
         ensure!(states(&beta)?.is_empty(), "beta sees {:?}", states(&beta)?);
         drop(silent);
+        // At an address of a slice's own they are its own, whoever has the port elsewhere.
+        let port = port + 1000;
+        let _claims = beta.server_at(kind, at(at_node, port))?;
+        let server = gamma.server_at(kind, at(own, port))?;
+        let client = outside.connected(at(own, port))?;
+        server.accept()?.close();
+        client.close();
+        for (slice, seen) in [(&gamma, 2), (&beta, 1)] {
+            let mut lines = Vec::new();
+            until("the connection waits", || {
+                let all = mounted.lines(&root, file)?;
+                lines = mounted.lines(slice, file)?;
+                lines.retain(|line| line.port() == port);
+                Ok(all.iter().any(|l| l.port() == port && l.state == "06"))
+            })?;
+            ensure!(
+                lines.len() == seen,
+                "{} of {seen} lines are seen",
+                lines.len()
+            );
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use policy::abi::{FlowKey, Settings, TAG_KERNEL, Tag};
-use policy::decide::address::{Place, by_itself};
+use policy::decide::address::Place;
 use policy::decide::loopback::node_sends;
 use policy::decide::raw::{Octets, answers_for};
 use policy::{SliceId, Verdict};
@@ -13,7 +13,7 @@ use super::egress::{drop, tag};
 use crate::atomic;
 use crate::audit;
 use crate::claim;
-use crate::maps::{AUDIT_OUT, SLICES};
+use crate::maps::AUDIT_OUT;
 use crate::octets;
 use crate::packet;
 use crate::passed;
@@ -112,9 +112,6 @@ pub fn is_answered_by_a_slice(octets: &impl Octets) -> bool {
 #[inline(never)]
 pub fn of_packet(skb: *mut __sk_buff) -> SliceId {
     match packet::read(skb) {
-        Some(packet) if let Some(Place::Private(row)) = by_itself(&packet.source) => SLICES
-            .get(row)
-            .map_or(SliceId::UNATTRIBUTED, |entry| entry.id),
         Some(packet) => claim::owner_of(&FlowKey {
             protocol: packet.protocol,
             reserved: 0,
