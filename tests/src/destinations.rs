@@ -10,7 +10,7 @@ use policy::Reason;
 use crate::node::Node;
 use crate::puppet::{Called, Kind, Puppet, Sock};
 use crate::runner::{Test, test};
-use crate::stage::{EXCEPTED, PEER, REFUSED, Stage, Sysctl, at, mapped, refused};
+use crate::stage::{EXCEPTED, GAMMA, NODE, PEER, REFUSED, Stage, Sysctl, at, mapped, refused};
 
 pub const TESTS: &[Test] = &[
     test(
@@ -33,6 +33,11 @@ pub const TESTS: &[Test] = &[
     test(
         "a_destination_refused_later_stops_sockets_that_are_connected",
         later,
+    )
+    .on_stage(),
+    test(
+        "a_tcp_server_answers_a_client_whose_port_is_refused",
+        answers,
     )
     .on_stage(),
 ];
@@ -225,6 +230,67 @@ fn later(node: &mut Node) -> Result<()> {
     for sender in &senders {
         sender.send(1)?;
         ear.receive()?;
+    }
+    // A connection, of a socket that was bound first too.
+    let listener = outside.server(Kind::TcpDual, 9053)?;
+    let mut pairs = Vec::new();
+    for bound in [false, true] {
+        let client = alpha.socket(Kind::Tcp4)?;
+        if bound {
+            client.bind(Kind::Tcp4.any(0))?;
+        }
+        client.connect(at(PEER[0], 9053))?;
+        let far = listener.accept()?;
+        client.send(1)?;
+        far.receive()?;
+        // Who closes first has it in TIME_WAIT, where other tests look.
+        pairs.push((far, client));
+    }
+    stage.with_rule("alpha", "tcp", 9053, || {
+        for (far, client) in &pairs {
+            let change = stage.change_by(|| {
+                client.send(1)?;
+                refused(far.receive_within(300), ETIMEDOUT)
+            })?;
+            let denied = change.by("alpha", "denials.destination");
+            ensure!(denied > 0, "{change}");
+        }
+        Ok(())
+    })?;
+    for (far, _) in &pairs {
+        far.receive()?;
+    }
+    Ok(())
+}
+
+/// Clients choose their ports themselves.
+fn answers(node: &mut Node) -> Result<()> {
+    let stage = Stage::open(node)?;
+    let (alpha, gamma) = (stage.slice("alpha")?, stage.slice("gamma")?);
+    let outside = stage.outside()?;
+    for family in [0, 1] {
+        for (slice, address) in [(&alpha, NODE[family]), (&gamma, GAMMA[family])] {
+            let kind = Kind::tcp_for(address);
+            let server = slice.server_at(kind, at(address, 9054))?;
+            let client = outside.socket(kind)?;
+            client.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            client.bind(kind.any(25))?;
+            stage.counts(&[], || {
+                client.connect(at(address, 9054))?;
+                let accepted = server.accept()?;
+                accepted.send(1)?;
+                ensure!(client.receive()?.0 == 1, "it came from {address}");
+                client.close();
+                ensure!(accepted.receive()?.0 == 0, "closed");
+                Ok(())
+            })?;
+        }
+    }
+    // What it asks for itself it chooses: from its own address too.
+    for address in PEER {
+        let client = gamma.socket(Kind::tcp_for(address))?;
+        client.bind(at(GAMMA[usize::from(address.is_ipv6())], 9055))?;
+        refused(client.connect(at(address, 25)), EACCES)?;
     }
     Ok(())
 }

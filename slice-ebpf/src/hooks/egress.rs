@@ -6,8 +6,8 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr::read_volatile;
 use policy::abi::{
-    RAW, RAW_SLICES, Settings, SliceEntry, TAG_ELSEWHERE, TAG_KERNEL, TAG_RAW, TCP, Tag, UDP,
-    adopted, port_index,
+    RAW, RAW_SLICES, Settings, SliceEntry, TAG_CONNECTING, TAG_ELSEWHERE, TAG_KERNEL, TAG_OWN,
+    TAG_RAW, TCP, Tag, UDP, adopted, port_index,
 };
 use policy::decide::address::{Place, by_itself, is_ipv4, source};
 use policy::decide::claim::send;
@@ -202,12 +202,14 @@ fn hold_picked(settings: &Settings, tag: *mut Tag, who: SliceId, packet: &Packet
 }
 
 /// The peer's port where the slice chose it. A TCP socket with a port of its
-/// own answers clients, whose ports are theirs; when it connects itself, the
-/// hook of connect(2) looks at the port.
+/// own that has not connected itself answers clients, whose ports are theirs.
 #[inline(always)]
 fn peer_port(tag: *mut Tag, packet: &Packet) -> Option<u16> {
+    // SAFETY: the storage lives as long as the socket that sends.
+    let flags = atomic::load(unsafe { &raw const (*tag).flags });
+    let bound = flags & TAG_OWN != 0 || claim::holds(tag).is_some();
     match packet.protocol {
-        TCP if claim::holds(tag).is_some() => None,
+        TCP if bound && flags & TAG_CONNECTING == 0 => None,
         TCP | UDP => Some(packet.destination_port()),
         _ => None,
     }
