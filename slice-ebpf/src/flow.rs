@@ -15,6 +15,10 @@ use crate::{owner, place};
 
 /// Replaces what is there.
 const ANY: u64 = 0;
+/// `BPF_NOEXIST`.
+const ONLY_NEW: u64 = 1;
+/// Looks at a flow before it is used without an entry: the map is full.
+const TRIES: u32 = 2;
 /// The network namespace of the packet's device.
 const THIS_NAMESPACE: u64 = u64::MAX;
 
@@ -79,21 +83,51 @@ pub fn start(key: &FlowKey, who: SliceId, certain: bool) -> Verdict {
         reserved: 0,
         until_ns: now.saturating_add(STARTED_NS),
     };
-    match started(who, entry(key), now) {
-        Started::Mine => {
-            if let Some(entry) = STARTED.get_ptr_mut(key) {
-                // SAFETY: the value lives at least as long as this program runs.
-                atomic::store(unsafe { &raw mut (*entry).until_ns }, new.until_ns);
+    let mut tries = 0;
+    while tries < TRIES {
+        let there = entry(key);
+        match started(who, there, now) {
+            Started::Mine => {
+                if let Some(entry) = STARTED.get_ptr_mut(key) {
+                    // SAFETY: the value lives at least as long as this program runs.
+                    atomic::store(unsafe { &raw mut (*entry).until_ns }, new.until_ns);
+                }
+                return Verdict::Allow;
             }
+            Started::Foreign if !certain => return Verdict::Deny(Reason::EchoForeign),
+            _ => {}
+        }
+        // Another CPU may start it at this moment: who is first has it.
+        let first = match there {
+            _ if certain => STARTED.insert(key, new, ANY).is_ok(),
+            Some(old) => replace(key, old, new),
+            None => STARTED.insert(key, new, ONLY_NEW).is_ok(),
+        };
+        if first {
+            remember(key, who);
             return Verdict::Allow;
         }
-        Started::Foreign if !certain => return Verdict::Deny(Reason::EchoForeign),
-        _ => {}
-    }
-    if STARTED.insert(key, new, ANY).is_ok() {
-        remember(key, who);
+        tries += 1;
     }
     Verdict::Allow
+}
+
+/// Takes a flow that is its former owner's no more, unless another CPU has just
+/// done so.
+#[inline(always)]
+fn replace(key: &FlowKey, old: StartedFlow, new: StartedFlow) -> bool {
+    let Some(there) = STARTED.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: as in `start`.
+    unsafe {
+        let until = &raw mut (*there).until_ns;
+        if atomic::compare_exchange(until, old.until_ns, new.until_ns) != old.until_ns {
+            return false;
+        }
+        atomic::store(&raw mut (*there).owner, new.owner);
+    }
+    true
 }
 
 /// Puts a flow into its slice's ring and forgets the one that was there.
