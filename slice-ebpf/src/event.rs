@@ -236,7 +236,8 @@ extern "C" fn event_tell(event: *mut Event) -> u32 {
     0
 }
 
-/// At most `most` events of a slice in a second of the clock.
+/// At most `most` events of a slice in a second of the clock. What is not told
+/// is not counted, so that it takes no place from those who may have more.
 #[inline(always)]
 fn within_rate(state: *mut SliceState, second: u64, most: u32) -> bool {
     // SAFETY: the row lies in the array for good.
@@ -250,5 +251,5 @@ fn within_rate(state: *mut SliceState, second: u64, most: u32) -> bool {
     if old != second && atomic::compare_exchange(window, old, second) == old {
         atomic::store(count, 0);
     }
-    atomic::fetch_add(count, 1) < most as u64
+    atomic::load(count) < most as u64 && atomic::fetch_add(count, 1) < most as u64
 }

@@ -59,6 +59,23 @@ impl Drop for Trace {
     }
 }
 
+/// Makes more calls in one second than are told of, and then one that is denied.
+const FLOOD: &str = "
+import socket, time
+peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    time.sleep(1 - time.monotonic() % 1)
+    begun = int(time.monotonic())
+    for _ in range(1300):
+        peer.connect(('198.51.100.2', 9))
+    try:
+        socket.socket().bind(('', 2222))
+    except OSError:
+        pass
+    if int(time.monotonic()) == begun:
+        break
+";
+
 fn strike(child: &Child, signal: Signal) -> Result<()> {
     let pid = Pid::from_raw(i32::try_from(child.id())?).context("a process id")?;
     Ok(kill_process(pid, signal)?)
@@ -120,6 +137,25 @@ pub(super) fn traced(node: &mut Node) -> Result<()> {
         let sentence = event["sentence"].as_str().unwrap_or_default();
         ensure!(sentence.ends_with('.'), "{item}");
     }
+    // A flood of what is let through leaves denials their room.
+    stage.machine().must(
+        "slice",
+        &[
+            "run", "--policy", POLICY, "loud", "--", "python3", "-c", FLOOD,
+        ],
+    )?;
+    let after = ("bind".to_owned(), "port_node".to_owned(), 2222);
+    wait("the denial after a flood is told", || {
+        Ok(trace.told()?.contains(&after))
+    })
+    .with_context(|| {
+        let mut items = trace.items().unwrap_or_default();
+        let all = items.len();
+        format!(
+            "the last of {all}: {:?}",
+            items.split_off(all.saturating_sub(2))
+        )
+    })?;
     // What is let through is told to nobody else.
     ensure!(
         events(&stage)?
