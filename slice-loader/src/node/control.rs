@@ -170,14 +170,12 @@ pub fn put(who: &Controller, name: &SliceName, terms: Terms, when: When) -> anyh
 
 /// Puts back the file of a slice, if the node is as it was.
 fn undo(before: &Record, name: &str, former: Option<&Managed>) -> anyhow::Result<()> {
-    let now = Record::load()?;
-    let there = |record: &Record| record.slices.get(name).copied();
-    if now.as_ref().and_then(there) == there(before) {
-        managed::write(name, former)
-    } else {
+    // Each change of the node is another edition, whatever it changes of a slice.
+    if Record::load()?.is_some_and(|now| now.edition != before.edition) {
         // Only the end of it failed: the file is true.
-        Ok(())
+        return Ok(());
     }
+    managed::write(name, former)
 }
 
 /// What does not fit the node as a whole tells of others.
