@@ -43,12 +43,40 @@ pub struct Made {
 }
 
 impl Made {
-    /// Reads them.
+    /// Reads them, and asks the account database for their names.
+    ///
+    /// # Errors
+    /// As [`Made::read`]; getent cannot be run.
+    pub fn load() -> anyhow::Result<Self> {
+        let mut made = Self::read()?;
+        let names: Vec<String> = made.by_name.keys().cloned().collect();
+        if !names.is_empty() {
+            let known = facts::known_of(&names)?;
+            made.known = made
+                .lent_all()
+                .into_iter()
+                .filter(|one| known.contains(one.name.as_str()))
+                .map(|one| LeftOut {
+                    name: one.name,
+                    controller: one.controller,
+                    why: vec![Objection::new(
+                        "name",
+                        "the node has an account or group of this name",
+                    )],
+                    displaced: false,
+                })
+                .collect();
+        }
+        Ok(made)
+    }
+
+    /// Reads them alone: no other program is waited for, and none of them is known to have the name
+    /// of an account.
     ///
     /// # Errors
     /// The directory cannot be read; a file that cannot is a warning, since no slice may keep the
     /// node down.
-    pub fn load() -> anyhow::Result<Self> {
+    pub fn read() -> anyhow::Result<Self> {
         let mut made = Self::default();
         let entries = match fs::read_dir(DIRECTORY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(made),
@@ -72,24 +100,6 @@ impl Made {
                     path.display()
                 )),
             }
-        }
-        let names: Vec<String> = made.by_name.keys().cloned().collect();
-        if !names.is_empty() {
-            let known = facts::known_of(&names)?;
-            made.known = made
-                .lent_all()
-                .into_iter()
-                .filter(|one| known.contains(one.name.as_str()))
-                .map(|one| LeftOut {
-                    name: one.name,
-                    controller: one.controller,
-                    why: vec![Objection::new(
-                        "name",
-                        "the node has an account or group of this name",
-                    )],
-                    displaced: false,
-                })
-                .collect();
         }
         Ok(made)
     }

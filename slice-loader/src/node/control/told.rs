@@ -98,15 +98,13 @@ pub fn list(who: &Controller) -> anyhow::Result<Listed> {
     let node = Node::open()?;
     let record = node.record();
     granted(record, who)?;
-    let made = Made::load()?;
+    let made = Made::read()?;
     let config = snapshot::load(record)?;
     let mut room = config.slice(&who.name).and_then(Room::of);
     for one in made.lent() {
-        if let Some(room) = room
-            .as_mut()
-            .filter(|_| one.controller.as_str() == who.name)
-        {
-            // One that does not fit takes nothing.
+        // One that is not in force takes nothing.
+        let in_force = record.controllers.get(one.name.as_str()) == Some(&who.name);
+        if let Some(room) = room.as_mut().filter(|_| in_force) {
             let _ = room.take(&one.name, &one.terms);
         }
     }
@@ -127,7 +125,7 @@ pub fn list(who: &Controller) -> anyhow::Result<Listed> {
 pub fn show(who: &Controller, name: &str) -> anyhow::Result<Shown> {
     let node = Node::open()?;
     granted(node.record(), who)?;
-    let made = Made::load()?;
+    let made = Made::read()?;
     let one = own(&made, who, name).ok_or(Refused::NoSuchSlice)?;
     Ok(shown(node.record(), name, one))
 }
