@@ -14,7 +14,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::control::front as control;
 use super::front::Asker;
@@ -69,8 +69,12 @@ impl Client {
         if call.changes() {
             take(&self.changes)?;
         }
-        let Ok(_turn) = self.control.acquire().await else {
-            return Err(Problem::Unavailable);
+        // What is told waits for nothing that is done.
+        let _turn = if call.changes() {
+            let turn = self.control.acquire().await;
+            Some(turn.map_err(|_| Problem::Unavailable)?)
+        } else {
+            None
         };
         let of = (&self.viewer, &self.room);
         control::respond(call, body, of, asker)
@@ -88,9 +92,10 @@ fn take(bucket: &Mutex<Bucket>) -> Result<(), Problem> {
 
 /// Serves a connection until it ends, or has lived long enough.
 pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, client: Arc<Client>, asker: Asker) {
+    let until = tokio::time::Instant::now() + quota::LIFE - quota::HEAD;
     let service = service_fn(move |request| {
         let (client, asker) = (client.clone(), asker.clone());
-        async move { Ok::<_, Infallible>(respond(request, &client, &asker).await) }
+        async move { Ok::<_, Infallible>(respond(request, &client, &asker, until).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -121,9 +126,15 @@ type Body = Either<Full<Bytes>, Pieces>;
 
 const PROBLEM: &str = "application/problem+json";
 
-async fn respond(request: Request<Incoming>, client: &Client, asker: &Asker) -> Response<Body> {
+/// `until`: as long as an answer may take that is yet to be sent.
+async fn respond(
+    request: Request<Incoming>,
+    client: &Client,
+    asker: &Asker,
+    until: tokio::time::Instant,
+) -> Response<Body> {
     let (request, body) = request.into_parts();
-    match ask(&request, body, client, asker).await {
+    match ask(&request, body, (client, asker), until).await {
         Ok(Told::Events(pieces)) => {
             response(StatusCode::OK, "text/event-stream", Either::Right(pieces))
         }
@@ -215,8 +226,8 @@ enum Told {
 async fn ask(
     request: &Parts,
     body: Incoming,
-    client: &Client,
-    asker: &Asker,
+    (client, asker): (&Client, &Asker),
+    until: tokio::time::Instant,
 ) -> Result<Told, Problem> {
     take(&client.questions)?;
     if !host::is_this(&request.uri, &request.headers) {
@@ -230,7 +241,11 @@ async fn ask(
             return Ok(Told::Whole(content, Bytes::from_static(body)));
         }
         By::Page => return Ok(Told::Page),
-        By::Control(call) => return client.control(call(&asked)?, body, asker).await,
+        By::Control(call) => {
+            let done = client.control(call(&asked)?, body, asker);
+            let done = timeout_at(until, done).await;
+            return done.unwrap_or(Err(Problem::Unavailable));
+        }
     };
     if let Ask::Events { after } = ask {
         let own = client.streams.clone().try_acquire_owned().ok();

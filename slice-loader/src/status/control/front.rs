@@ -20,7 +20,7 @@ use crate::status::wire::{Ask, Content, Viewer};
 
 /// How long a request's body may take.
 const READ: Duration = Duration::from_secs(5);
-/// How long the daemon may take: within the life of a connection.
+/// How long the daemon may take; the life of the connection may be over before (`http`).
 const ANSWER: Duration = Duration::from_secs(50);
 
 /// An answer.
