@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use policy::SliceId;
-use policy::abi::Denials;
-use policy::decide::loopback::row_of;
+use policy::abi::{ADDRESS_SHARED, Address, AddressEntry, Denials};
 
 use super::answers::lists::OfOwners;
 use super::answers::{Attributes, Sight, Source};
@@ -19,7 +18,7 @@ use super::history::{Average, Counters, History};
 use super::wire::Viewer;
 use crate::daemon::{Hub, News};
 use crate::flows::Whose;
-use crate::node::{Node, facts, in_force};
+use crate::node::{Node, in_force};
 use crate::report::event::Cursor;
 use crate::report::links_past::Wanted;
 use crate::report::policies::Policies;
@@ -140,7 +139,7 @@ impl Source for Reading {
             since: Timestamp::from_second(i64::try_from(record.since)?)?,
             cores: std::thread::available_parallelism().map_or(0, |cores| cores.get() as u64),
             memory_bytes: memory().unwrap_or(0),
-            addresses: addresses(),
+            addresses: shared(&node.addresses()?),
             load: load().unwrap_or_default(),
             slices: Some(Used {
                 usage: u64::try_from(record.slices.len())?,
@@ -307,16 +306,19 @@ fn owners(node: &Node) -> Vec<(String, u32)> {
         .collect()
 }
 
-/// Addresses of the machine by which others reach it.
-fn addresses() -> Vec<IpAddr> {
-    let mut addresses = facts::addresses().unwrap_or_default();
-    addresses.retain(|address| match address {
-        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-        // Of the private loopbacks too.
-        IpAddr::V6(v6) => {
-            !v6.is_loopback() && !v6.is_unicast_link_local() && row_of(&v6.octets()).is_none()
-        }
-    });
+/// Addresses that the slices share and by which others reach them, of all that the programs know.
+fn shared(known: &[(Address, AddressEntry)]) -> Vec<IpAddr> {
+    let shared = known
+        .iter()
+        .filter(|(_, entry)| entry.kind == ADDRESS_SHARED);
+    let mut addresses: Vec<_> = shared
+        .map(|(address, _)| IpAddr::from(*address).to_canonical())
+        .filter(|address| match address {
+            IpAddr::V4(v4) => !v4.is_link_local(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        })
+        .collect();
+    addresses.sort_unstable();
     addresses
 }
 
@@ -335,4 +337,29 @@ fn load() -> Option<[f64; 3]> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
     let mut words = text.split(' ').map(|word| word.parse().ok());
     Some([words.next()??, words.next()??, words.next()??])
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::abi::{ADDRESS_OWN, mapped};
+
+    use super::*;
+
+    #[test]
+    fn of_the_addresses_those_are_told_that_slices_share() {
+        let entry = |owner, kind| AddressEntry {
+            owner: SliceId(owner),
+            kind,
+        };
+        let six = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let shared_one = entry(SliceId::NODE.0, ADDRESS_SHARED);
+        let known = [
+            (six("fe80::1"), shared_one),
+            (six("2001:db8::1"), shared_one),
+            (mapped([192, 0, 2, 1]), shared_one),
+            (mapped([10, 0, 0, 5]), entry(7, ADDRESS_OWN)),
+        ];
+        let told: Vec<_> = shared(&known).iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["192.0.2.1", "2001:db8::1"]);
+    }
 }
