@@ -21,7 +21,7 @@ use super::control_log::{self, Act, Change, Entry};
 use super::lifecycle::apply;
 use super::managed::{self, Made, Managed};
 use super::record::Record;
-use super::{Node, NotUp, contexts, facts, locked, snapshot};
+use super::{Node, NotUp, contexts, facts, snapshot};
 use crate::context::layer::Layer;
 use crate::context::running::Running;
 
@@ -281,20 +281,19 @@ pub fn destroy(who: &Controller, name: &SliceName, when: When) -> anyhow::Result
 
 /// Removes what a slice left that is not in force any more, its file last.
 fn bury(name: &str) -> anyhow::Result<()> {
-    locked(|node| {
-        let made = Made::load()?;
-        let leaving = made.by_name().get(name).is_some_and(|one| one.leaving);
-        // The owner may have a slice of this name by now.
-        if !leaving || node.record().slices.contains_key(name) {
-            return Ok(());
-        }
-        Running::of(name).remove()?;
-        let layer = Layer::of(name);
-        if layer.exists() {
-            layer.remove()?;
-        }
-        managed::write(name, None)
-    })
+    let (_turn, record) = begin()?;
+    let made = Made::load()?;
+    let leaving = made.by_name().get(name).is_some_and(|one| one.leaving);
+    // The owner may have a slice of this name by now.
+    if !leaving || record.slices.contains_key(name) {
+        return Ok(());
+    }
+    Running::of(name).remove()?;
+    let layer = Layer::of(name);
+    if layer.exists() {
+        layer.remove()?;
+    }
+    managed::write(name, None)
 }
 
 /// Starts, stops or restarts a slice that the asker made.
