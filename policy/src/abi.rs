@@ -30,9 +30,9 @@
 //! | `ARRIVES_BY` | hash | number of a device (u32) | link (u32) | loader | programs |
 //! | `ARRIVALS` | array | [`arrival_index`] | [`Arrivals`] | programs (loader zeroes) | programs, loader |
 //! | `QUOTAS` | array | [`link_index`] | [`QuotaState`] | programs, loader | programs, loader |
-//! | `WAITING` | array | link x words + row / 64 | bits (u64) | programs | programs |
+//! | `WAITING` | array | link x words + class / 64 | bits (u64) | programs | programs |
 //! | `TURNS` | array | [`link_index`] x [`TURNS`] + flow | [`FlowTurn`] | programs | programs |
-//! | `DIVIDED` | array | [`link_index`] | row (u32) | programs | programs |
+//! | `DIVIDED` | array | [`link_index`] | class (u32) | programs | programs |
 //! | `RAW_OUT`, `NODE_OUT`, `RAW_IN`, `CAPTURE` | program array | 0 | program | loader | kernel |
 //! | `AUDITORS` | array of [`AUDITOR_ROWS`] | 0, or who | [`Auditor`] | who audits | programs |
 //! | `AUDITORS_LOST` | array of [`AUDITOR_ROWS`] | who | packets that found no room (u64) | programs | who audits |
@@ -292,7 +292,8 @@ layouts! {
         pub reserved_2 @ 6: u16,
     }
 
-    /// An exact TCP flow that an autobound socket started.
+    /// A flow: in `FLOWS` a TCP flow that an autobound socket started, in `STARTED`
+    /// also one of UDP, or of ICMP with the identifier as its local port.
     pub struct FlowKey [40] {
         /// IP protocol number.
         pub protocol @ 0: u8,

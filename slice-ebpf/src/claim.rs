@@ -97,8 +97,8 @@ pub fn take(index: u32, who: SliceId, named: bool) -> Verdict {
     Verdict::Deny(Reason::PortClaimed)
 }
 
-/// Counts one socket less on the port. With `linger` the port stays its
-/// owner's for that long.
+/// Counts one socket less on the port. Where it lingers with none left, its
+/// owner has it on its bill for that long.
 #[inline(always)]
 fn leave(index: u32, who: SliceId, settings: &Settings) {
     let Some(row) = CLAIMS.get_ptr_mut(index) else {

@@ -91,6 +91,17 @@ fn every_promise_has_a_test() {
 }
 
 #[test]
+fn promises_are_numbered_one_after_the_other() {
+    let text = std::fs::read_to_string(root().join("docs/promises.md")).expect("the page");
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| "));
+    let numbers: Vec<usize> = cells
+        .filter_map(|line| line.split(' ').next()?.parse().ok())
+        .collect();
+    let rising: Vec<usize> = (1..=numbers.len()).collect();
+    assert_eq!(numbers, rising);
+}
+
+#[test]
 fn every_bound_has_a_test() {
     every_row_names_tests_that_exist("bounds.md");
 }

@@ -44,8 +44,8 @@ const LEVEL_BITS: u32 = 8;
 /// more often than a slow slice sends a packet.
 const SLACK: u64 = 2 * 1514;
 
-/// What is waited for no longer is not told apart: what leaves a slice of the
-/// slowest rate would be forgotten if it were less, nanoseconds.
+/// The longest time that is reckoned with, nanoseconds (69 s): what takes longer
+/// counts as this. It is more than what may wait of a slice of the slowest rate takes.
 const LONGEST_NS: u64 = 1 << 36;
 
 /// Demand below which a slice that sends nothing is forgotten, bytes per second.
