@@ -21,7 +21,7 @@ pub const REFUSED_PORT: u16 = 7;
 /// an address that nobody resolves.
 const WIRES: &[&str] = &[
     "netns add beyond",
-    "link add wire1 address 02:00:00:00:01:01 type veth peer name wire1 address 02:00:00:00:01:02 netns beyond",
+    "link add wire1 numtxqueues QUEUES numrxqueues QUEUES address 02:00:00:00:01:01 type veth peer name wire1 address 02:00:00:00:01:02 netns beyond",
     "link set wire1 addrgenmode none",
     "addr add 192.0.2.1/24 dev wire1",
     "addr add 2001:db8::1/64 dev wire1 nodad",
@@ -66,12 +66,21 @@ impl<'n> Beyond<'n> {
     /// # Errors
     /// The kernel lacks something.
     pub fn open(node: &'n Node) -> Result<Beyond<'n>> {
+        Self::with_queues(node, 1)
+    }
+
+    /// Makes it, with a device on the node's side of so many queues.
+    ///
+    /// # Errors
+    /// The kernel lacks something.
+    pub fn with_queues(node: &'n Node, queues: u32) -> Result<Beyond<'n>> {
         let _ = node.run("ip", &["netns", "del", NAME]);
         let beyond = Beyond {
             node,
             namespace: NAME,
         };
         for line in WIRES {
+            let line = line.replace("QUEUES", &queues.to_string());
             node.must("ip", &line.split(' ').collect::<Vec<_>>())?;
         }
         let watch = node.dir().join("watch.nft");

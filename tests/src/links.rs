@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::beyond::{Beyond, PEER};
 use crate::inventory::Inventory;
@@ -10,11 +11,19 @@ use crate::node::Node;
 use crate::runner::{Test, test};
 use crate::site::{Running, Site, until};
 
+use crowd::Crowd;
+
+mod changes;
+mod crowd;
 mod exempt;
+mod hundreds;
+mod joins;
 mod marks;
 mod packets;
 mod quota;
 mod receive;
+mod sparse;
+mod wiretap;
 
 pub const TESTS: &[Test] = &[
     test("a_link_is_divided_by_shares_floors_and_caps", divided).within(200),
@@ -27,7 +36,7 @@ pub const TESTS: &[Test] = &[
         "a_slice_sends_no_more_packets_in_a_second_than_it_may",
         packets::are_capped,
     )
-    .once(),
+    .long(),
     test(
         "a_slice_receives_no_more_by_a_link_than_it_may",
         receive::no_more_than_it_may,
@@ -36,6 +45,28 @@ pub const TESTS: &[Test] = &[
     test(
         "tcp_and_datagrams_that_can_be_told_are_marked_before_anything_is_dropped",
         marks::come_before_drops,
+    )
+    .within(120)
+    .long(),
+    test(
+        "a_flow_that_sends_little_is_quick_beside_those_that_send_much",
+        sparse::stays_quick,
+    ),
+    test(
+        "a_link_is_divided_among_two_hundred_slices",
+        hundreds::of_two_hundred,
+    )
+    .within(120)
+    .long(),
+    test(
+        "nobody_is_below_its_floor_while_others_join_and_leave",
+        joins::keep_the_floor,
+    )
+    .within(150)
+    .long(),
+    test(
+        "rates_hold_while_clocks_jump_and_policies_and_devices_change",
+        changes::are_followed,
     )
     .within(120)
     .long(),
@@ -59,9 +90,21 @@ const WITHIN: f64 = 0.08;
 const ATTEMPTS: usize = 3;
 const FIRST: usize = 9100;
 
+/// What `slice link` says of a slice, on the first link.
+fn row(site: &Site, slice: &str) -> Result<Value> {
+    let links = site.json(&["link"])?;
+    let rows = links[0]["rows"].as_array().context("no rows")?;
+    let row = rows.iter().find(|row| row["owner"]["name"] == slice);
+    Ok(row
+        .with_context(|| format!("{slice} is not in {links}"))?
+        .clone())
+}
+
 /// What is looked at: seconds after the first byte, and how long.
 const AFTER: &str = "2";
 const DURING: &str = "4";
+/// The same where each has little: a packet is more of it.
+const CROWDED: [f64; 2] = [2.0, 6.0];
 
 struct Wire<'s, 'n> {
     site: &'s Site<'n>,
@@ -129,6 +172,32 @@ impl Wire<'_, '_> {
         })
     }
 
+    /// Each owner of these sockets gets its part of what is carried.
+    fn share(&self, owners: &[&str], ideal: &[f64]) -> Result<()> {
+        let crowd = Crowd {
+            site: self.site,
+            beyond: self.beyond,
+            slices: owners.iter().map(|&owner| owner.to_owned()).collect(),
+            datagrams: None,
+            turns: None,
+        };
+        let ideal_sum: f64 = ideal.iter().sum();
+        let mut told = String::new();
+        for _ in 0..ATTEMPTS {
+            let rates = crowd.sends(CROWDED, |_| Ok(()))?.rates([0.0, CROWDED[1]]);
+            told = format!("{owners:?}: {rates:.3?}");
+            println!("{told}");
+            let sum: f64 = rates.iter().sum();
+            ensure!(sum <= 1.03 * RATE, "{told}");
+            let mut parts = rates.iter().zip(ideal);
+            let near = |(rate, ideal)| f64::abs((rate / sum) / (ideal / ideal_sum) - 1.0) <= WITHIN;
+            if sum >= 0.7 * RATE && parts.all(near) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("never right; {told}; {}", self.site.must(&["link"])?)
+    }
+
     /// The last of the senders gets no more than this, and nearly that.
     fn is_bounded(
         &self,
@@ -172,13 +241,15 @@ fn divided(node: &mut Node) -> Result<()> {
         node,
         &[
             ("node.toml", "[links.wire1]\nrate = \"10 Mbit/s\"\n"),
-            ("slices/a.toml", ""),
-            ("slices/b.toml", ""),
             ("slices/c.toml", "[link]\nshare = 3\n"),
             ("slices/d.toml", "[link]\ncap = \"1 Mbit/s\"\n"),
             ("slices/e.toml", "[link]\nfloor = \"2 Mbit/s\"\n"),
         ],
     )?;
+    for slice in ["a", "b", "f", "g", "h", "i", "j", "k", "l", "m"] {
+        site.write(&format!("slices/{slice}.toml"), "")?;
+    }
+    site.must(&["reload"])?;
     let wire = Wire {
         site: &site,
         beyond: &beyond,
@@ -187,11 +258,11 @@ fn divided(node: &mut Node) -> Result<()> {
         names.iter().map(|name| (*name, kind, 1, 0.0)).collect()
     };
     wire.are("alone", &each(&["a"], "tcp"), &[10.0])?;
-    wire.are(
-        "node and two",
-        &each(&["node", "a", "b"], "tcp"),
-        &[5.0, 1.0, 1.0],
+    wire.share(
+        &["node", "a", "b", "f", "g", "h"],
+        &[5.0, 1.0, 1.0, 1.0, 1.0, 1.0],
     )?;
+    wire.share(&["a", "b", "f", "g", "h"], &[2.0; 5])?;
     wire.are("floor", &each(&["e", "a"], "tcp"), &[6.0, 4.0])?;
     wire.are("shares", &each(&["c", "a"], "tcp"), &[3.0, 1.0])?;
     // Against connections, which always have something to send: who sends datagrams
@@ -201,11 +272,8 @@ fn divided(node: &mut Node) -> Result<()> {
         &[("c", "tcp", 1, 0.0), ("a", "sly", 2, 0.0)],
         &[3.0, 1.0],
     )?;
-    wire.are(
-        "flows",
-        &[("a", "tcp", 8, 0.0), ("b", "tcp", 1, 0.0)],
-        &[1.0, 1.0],
-    )?;
+    let one_each = ["b", "f", "g", "h", "i", "j", "k", "l", "m"];
+    wire.share(&[&["a"; 8][..], &one_each].concat(), &[1.0; 10])?;
     wire.is_bounded("cap", &each(&["c", "d"], "tcp"), 1.0)?;
     // Who asks for less than its part leaves the rest to others.
     wire.is_bounded(

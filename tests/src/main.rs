@@ -7,6 +7,7 @@ mod bench; // the line of a measure, and the list of benches
 mod beyond; // another machine, which counts what must never arrive
 mod broken; // tests that must fail, and be seen to
 mod counters; // every counter of every owner, and how they moved
+mod crowd; // many slices that send at once
 mod debian; // a machine whose owner installs the package
 mod demo; // the demonstration that `cargo xtask demo` shows
 mod feature; // what a kernel may lack, and which kernel must not
@@ -179,6 +180,9 @@ enum Task {
     /// Send more than a link carries, or measure what arrives
     #[command(hide = true, subcommand)]
     Flood(bench::flood::Options),
+    /// Send from many slices
+    #[command(hide = true)]
+    Crowd(crowd::Options),
     /// Measure, and print one JSON line for each measure
     Bench {
         /// Which bench; all without
@@ -205,6 +209,7 @@ fn main() -> ExitCode {
         Task::Traffic(options) => bench::traffic::run(&options),
         Task::Probe(options) => bench::probe::run(&options),
         Task::Flood(options) => bench::flood::run(&options),
+        Task::Crowd(options) => crowd::run(&options),
         Task::Bench { name, native } => bench::run(name.as_deref(), native),
     };
     result.unwrap_or_else(|error| {

@@ -54,8 +54,8 @@ enum LeftOut {
     Nowhere,
     /// It is long.
     Long,
-    /// It asks our program, not the kernel.
-    AboutNoKernel,
+    /// It asks our program, or of the kernel what is the same in all.
+    SameOnAll,
     /// It asks the distribution's programs.
     AboutTheRoot,
 }
@@ -66,8 +66,8 @@ impl LeftOut {
             LeftOut::Long if kernel != FULL_SUITE => {
                 Some(format!("long, runs on {FULL_SUITE} only"))
             }
-            LeftOut::AboutNoKernel if kernel != FULL_SUITE => Some(format!(
-                "asks nothing of the kernel, runs on {FULL_SUITE} only"
+            LeftOut::SameOnAll if kernel != FULL_SUITE => Some(format!(
+                "the same on every kernel, runs on {FULL_SUITE} only"
             )),
             LeftOut::AboutTheRoot if kernel == SAME_ROOT => Some(format!(
                 "asks the distribution, which is that of {FULL_SUITE}"
@@ -117,7 +117,7 @@ impl Test {
 
     /// Would come out the same on every kernel, and runs on one.
     pub const fn once(mut self) -> Test {
-        self.left_out = LeftOut::AboutNoKernel;
+        self.left_out = LeftOut::SameOnAll;
         self
     }
 

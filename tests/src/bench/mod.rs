@@ -2,7 +2,7 @@
 
 mod bare; // clone3 and an overlay, and nothing else
 mod bpf; // calls of bpf(2) that aya lacks
-mod cgroups; // a cgroup for each slice
+pub mod cgroups; // a cgroup for each slice
 mod classes; // what a packet costs where many slices send on a link
 mod context; // the bench of contexts and logins
 pub mod flood; // senders that want more than there is, and who measures

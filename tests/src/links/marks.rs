@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{ATTEMPTS, FIRST, METER, OF_TCP};
+use super::{ATTEMPTS, FIRST, METER, OF_TCP, row};
 use crate::beyond::{Beyond, PEER};
 use crate::node::Node;
 use crate::site::{Site, until};
@@ -68,10 +68,7 @@ struct Sent {
 impl Wire<'_, '_> {
     /// Marks and drops, and what came marked.
     fn counted(&self) -> Result<[u64; 3]> {
-        let links = self.site.json(&["link"])?;
-        let rows = links[0]["rows"].as_array().context("no rows")?;
-        let row = rows.iter().find(|row| row["owner"]["name"] == "a");
-        let row = row.with_context(|| format!("a is not in {links}"))?;
+        let row = row(self.site, "a")?;
         let number = |name: &str| row[name].as_u64().with_context(|| format!("{row}"));
         let list = ["nft", "-j", "list", "counter", "inet", "told", "marked"];
         let listed: Value = serde_json::from_str(&self.beyond.must(&list)?.stdout)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{WITHIN, Wire};
+use super::{WITHIN, Wire, row};
 use crate::beyond::{Beyond, PEER};
 use crate::node::Node;
 use crate::site::Site;
@@ -39,22 +39,19 @@ fn lifted(site: &Site) -> Result<()> {
     // They take 1.2 s each: of the third, nothing is stamped.
     let output = site.run_in("u", &["python3", "-c", MANY, PEER[0]])?;
     ensure!(output.status == 0, "{}", output.stderr);
-    let row = || -> Result<[u64; 2]> {
-        let rows = site.json(&["link"])?[0]["rows"].take();
-        let mut rows = rows.as_array().into_iter().flatten();
-        let row = rows.find(|row| row["owner"]["name"] == "u");
-        let row = row.context("u is not there")?;
+    let counted = || -> Result<[u64; 2]> {
+        let row = row(site, "u")?;
         let number = |name: &str| row[name].as_u64().with_context(|| format!("{row}"));
         Ok([number("waits_us")?, number("dropped_packets")?])
     };
-    let [waits, _] = row()?;
+    let [waits, _] = counted()?;
     ensure!(waits > 0 && waits < 2_400_000, "{waits} us wait of 2.4 s");
     site.write("slices/u.toml", "")?;
     site.must(&["reload"])?;
-    let [_, before] = row()?;
+    let [_, before] = counted()?;
     let output = site.run_in("u", &["python3", "-c", FEW, PEER[0]])?;
     ensure!(output.status == 0, "{}", output.stderr);
-    let [_, after] = row()?;
+    let [_, after] = counted()?;
     ensure!(after == before, "{} dropped", after - before);
     Ok(())
 }
@@ -93,18 +90,15 @@ pub fn are_capped(node: &mut Node) -> Result<()> {
             ("o", "tcp", 1, 0.0),
         ],
         |rates, _| {
-            let kept = |rate: f64, bound: f64| (rate / bound - 1.0).abs() <= WITHIN;
+            let kept =
+                |rate: f64, bound: f64| rate <= 1.04 * bound && rate >= (1.0 - WITHIN) * bound;
             kept(rates[0], udp) && kept(rates[1], tcp) && rates[2] >= 0.7 * rest
         },
     )?;
-    let rows = site.json(&["link"])?[0]["rows"].take();
-    let rows = rows.as_array().map_or(&[][..], Vec::as_slice);
-    let row = rows.iter().find(|row| row["owner"]["name"] == "u");
+    let row = row(&site, "u")?;
     ensure!(
-        row.is_some_and(
-            |row| row["packets_cap"] == 200 && row["dropped_packets"].as_u64() > Some(0)
-        ),
-        "{rows:?}"
+        row["packets_cap"] == 200 && row["dropped_packets"].as_u64() > Some(0),
+        "{row}"
     );
     site.must(&["down"])?;
     drop(beyond);

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::Wire;
+use super::{Wire, row};
 use crate::beyond::{Beyond, PEER};
 use crate::node::Node;
 use crate::site::{Site, until};
@@ -16,10 +16,7 @@ const POLICY: &str = "[link]\nquota = \"1 MB\"\nquota_period = \"10 min\"\n";
 
 /// What `slice link` says of a slice's quota.
 fn quota_of(site: &Site, slice: &str) -> Result<Value> {
-    let links = site.json(&["link"])?;
-    let rows = links[0]["rows"].as_array().context("no rows")?;
-    let row = rows.iter().find(|row| row["owner"]["name"] == slice);
-    Ok(row.with_context(|| format!("{slice} is not in {links}"))?["quota"].clone())
+    Ok(row(site, slice)?["quota"].take())
 }
 
 fn used(site: &Site, slice: &str) -> Result<u64> {

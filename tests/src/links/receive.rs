@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{ATTEMPTS, METER, SEND};
+use super::{ATTEMPTS, METER, SEND, row};
 use crate::beyond::{Beyond, NODE};
 use crate::node::Node;
 use crate::site::{Running, Site, until};
@@ -72,10 +72,7 @@ impl Wire<'_, '_> {
 
     /// What `slice link` says of what the bounded slice receives.
     fn row(&self) -> Result<Value> {
-        let links = self.site.json(&["link"])?;
-        let rows = links[0]["rows"].as_array().context("no rows")?;
-        let row = rows.iter().find(|row| row["owner"]["name"] == "a");
-        Ok(row.with_context(|| format!("a is not in {links}"))?["receive"].clone())
+        Ok(row(self.site, "a")?["receive"].take())
     }
 
     /// Packets of UDP that came for the bounded slice.
