@@ -814,6 +814,10 @@ pub const CLAIM_NAMED: u64 = 1 << 31;
 /// TCP or UDP itself: the kernel does not answer for it.
 pub const CLAIM_RAW: u64 = 1 << 30;
 
+/// In [`Claim::holder`]: no socket made the claim, a raw socket sent from the port. The
+/// kernel does not know of it, and what it gives the port to has it.
+pub const CLAIM_LEASED: u64 = 1 << 29;
+
 /// In [`Tag::flags`]: a descriptor of the socket is open.
 pub const TAG_OPEN: u64 = 1;
 /// TCP's state machine has not come back to CLOSE.
@@ -970,7 +974,7 @@ impl Claim {
     #[inline(always)]
     pub const fn sockets(self) -> u32 {
         #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-        let sockets = (self.holder & (CLAIM_RAW - 1)) as u32;
+        let sockets = (self.holder & (CLAIM_LEASED - 1)) as u32;
         sockets
     }
 
@@ -978,6 +982,12 @@ impl Claim {
     #[inline(always)]
     pub const fn raw(self) -> bool {
         self.holder & CLAIM_RAW != 0 && self.sockets() > 0
+    }
+
+    /// Whether it is a lease and no more.
+    #[inline(always)]
+    pub const fn leased(self) -> bool {
+        self.holder & CLAIM_LEASED != 0 && self.sockets() == 0
     }
 
     /// Whether a program named the port.

@@ -6,8 +6,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use policy::abi::{
-    CLAIM_NAMED, CLAIM_RAW, Claim, FlowKey, Settings, TAG_ADOPTED, TAG_FLOW, TAG_LEARNED, TAG_OPEN,
-    TAG_RAW_PORT, TAG_RUNNING, TCP, Tag, port_index,
+    CLAIM_LEASED, CLAIM_NAMED, CLAIM_RAW, Claim, FlowKey, Settings, TAG_ADOPTED, TAG_FLOW,
+    TAG_LEARNED, TAG_OPEN, TAG_RAW_PORT, TAG_RUNNING, TCP, Tag, port_index,
 };
 use policy::decide::address::Place;
 use policy::decide::claim::debt;
@@ -58,9 +58,10 @@ pub fn of_port(protocol: u8, port: u16) -> Claim {
 
 /// Counts one more socket of `who` on the port: the one step that decides a
 /// race. Denies where another owner holds it. `named`: a program asked for this
-/// port, the kernel did not pick it.
+/// port, the kernel did not pick it. `given`: the kernel did, and another's lease
+/// gives way.
 #[inline(always)]
-pub fn take(index: u32, who: SliceId, named: bool) -> Verdict {
+pub fn take(index: u32, who: SliceId, named: bool, given: bool) -> Verdict {
     let Some(row) = CLAIMS.get_ptr_mut(index) else {
         return Verdict::Deny(Reason::PortClaimed);
     };
@@ -68,7 +69,7 @@ pub fn take(index: u32, who: SliceId, named: bool) -> Verdict {
     let mut tries = 0;
     while tries < TRIES {
         let old = read(index);
-        if old.held(now) && old.owner().0 != who.0 {
+        if old.held(now) && old.owner().0 != who.0 && !(given && old.leased()) {
             return Verdict::Deny(Reason::PortClaimed);
         }
         let sockets = old.sockets();
@@ -143,6 +144,8 @@ fn linger(index: u32, settings: &Settings) {
             unsafe { &raw mut (*row).linger_until_ns },
             now_ns().saturating_add(settings.linger_ns),
         );
+        // SAFETY: as above.
+        atomic::fetch_clear(unsafe { &raw mut (*row).holder }, CLAIM_LEASED);
     }
 }
 
@@ -154,7 +157,7 @@ pub fn hold(tag: *mut Tag, who: SliceId, index: u32, named: bool, settings: &Set
     if atomic::load(unsafe { &raw const (*tag).flags }) & TAG_ADOPTED != 0 {
         return Verdict::Deny(Reason::PortClaimed);
     }
-    let verdict = take(index, who, named);
+    let verdict = take(index, who, named, !named);
     if verdict.is_allow() {
         // SAFETY: the storage lives as long as the socket that runs the hook.
         let before = atomic::exchange(unsafe { &raw mut (*tag).held }, index as u64 + 1);
@@ -206,10 +209,15 @@ pub fn lease(index: u32, who: SliceId, settings: &Settings) -> Verdict {
     if claim.owner().0 == who.0 && (claim.sockets() > 0 || claim.linger_until_ns > enough) {
         return Verdict::Allow;
     }
-    let verdict = take(index, who, false);
+    let verdict = take(index, who, false, false);
     if verdict.is_allow() {
         linger(index, settings);
         leave(index, who, settings);
+        // Another's socket that came in between is counted there, and no lease.
+        if let Some(row) = CLAIMS.get_ptr_mut(index) {
+            // SAFETY: as in `read`.
+            atomic::fetch_or(unsafe { &raw mut (*row).holder }, CLAIM_LEASED);
+        }
     }
     verdict
 }

@@ -19,6 +19,7 @@ pub fn shared(
     protocol: u8,
     number: u16,
     picked: bool,
+    given: bool,
 ) -> Verdict {
     let (Some(index), Some(state)) = (port_index(protocol, number), owner::state(who)) else {
         return Verdict::Deny(Reason::NoPolicy);
@@ -38,6 +39,7 @@ pub fn shared(
         slice,
         port: number,
         picked,
+        given,
         reserved: *reserved,
         claim: claim::read(index),
         claimed,

@@ -21,6 +21,8 @@ pub struct Bind<'a> {
     pub port: u16,
     /// Whether the kernel picked the port (bind to port 0).
     pub picked: bool,
+    /// Whether the kernel gave the port to a socket: another's lease gives way.
+    pub given: bool,
     /// Who the port is kept for.
     pub reserved: Reserved,
     /// Who holds it.
@@ -49,7 +51,7 @@ pub fn port(bind: &Bind) -> Verdict {
         RESERVED_FOUND if who.is_slice() => return Verdict::Deny(Reason::PortClaimed),
         _ => false,
     };
-    let held = bind.claim.held(bind.now_ns);
+    let held = bind.claim.held(bind.now_ns) && !(bind.given && bind.claim.leased());
     let mine = bind.claim.owner().0 == who.0;
     if held && !mine {
         return Verdict::Deny(Reason::PortClaimed);
@@ -113,6 +115,7 @@ mod tests {
         who: SliceId,
         port: u16,
         picked: bool,
+        given: bool,
         flags: u32,
         reserved: Reserved,
         claim: Claim,
@@ -124,6 +127,7 @@ mod tests {
             who,
             port,
             picked: false,
+            given: false,
             flags: LIVE | CLAIM,
             reserved: Reserved::new_zeroed(),
             claim: Claim::new_zeroed(),
@@ -160,6 +164,7 @@ mod tests {
                 slice: &slice,
                 port: self.port,
                 picked: self.picked,
+                given: self.given,
                 reserved: self.reserved,
                 claim: self.claim,
                 claimed: Claimed {
@@ -220,6 +225,25 @@ mod tests {
         assert_eq!(case(B, 8080).held(A, 0, NOW + 1).verdict(), denied);
         assert_eq!(case(B, 8080).held(A, 0, NOW).verdict(), Verdict::Allow);
         assert_eq!(case(A, 8080).held(A, 5, 0).verdict(), Verdict::Allow);
+    }
+
+    #[test]
+    fn a_lease_gives_way_to_what_the_kernel_gives_and_to_nothing_else() {
+        let denied = Verdict::Deny(Reason::PortClaimed);
+        let mut leased = case(B, 40000).held(A, 0, NOW + 1);
+        leased.claim.holder |= crate::abi::CLAIM_LEASED;
+        (leased.picked, leased.given) = (true, true);
+        assert_eq!(leased.verdict(), Verdict::Allow);
+        leased.given = false;
+        assert_eq!(leased.verdict(), denied);
+        (leased.picked, leased.given) = (false, false);
+        assert_eq!(leased.verdict(), denied);
+        // A socket is there, or was.
+        for mut taken in [leased, case(B, 40000).held(A, 0, NOW + 1)] {
+            (taken.picked, taken.given) = (true, true);
+            taken.claim.holder |= u64::from(taken.claim.leased());
+            assert_eq!(taken.verdict(), denied);
+        }
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn verdict(
     match (port, own) {
         (0, _) => Verdict::Allow,
         (_, true) => port::own(who, protocol, port),
-        (_, false) => port::shared(settings, who, entry, protocol, port, false),
+        (_, false) => port::shared(settings, who, entry, protocol, port, false, false),
     }
 }
 

@@ -98,7 +98,7 @@ fn claim_port(
         Place::Private(_) if who.is_slice() && !picked => {
             Verdict::allow_if(loopback::holds(tag, port, settings), Reason::PortLoopback)
         }
-        _ => match port::shared(settings, who, entry, protocol, port, picked) {
+        _ => match port::shared(settings, who, entry, protocol, port, picked, picked) {
             Verdict::Allow => claim::hold(tag, who, index, !picked, settings),
             denied => denied,
         },

@@ -178,7 +178,7 @@ fn held(settings: &Settings, who: SliceId, entry: &SliceEntry, packet: &Sent) ->
         return port::own(who, protocol, number);
     }
     let picked = raw::port(entry, settings, number);
-    let verdict = port::shared(settings, who, entry, protocol, number, picked);
+    let verdict = port::shared(settings, who, entry, protocol, number, picked, false);
     if !verdict.is_allow() {
         return verdict;
     }

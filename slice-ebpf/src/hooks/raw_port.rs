@@ -81,7 +81,7 @@ fn take(tag: *mut Tag, settings: &Settings, who: SliceId, protocol: u8, number: 
     let (Some(entry), Some(index)) = (owner::entry(who), port_index(protocol, number)) else {
         return Verdict::Deny(policy::Reason::NoPolicy);
     };
-    let verdict = port::shared(settings, who, entry, protocol, number, false);
+    let verdict = port::shared(settings, who, entry, protocol, number, false, false);
     if !verdict.is_allow() {
         return verdict;
     }

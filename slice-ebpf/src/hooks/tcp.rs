@@ -149,7 +149,7 @@ fn accepted(tag: *mut Tag) {
     claim::opened(who);
     loopback::share(tag, who);
     if let Some(index) = claim::holds(tag)
-        && !claim::take(index, who, true).is_allow()
+        && !claim::take(index, who, true, false).is_allow()
     {
         atomic::store(held, 0);
     }
