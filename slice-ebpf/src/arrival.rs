@@ -30,6 +30,9 @@ pub fn may_reach_owner(skb: *mut __sk_buff, who: SliceId) -> bool {
 /// Fills the bucket, or counts what does not fit. A function of its own, for its stack.
 #[inline(never)]
 fn fits(skb: *mut __sk_buff, who: SliceId) -> bool {
+    if packet::stays(skb) {
+        return true;
+    }
     // SAFETY: the pointer is the kernel's, the field readable here; the value is one
     // word and copied at once.
     let link = unsafe {

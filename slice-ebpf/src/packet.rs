@@ -15,6 +15,8 @@ use crate::tally;
 
 /// The number of the device lo in every network namespace.
 pub const LOOPBACK_DEVICE: u32 = 1;
+/// `PACKET_LOOPBACK` of linux/if_packet.h.
+const PACKET_LOOPBACK: u32 = 5;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -220,6 +222,15 @@ pub fn is_loopback(skb: *mut __sk_buff) -> bool {
     unsafe { read_volatile(&raw const (*skb).ifindex) == LOOPBACK_DEVICE }
 }
 
+/// Whether it is counted as what stays inside the node: also what the kernel copied of
+/// a packet to a group for members here (`dev_loopback_xmit`), which comes by the device
+/// that the packet goes out by.
+#[inline(always)]
+pub fn stays(skb: *mut __sk_buff) -> bool {
+    // SAFETY: as in `bounds`.
+    is_loopback(skb) || unsafe { read_volatile(&raw const (*skb).pkt_type) } == PACKET_LOOPBACK
+}
+
 /// Counts a packet of `who` that was let through.
 #[inline(always)]
 pub fn count(skb: *mut __sk_buff, who: SliceId, sent: bool) {
@@ -273,7 +284,7 @@ fn count_behind(skb: *mut __sk_buff, who: SliceId, sent: bool, header: u32) -> (
     unsafe {
         // Atomic although the row is this CPU's: a task that sends can be
         // interrupted by the softirq that sends for the same slice.
-        let (packets_row, bytes_row) = match (is_loopback(skb), sent) {
+        let (packets_row, bytes_row) = match (stays(skb), sent) {
             (false, true) => (&raw mut (*row).sent_packets, &raw mut (*row).sent_bytes),
             (false, false) => (
                 &raw mut (*row).received_packets,

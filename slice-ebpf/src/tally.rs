@@ -15,7 +15,7 @@ use policy::decide::raw::Sent;
 use crate::atomic;
 use crate::maps::{TALLIES_EVEN, TALLIES_ODD, TALLY, TALLY_REST};
 use crate::owner;
-use crate::packet::{self, is_loopback};
+use crate::packet::{self, stays};
 
 /// Makes a row where there is none.
 const NEW: u64 = 1;
@@ -31,7 +31,7 @@ pub struct Amount {
 #[inline(never)]
 pub fn add(skb: *mut __sk_buff, who: SliceId, sent: bool, packets: u64, bytes: u64) -> u32 {
     let amount = Amount { packets, bytes };
-    let inside = is_loopback(skb);
+    let inside = stays(skb);
     let Some(settings) = on() else {
         return 0;
     };
@@ -70,7 +70,7 @@ pub fn add_frame(
         kind: packet.kind,
         local_port: packet.port,
         peer_port: packet.peer_port,
-        inside: is_loopback(skb) as u16,
+        inside: stays(skb) as u16,
         reserved: 0,
         local: packet.source,
         peer: packet.destination,
