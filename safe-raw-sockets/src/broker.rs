@@ -195,7 +195,19 @@ impl Maker {
             return Ok(stream);
         }
         if wanted.family != libc::AF_PACKET {
-            return sys::socket(wanted.family, kind, wanted.protocol);
+            let socket = sys::socket(wanted.family, kind, wanted.protocol)?;
+            if wanted.family == libc::AF_INET {
+                // The copy for the node's own members of a group has no socket, and the
+                // rules for what raw sockets send do not see it. The slice cannot set it.
+                let off = 0i32.to_ne_bytes();
+                sys::set_option(
+                    socket.as_fd(),
+                    libc::IPPROTO_IP,
+                    libc::IP_MULTICAST_LOOP,
+                    &off,
+                )?;
+            }
+            return Ok(socket);
         }
         if !matches!(wanted.kind, libc::SOCK_RAW | libc::SOCK_DGRAM) {
             return error(libc::ESOCKTNOSUPPORT);

@@ -63,6 +63,7 @@ mod package; // the Debian package, from its installation until nothing is left 
 mod ports; // whose a port is: the table of bind, row by row
 mod race; // two slices, two CPUs, one port
 mod raw; // raw and packet sockets that neither spoof nor eavesdrop
+mod raw_beside; // raw sockets beside the other sockets of the node
 mod raw_calls; // how programs come to raw sockets
 mod raw_examples; // the examples of the library for slices
 mod raw_ports; // ports on which slices speak TCP and UDP themselves, by policy
@@ -110,6 +111,7 @@ const MODULES: &[&[Test]] = &[
     isolation::TESTS,
     raw::TESTS,
     audit::TESTS,
+    raw_beside::TESTS,
     raw_calls::TESTS,
     raw_examples::TESTS,
     captures::TESTS,

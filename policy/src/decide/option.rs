@@ -4,6 +4,10 @@ use crate::verdict::{Reason, Verdict, errno};
 
 /// `SOL_SOCKET`.
 pub const SOL_SOCKET: i32 = 1;
+/// `SO_BROADCAST`.
+const SO_BROADCAST: i32 = 6;
+/// `IP_MULTICAST_LOOP`. (IPv6 judges a packet before it copies it.)
+const IP_MULTICAST_LOOP: i32 = 34;
 /// `SO_LINGER`.
 pub const SO_LINGER: i32 = 13;
 /// `SO_REUSEADDR`.
@@ -38,6 +42,9 @@ pub enum OptionRule {
     /// The queue of errors: on a raw socket it succeeds and does nothing. The
     /// kernel puts errors for all owners there, and no hook sees them.
     Errors,
+    /// On a raw socket it stays off: what the kernel copies of a packet for the
+    /// node's own receivers has no socket, and no hook sees it.
+    Copies,
     /// It is refused.
     Refuse,
 }
@@ -63,15 +70,24 @@ const REFUSED: [(i32, i32); 13] = [
     (IPPROTO_IPV6, 78), // IPV6_FREEBIND
 ];
 
+/// `MRT_INIT` and all that make a raw socket the node's multicast router
+/// (linux/mroute.h, linux/mroute6.h): the kernel asks no capability for it, and what it
+/// forwards then is nobody's.
+const ROUTER_LOW: i32 = 200;
+const ROUTER_HIGH: i32 = 219;
+
 /// The rule for an option of a slice's IPv4 or IPv6 socket.
 #[inline(always)]
 pub fn rule(level: i32, name: i32) -> OptionRule {
     if level == SOL_SOCKET {
-        return if name == SO_REUSEADDR {
-            OptionRule::AtBind
-        } else {
-            OptionRule::Pass
+        return match name {
+            SO_REUSEADDR => OptionRule::AtBind,
+            SO_BROADCAST => OptionRule::Copies,
+            _ => OptionRule::Pass,
         };
+    }
+    if level == IPPROTO_IP && name == IP_MULTICAST_LOOP {
+        return OptionRule::Copies;
     }
     if level == IPPROTO_IPV6 && name == IPV6_V6ONLY {
         return OptionRule::V6Only;
@@ -82,6 +98,9 @@ pub fn rule(level: i32, name: i32) -> OptionRule {
         (IPPROTO_IP, 11 | 26) | (IPPROTO_IPV6, 25 | 31)
     ) {
         return OptionRule::Errors;
+    }
+    if (level == IPPROTO_IP || level == IPPROTO_IPV6) && matches!(name, ROUTER_LOW..=ROUTER_HIGH) {
+        return OptionRule::Refuse;
     }
     let mut at = 0;
     while at < REFUSED.len() {
@@ -179,6 +198,18 @@ mod tests {
         for (level, name) in REFUSED {
             assert_eq!(verdict(rule(level, name)), Verdict::Deny(Reason::Option));
         }
+    }
+
+    #[test]
+    fn nobody_becomes_the_nodes_multicast_router() {
+        for level in [IPPROTO_IP, IPPROTO_IPV6] {
+            for name in 200..=212 {
+                assert_eq!(rule(level, name), OptionRule::Refuse, "{level} {name}");
+            }
+        }
+        assert_eq!(rule(IPPROTO_IP, 34), OptionRule::Copies);
+        assert_eq!(rule(SOL_SOCKET, 6), OptionRule::Copies);
+        assert_eq!(rule(IPPROTO_IPV6, 19), OptionRule::Pass);
     }
 
     #[test]

@@ -91,6 +91,11 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
             let who = unsafe { (*tag).id };
             return Denial::new(who, Reason::Option, Moment::Option, family as u8, 0).refuse();
         }
+        OptionRule::Copies if raw && is_on(call, length) => {
+            // SAFETY: as above.
+            let who = unsafe { (*tag).id };
+            return Denial::new(who, Reason::Option, Moment::Option, family as u8, 0).refuse();
+        }
         OptionRule::AtBind => TAG_REUSE,
         OptionRule::V6Only => TAG_V6ONLY,
         OptionRule::Errors if raw => {
@@ -98,7 +103,9 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
             unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
             return 1;
         }
-        OptionRule::Pass | OptionRule::Refuse | OptionRule::Errors => return 1,
+        OptionRule::Pass | OptionRule::Refuse | OptionRule::Errors | OptionRule::Copies => {
+            return 1;
+        }
     };
     // SAFETY: as above; the two pointers bound the value.
     let value = unsafe {
@@ -124,6 +131,27 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         unsafe { write_volatile(&raw mut (*call).optlen, HANDLED) };
     }
     1
+}
+
+/// Whether the value, an octet or four, is anything but 0.
+#[inline(always)]
+#[allow(
+    clippy::int_plus_one,
+    reason = "this is the comparison that the verifier knows"
+)]
+fn is_on(call: *mut bpf_sockopt, length: i32) -> bool {
+    // SAFETY: as in `setsockopt`; the two pointers bound the value.
+    unsafe {
+        let start = read_volatile(&raw const (*call).__bindgen_anon_2.optval);
+        let end = read_volatile(&raw const (*call).__bindgen_anon_3.optval_end);
+        if length > PAGE {
+            true
+        } else if start as usize + 4 <= end as usize {
+            *start.cast::<u32>() != 0
+        } else {
+            start as usize + 1 <= end as usize && *start.cast::<u8>() != 0
+        }
+    }
 }
 
 /// SO_LINGER: a time is left out, so that close sends on behind the program's back, as
