@@ -197,12 +197,30 @@ impl Layer {
     /// Something is mounted in it, or the file system fails: what is left is
     /// out of the way and goes with the next layer that is removed or made.
     pub fn remove(&self) -> anyhow::Result<()> {
+        self.set_aside()?;
+        self.clear_away()
+    }
+
+    /// Takes it out of the way with all that is in it, in one step, whatever that is.
+    ///
+    /// # Errors
+    /// It is a mount point, or the file system fails.
+    pub fn set_aside(&self) -> anyhow::Result<()> {
         if !self.slices.is_dir() {
             return Ok(());
         }
-        let trash = Trash::of(&self.slices)?;
-        trash.take(&self.path())?;
-        trash
+        Trash::of(&self.slices)?.take(&self.path())
+    }
+
+    /// Removes what is out of the way, which takes as long as there are names in it.
+    ///
+    /// # Errors
+    /// As of [`Layer::remove`].
+    pub fn clear_away(&self) -> anyhow::Result<()> {
+        if !self.slices.is_dir() {
+            return Ok(());
+        }
+        Trash::of(&self.slices)?
             .empty()
             .with_context(|| format!("remove the files of slice {}", self.name))
     }

@@ -279,9 +279,11 @@ pub fn destroy(who: &Controller, name: &SliceName, when: When) -> anyhow::Result
     })
 }
 
-/// Removes what a slice left that is not in force any more, its file last.
+/// Removes what a slice left that is not in force any more; its file when nothing of it is in
+/// its place.
 fn bury(name: &str) -> anyhow::Result<()> {
-    let (_turn, record) = begin()?;
+    let locked = begin()?;
+    let (_, record) = &locked;
     let made = Made::load()?;
     let leaving = made.by_name().get(name).is_some_and(|one| one.leaving);
     // The owner may have a slice of this name by now.
@@ -290,10 +292,11 @@ fn bury(name: &str) -> anyhow::Result<()> {
     }
     Running::of(name).remove()?;
     let layer = Layer::of(name);
-    if layer.exists() {
-        layer.remove()?;
-    }
-    managed::write(name, None)
+    layer.set_aside()?;
+    managed::write(name, None)?;
+    // Its names may be any number: nobody waits for them.
+    drop(locked);
+    layer.clear_away()
 }
 
 /// Starts, stops or restarts a slice that the asker made.
