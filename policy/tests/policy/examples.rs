@@ -61,6 +61,11 @@ fn the_storage_compiles_to_what_it_did() {
 }
 
 #[test]
+fn the_testbed_compiles_to_what_it_did() {
+    golden("testbed");
+}
+
+#[test]
 fn the_uplinks_compile_to_what_they_did() {
     golden("uplinks");
 }
@@ -72,5 +77,5 @@ fn there_is_no_example_without_a_test() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["campus", "demo", "storage", "uplinks"]);
+    assert_eq!(names, ["campus", "demo", "storage", "testbed", "uplinks"]);
 }
