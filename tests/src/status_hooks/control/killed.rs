@@ -271,7 +271,9 @@ fn a_change_that_is_killed_at_any_step(node: &mut Node) -> Result<()> {
     )?;
     let told = is_made_or_not(node, &site);
     // Also of a test that failed nothing is left to the next.
-    site.slice(&["destroy", "--yes", NAME])?;
+    for slice in [NAME, "ctl"] {
+        site.slice(&["destroy", "--yes", slice])?;
+    }
     let _ = fs::remove_dir_all("/var/lib/slice/managed");
     let _ = fs::remove_file(LOG);
     told
