@@ -120,6 +120,8 @@ pub fn are_followed(node: &mut Node) -> Result<()> {
         datagrams: Some(10.0),
         turns: None,
     };
+    // Each is right at one attempt at least: a machine that stands still spoils some.
+    let mut right = vec![false; changes.len()];
     let mut wrong = String::new();
     for _ in 0..ATTEMPTS {
         let mut looks = Vec::new();
@@ -134,7 +136,7 @@ pub fn are_followed(node: &mut Node) -> Result<()> {
             Ok(())
         })?;
         wrong.clear();
-        for (change, look) in changes.iter().zip(looks) {
+        for ((change, look), right) in changes.iter().zip(looks).zip(&mut right) {
             ensure!(look[1] <= ALL, "{} took until {look:?}", change.what);
             let rates = seen.rates(look);
             let told = format!("{}: {rates:.3?} of {:?}; ", change.what, change.then);
@@ -144,7 +146,8 @@ pub fn are_followed(node: &mut Node) -> Result<()> {
             let is_right = rates.iter().zip(change.then).all(|(rate, then)| {
                 (rate / sum / (then / ideal) - 1.0).abs() <= WITHIN && *rate <= 1.04 * then
             });
-            if !is_right || sum < 0.7 * ideal {
+            *right |= is_right && sum >= 0.7 * ideal;
+            if !*right {
                 wrong += &told;
             }
         }
