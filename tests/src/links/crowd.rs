@@ -61,9 +61,7 @@ impl Crowd<'_, '_> {
         if let Some(turns) = self.turns {
             crowd.args(["--turns", &turns.to_string()]);
         }
-        for slice in &self.slices {
-            crowd.arg(self.home(slice)?);
-        }
+        crowd.args(self.homes()?);
         let crowd = self.site.start("crowd", crowd)?;
         until("they send", || Ok(crowd.output().contains("begins")))?;
         let begun = Instant::now();
@@ -123,21 +121,23 @@ impl Crowd<'_, '_> {
         Seen { bits }
     }
 
-    /// Where processes of this owner are.
-    fn home(&self, owner: &str) -> Result<PathBuf> {
+    /// Where processes of each owner are.
+    fn homes(&self) -> Result<Vec<PathBuf>> {
         let mine = cgroups::own()?;
-        if owner == NODE {
-            return Ok(mine);
-        }
         let some = self.slices.iter().find(|slice| *slice != NODE);
         let some = some.context("only the node sends")?;
-        let told = self
-            .site
-            .run_in(some, &["cat", "/proc/self/cgroup"])?
-            .stdout;
-        let path = told.trim().strip_prefix("0::/").context("a cgroup")?;
-        let path = path.replacen(&format!("/{some}/"), &format!("/{owner}/"), 1);
-        Ok(Path::new(cgroups::ROOT).join(path))
+        // Those of slices are alike but for the name.
+        let told = self.site.run_in(some, &["cat", "/proc/self/cgroup"])?;
+        let path = told.stdout.trim().strip_prefix("0::/");
+        let path = path.with_context(|| format!("no cgroup: {}", told.stderr))?;
+        let home = |owner: &String| match owner.as_str() {
+            NODE => mine.clone(),
+            slice => {
+                let path = path.replacen(&format!("/{some}/"), &format!("/{slice}/"), 1);
+                Path::new(cgroups::ROOT).join(path)
+            }
+        };
+        Ok(self.slices.iter().map(home).collect())
     }
 }
 
